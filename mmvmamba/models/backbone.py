@@ -1,0 +1,96 @@
+"""What the backbones share as modules of MMEngine: how they load, start and freeze."""
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import update_init_info
+from torch import Tensor
+
+from ..checkpoint import CheckpointError, load_pretrained
+
+
+class Backbone(BaseModule):
+    """A backbone that loads all of its weights or raises, and says so when it starts from random ones.
+
+    MMEngine loads with ``strict=False`` and only warns about what does not match. Here the check is part of the module, so it holds
+    for every tool that loads a model; `CheckpointError` lists the tensors that do not fit. To load a part on purpose, call
+    `load_state_dict` on that part.
+    """
+
+    # Beginnings of names: tensors that a classification file does not have, and the classifier that a backbone does not have.
+    absent_in_classifier: tuple[str, ...] = ()
+    absent_in_backbone: tuple[str, ...] = ()
+
+    def official_name(self, name: str) -> str:
+        """The parameter's name here, for a name in any released file."""
+        return name
+
+    def frozen_modules(self) -> list:
+        """The modules that `frozen_stages` freezes."""
+        return []
+
+    def init_weights(self) -> None:
+        if not self.init_cfg:
+            print_log(f'{type(self).__name__} starts from random weights: its init_cfg is None.', logger='current')
+        if not isinstance(self.init_cfg, dict) or self.init_cfg['type'] != 'Pretrained':
+            super().init_weights()
+            return
+        load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix') or '')
+        self._is_init = True
+        if hasattr(self, '_params_init_info'):
+            update_init_info(self, f'Pretrained: load from {self.init_cfg["checkpoint"]}')
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def _freeze_stages(self) -> None:
+        for module in self.frozen_modules():
+            module.eval()
+            module.requires_grad_(False)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        """Rename and reshape what is known, then raise unless everything fits."""
+        own = {prefix + name: tensor for name, tensor in self.state_dict().items()}
+        surplus, misshapen = [], {}
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            name = key if key in own else prefix + self.official_name(key[len(prefix):])
+            tensor = state_dict.pop(key)
+            if name not in own:
+                surplus.append(key)
+                continue
+            state_dict[name] = _reshape(tensor, own[name].shape)
+            if state_dict[name] is None:
+                misshapen[name] = f'{key} {tuple(tensor.shape)} (here {tuple(own[name].shape)})'
+        missing = [name for name in own if name not in state_dict]
+
+        fresh = self._beginning(own, prefix, self.absent_in_classifier)
+        if set(fresh) <= set(missing):
+            missing = [name for name in missing if name not in fresh]
+            state_dict.update((name, own[name]) for name in fresh)
+        left = self._beginning(surplus, prefix, self.absent_in_backbone)
+        surplus = [key for key in surplus if key not in left]
+        problems = (('lacks', missing), ('holds, but the model does not,', surplus), ('has another shape for', list(misshapen.values())))
+        if found := [f'it {what} {_some(names)}' for what, names in problems if names]:
+            raise CheckpointError(f'This checkpoint does not fit {type(self).__name__}: {"; ".join(found)}.')
+        if left:
+            print_log(f'{type(self).__name__} leaves out of the checkpoint: {", ".join(left)}.', logger='current')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @staticmethod
+    def _beginning(names, prefix: str, beginnings: tuple[str, ...]) -> list[str]:
+        return [name for name in names if name.startswith(tuple(prefix + beginning for beginning in beginnings))]
+
+
+def _reshape(tensor: Tensor, shape) -> Tensor | None:
+    """The tensor in this shape, if only its grouping or its trailing ones differ (a linear layer stored as a 1x1 convolution)."""
+    if tensor.shape == shape:
+        return tensor
+    ungrouped = (shape[0] * shape[1], *shape[2:]) if len(shape) > 2 else None
+    trimmed = tuple(tensor.shape)
+    while len(trimmed) > len(shape) and trimmed[-1] == 1:
+        trimmed = trimmed[:-1]
+    return tensor.reshape(shape) if trimmed in (tuple(shape), ungrouped) else None
+
+
+def _some(names: list[str]) -> str:
+    return ', '.join(names[:10]) + (f' and {len(names) - 10} more' if len(names) > 10 else '')

@@ -1,0 +1,238 @@
+"""VMamba: a hierarchical backbone of SS2D blocks, in the two generations that were released."""
+import re
+
+import torch
+from einops import rearrange
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
+from ..ops.traversal import traversal_codes
+from .backbone import Backbone
+from .layers import MLP, ChannelsFirst, ChannelsLast, DropPath
+from .ss2d import SS2D
+
+_VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
+
+# Every released variant (VMamba, arXiv 2401.10166, Table 1 and the repository's model table). Fields left out: see `arch` below.
+ARCHS = {
+    'vanilla_tiny': dict(dims=96, depths=(2, 2, 9, 2), **_VANILLA),
+    'vanilla_small': dict(dims=96, depths=(2, 2, 27, 2), **_VANILLA),
+    'vanilla_base': dict(dims=128, depths=(2, 2, 27, 2), **_VANILLA),
+    'tiny_s2l5': dict(dims=96, depths=(2, 2, 5, 2), ssm_ratio=2.0),
+    'tiny_s1l8': dict(dims=96, depths=(2, 2, 8, 2), ssm_ratio=1.0),
+    'small_s2l15': dict(dims=96, depths=(2, 2, 15, 2), ssm_ratio=2.0),
+    'small_s1l20': dict(dims=96, depths=(2, 2, 20, 2), ssm_ratio=1.0),
+    'base_s2l15': dict(dims=128, depths=(2, 2, 15, 2), ssm_ratio=2.0),
+    'base_s1l20': dict(dims=128, depths=(2, 2, 20, 2), ssm_ratio=1.0),
+}
+ARCHS |= {'tiny': ARCHS['tiny_s1l8'], 'small': ARCHS['small_s2l15'], 'base': ARCHS['base_s2l15']}
+
+ARCH_DEFAULTS = dict(ssm_ratio=2.0, d_state=1, dt_rank='auto', mlp_ratio=4.0, gate=False, conv_bias=False, stem='conv',
+                     downsample='conv')
+
+# The scan ablations of the paper (section 5.3) keep four directions and change what they walk.
+SCANS = {'cross': CROSS, 'unidirectional': UNIDIRECTIONAL, 'bidirectional': BIDIRECTIONAL}
+
+
+class PatchStem(nn.Sequential):
+    """First generation: non-overlapping 4x4 patches. (B, 3, H, W) -> (B, H // 4, W // 4, C)."""
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__(nn.Conv2d(in_channels, channels, 4, stride=4), ChannelsLast(), nn.LayerNorm(channels))
+
+
+class ConvStem(nn.Sequential):
+    """Current generation: two overlapping 3x3 convolutions of stride 2. (B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__(
+            nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1), ChannelsLast(), nn.LayerNorm(channels // 2), ChannelsFirst(),
+            nn.GELU(),
+            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1), ChannelsLast(), nn.LayerNorm(channels))
+
+
+class PatchMerging(nn.Module):
+    """First generation: Swin's patch merging (arXiv 2103.14030). (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * in_channels)
+        self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        x = nn.functional.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        x = rearrange(x, 'b (h row) (w col) c -> b h w (col row c)', row=2, col=2)
+        return self.reduction(self.norm(x))
+
+
+class ConvDownsample(nn.Sequential):
+    """Current generation: one 3x3 convolution of stride 2. (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(ChannelsFirst(), nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), ChannelsLast(),
+                         nn.LayerNorm(out_channels))
+
+
+STEMS = {'patch': PatchStem, 'conv': ConvStem}
+DOWNSAMPLES = {'merging': PatchMerging, 'conv': ConvDownsample}
+
+
+class VSSBlock(nn.Module):
+    """Pre-norm residual block: x + SS2D(norm(x)), then, in the current generation, x + MLP(norm2(x))."""
+
+    def __init__(self, channels: int, op: SS2D, mlp_ratio: float, drop_path: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.op = op
+        self.drop_path = DropPath(drop_path)
+        self.has_mlp = mlp_ratio > 0
+        if self.has_mlp:
+            self.norm2 = nn.LayerNorm(channels)
+            self.mlp = MLP(channels, int(mlp_ratio * channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.op(self.norm(x)))
+        if self.has_mlp:
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution, and the downsampling to the next (none after the last stage)."""
+
+    def __init__(self, blocks: list[VSSBlock], downsample: nn.Module):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor, with_cp: bool) -> tuple[Tensor, Tensor]:
+        """Returns the stage's output and the next stage's input."""
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if with_cp and torch.is_grad_enabled() else block(x)
+        return x, self.downsample(x)
+
+
+@MODELS.register_module()
+class VMamba(Backbone):
+    """VMamba backbone: feature maps at strides 4, 8, 16 and 32.
+
+    Source: VMamba: Visual State Space Model (arXiv 2401.10166). Parameter names are those of the released checkpoints.
+
+    Args:
+        arch: a name out of `ARCHS` (``tiny``, ``small`` and ``base`` are the recommended variants), or a dict with ``dims`` (four widths, or the
+            first one, then doubled at each stage), ``depths`` (blocks in each of the four stages) and optionally ``ssm_ratio`` (2.0),
+            ``d_state`` (1), ``dt_rank`` ('auto'), ``mlp_ratio`` (4.0; 0 for none), ``gate`` (False), ``conv_bias`` (False), ``stem``
+            ('conv' or 'patch') and ``downsample`` ('conv' or 'merging').
+        in_channels: channels of the input image.
+        out_indices: the stages whose outputs are returned, 0 to 3, each through its own LayerNorm.
+        drop_path_rate: stochastic depth, rising linearly to this rate over the blocks.
+        traversals: ``cross``, or the paper's ablations ``unidirectional`` and ``bidirectional``, or a tuple of names out of
+            `mmvmamba.ops.TRAVERSALS`, one for each direction.
+        frozen_stages: -1 freezes nothing, 0 the stem, i > 0 the stem and the first i stages.
+        with_cp: recompute each block in the backward pass, to save memory.
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` takes official files as they are; None starts from random weights.
+
+    Raises:
+        ValueError: an argument that makes no sense, by name.
+        CheckpointError: weights that do not fit, by name and shape.
+    """
+    absent_in_classifier = ('outnorm', )
+    absent_in_backbone = ('classifier.', 'norm.', 'head.', 'outnorm')
+
+    def __init__(self, arch: str | dict = 'tiny', in_channels: int = 3, out_indices: tuple[int, ...] = (0, 1, 2, 3),
+                 drop_path_rate: float = 0.2, traversals: str | tuple[str, ...] = 'cross', frozen_stages: int = -1,
+                 with_cp: bool = False, init_cfg: dict | list | None = None):
+        super().__init__(init_cfg)
+        arch = _resolve_arch(arch)
+        dims, depths = arch['dims'], arch['depths']
+        if not out_indices or any(i not in range(4) for i in out_indices):
+            raise ValueError(f'out_indices={out_indices} must name stages 0 to 3.')
+        if frozen_stages not in range(-1, 5):
+            raise ValueError(f'frozen_stages={frozen_stages} must be -1 (nothing) to 4 (everything but the output norms).')
+        if isinstance(traversals, str):
+            if traversals not in SCANS:
+                raise ValueError(f'Unknown traversals {traversals!r}: choose from {", ".join(SCANS)}, or give a tuple of {", ".join(CROSS)}.')
+            traversals = SCANS[traversals]
+        traversal_codes(traversals)
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+
+        self.patch_embed = STEMS[arch['stem']](in_channels, dims[0])
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
+        self.layers = nn.ModuleList()
+        for i, (channels, depth) in enumerate(zip(dims, depths)):
+            blocks = [
+                VSSBlock(channels, SS2D(channels, arch['d_state'], arch['ssm_ratio'], arch['dt_rank'], arch['gate'], arch['conv_bias'],
+                                        traversals), arch['mlp_ratio'], next(rates)) for _ in range(depth)
+            ]
+            downsample = DOWNSAMPLES[arch['downsample']](channels, dims[i + 1]) if i < 3 else nn.Identity()
+            self.layers.append(Stage(blocks, downsample))
+        for i in self.out_indices:
+            self.add_module(f'outnorm{i}', nn.LayerNorm(dims[i]))
+        self.apply(_init_linear)
+        self._freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, in_channels, H, W) -> one (B, dims[i], ~H / (4 * 2**i), ~W / (4 * 2**i)) for each i in out_indices."""
+        x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
+        outs = []
+        for i, stage in enumerate(self.layers[:max(self.out_indices) + 1]):
+            out, x = stage(x, self.with_cp)
+            if i in self.out_indices:
+                outs.append(getattr(self, f'outnorm{i}')(out).permute(0, 3, 1, 2).contiguous())
+        return tuple(outs)
+
+    def frozen_modules(self) -> list[nn.Module]:
+        return [self.patch_embed, *self.layers[:self.frozen_stages]] if self.frozen_stages >= 0 else []
+
+    def official_name(self, name: str) -> str:
+        for old, new in _OLDER_NAMES:
+            name = re.sub(old, new, name)
+        return name
+
+
+# The same tensor in other generations of released files.
+_OLDER_NAMES = (
+    (r'^patch_embed\.proj\.', 'patch_embed.0.'),
+    (r'^patch_embed\.norm\.', 'patch_embed.2.'),
+    (r'\.self_attention\.', '.op.'),
+    (r'\.ln_1\.', '.norm.'),
+    (r'\.op\.x_proj\.weight$', '.op.x_proj_weight'),
+    (r'\.op\.dt_projs\.(weight|bias)$', r'.op.dt_projs_\1'),
+    (r'\.downsample\.1\.', '.downsample.norm.'),
+    (r'\.downsample\.2\.', '.downsample.reduction.'),
+)
+
+
+def _resolve_arch(arch: str | dict) -> dict:
+    """All fields of an architecture, checked, with the four widths and depths written out."""
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            raise ValueError(f'Unknown arch {arch!r}: choose from {", ".join(ARCHS)}, or give a dict with dims and depths.')
+        arch = ARCHS[arch]
+    known = {'dims', 'depths', *ARCH_DEFAULTS}
+    if unknown := set(arch) - known:
+        raise ValueError(f'Unknown field of arch: {", ".join(sorted(unknown))}. Fields are {", ".join(sorted(known))}.')
+    if missing := {'dims', 'depths'} - set(arch):
+        raise ValueError(f'arch lacks {" and ".join(sorted(missing))}: give both, e.g. dims=96, depths=(2, 2, 8, 2).')
+    arch = ARCH_DEFAULTS | dict(arch)
+    if isinstance(arch['dims'], int):
+        arch['dims'] = [arch['dims'] * 2**i for i in range(4)]
+    for field in ('dims', 'depths'):
+        if len(arch[field]) != 4:
+            raise ValueError(f'{field}={arch[field]} must have 4 entries, one for each stage.')
+    for field, choices in (('stem', STEMS), ('downsample', DOWNSAMPLES)):
+        if arch[field] not in choices:
+            raise ValueError(f'{field}={arch[field]!r} must be one of {", ".join(choices)}.')
+    return arch
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

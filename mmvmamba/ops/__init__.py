@@ -1,0 +1,6 @@
+"""The selective scan in 2-D and 1-D, and its backends."""
+from .backend import current_backend, use_backend
+from .selective_scan import selective_scan_2d
+from .traversal import BIDIRECTIONAL, CROSS, TRAVERSALS, UNIDIRECTIONAL
+
+__all__ = ['BIDIRECTIONAL', 'CROSS', 'TRAVERSALS', 'UNIDIRECTIONAL', 'current_backend', 'selective_scan_2d', 'use_backend']
