@@ -1,4 +1,5 @@
 """What the backbones share as modules of MMEngine: how they load, start and freeze."""
+
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import update_init_info
@@ -10,12 +11,12 @@ from ..checkpoint import CheckpointError, load_pretrained
 class Backbone(BaseModule):
     """A backbone that loads all of its weights or raises, and says so when it starts from random ones.
 
-    MMEngine loads with ``strict=False`` and only warns about what does not match. Here the check is part of the module, so it holds
-    for every tool that loads a model; `CheckpointError` lists the tensors that do not fit. To load a part on purpose, call
-    `load_state_dict` on that part.
+    MMEngine loads with ``strict=False`` and only warns about what does not match. Here the check is part of the module,
+    so it holds for every tool that loads a model; `CheckpointError` lists the tensors that do not fit. To load a part
+    on purpose, call `load_state_dict` on that part.
     """
 
-    # Beginnings of names: tensors that a classification file does not have, and the classifier that a backbone does not have.
+    # Beginnings of names: of tensors that a classification file lacks, and of those that only a classifier has.
     absent_in_classifier: tuple[str, ...] = ()
     absent_in_backbone: tuple[str, ...] = ()
 
@@ -53,7 +54,7 @@ class Backbone(BaseModule):
         own = {prefix + name: tensor for name, tensor in self.state_dict().items()}
         surplus, misshapen = [], {}
         for key in [key for key in state_dict if key.startswith(prefix)]:
-            name = key if key in own else prefix + self.official_name(key[len(prefix):])
+            name = key if key in own else prefix + self.official_name(key[len(prefix) :])
             tensor = state_dict.pop(key)
             if name not in own:
                 surplus.append(key)
@@ -69,7 +70,11 @@ class Backbone(BaseModule):
             state_dict.update((name, own[name]) for name in fresh)
         left = self._beginning(surplus, prefix, self.absent_in_backbone)
         surplus = [key for key in surplus if key not in left]
-        problems = (('lacks', missing), ('holds, but the model does not,', surplus), ('has another shape for', list(misshapen.values())))
+        problems = (
+            ('lacks', missing),
+            ('holds, but the model does not,', surplus),
+            ('has another shape for', list(misshapen.values())),
+        )
         if found := [f'it {what} {_some(names)}' for what, names in problems if names]:
             raise CheckpointError(f'This checkpoint does not fit {type(self).__name__}: {"; ".join(found)}.')
         if left:
@@ -82,7 +87,7 @@ class Backbone(BaseModule):
 
 
 def _reshape(tensor: Tensor, shape) -> Tensor | None:
-    """The tensor in this shape, if only its grouping or its trailing ones differ (a linear layer stored as a 1x1 convolution)."""
+    """The tensor in this shape, if it differs only in grouping or trailing ones (a 1x1 convolution), else None."""
     if tensor.shape == shape:
         return tensor
     ungrouped = (shape[0] * shape[1], *shape[2:]) if len(shape) > 2 else None

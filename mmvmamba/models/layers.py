@@ -1,4 +1,5 @@
 """Layers that the backbones share. Maps are channels-last, (B, H, W, C), unless a name says otherwise."""
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ class ChannelsLast(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, zero a whole sample's branch with probability `p` and scale the others by 1 / (1 - p).
+    """Stochastic depth: in training, drop a sample's branch with probability `p`, scale the others by 1 / (1 - p).
 
     Source: Deep Networks with Stochastic Depth (arXiv 1603.09382).
     """

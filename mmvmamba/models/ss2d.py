@@ -1,4 +1,5 @@
 """SS2D, the token mixer of VMamba: a selective scan over a map in several traversals."""
+
 import math
 
 import torch
@@ -12,7 +13,8 @@ from ..ops import CROSS, selective_scan_2d
 class SS2D(nn.Module):
     """2-D selective scan: in_proj -> depthwise 3x3 conv -> SiLU -> scan -> LayerNorm (-> gate) -> out_proj.
 
-    The projections to the time step, B and C act on each position alone, so they are computed once, in natural order, for all traversals.
+    The projections to the time step, B and C act on each position alone, so they are computed once, in natural order,
+    for all traversals.
     Source: VMamba (arXiv 2401.10166), section 4.2 and Figure 3; parameter names are those of the released checkpoints.
 
     Args:
@@ -25,8 +27,16 @@ class SS2D(nn.Module):
         traversals: one of 'row', 'column', 'row_reversed', 'column_reversed' for each of the K directions.
     """
 
-    def __init__(self, channels: int, d_state: int = 1, ssm_ratio: float = 2.0, dt_rank: int | str = 'auto',
-                 gate: bool = False, conv_bias: bool = False, traversals: tuple[str, ...] = CROSS):
+    def __init__(
+        self,
+        channels: int,
+        d_state: int = 1,
+        ssm_ratio: float = 2.0,
+        dt_rank: int | str = 'auto',
+        gate: bool = False,
+        conv_bias: bool = False,
+        traversals: tuple[str, ...] = CROSS,
+    ):
         super().__init__()
         inner = int(ssm_ratio * channels)
         rank = math.ceil(channels / 16) if dt_rank == 'auto' else dt_rank
@@ -46,10 +56,10 @@ class SS2D(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise what the scan reads, so that softplus(dt bias) is log-uniform in [1e-3, 1e-1] and A is -1, -2, ..., -N."""
+        """Initialise what the scan reads: A is -1, -2, ..., -N, and softplus(dt bias) log-uniform in [1e-3, 1e-1]."""
         inner, rank = self.dt_projs_weight.shape[1:]
-        nn.init.uniform_(self.x_proj_weight, -inner**-0.5, inner**-0.5)
-        nn.init.uniform_(self.dt_projs_weight, -rank**-0.5, rank**-0.5)
+        nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
+        nn.init.uniform_(self.dt_projs_weight, -(rank**-0.5), rank**-0.5)
         dt = torch.empty_like(self.dt_projs_bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_().clamp_(min=1e-4)
         self.dt_projs_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
         self.A_logs.copy_(torch.arange(1, self.A_logs.shape[1] + 1).log().expand_as(self.A_logs))
@@ -68,10 +78,18 @@ class SS2D(nn.Module):
         projected = rearrange(projected, 'b h w (k c) -> b k h w c', k=directions)
         dt, B, C = projected.split((rank, d_state, d_state), -1)
         y = selective_scan_2d(
-            x, dt, -torch.exp(self.A_logs.float()).unflatten(0, (directions, -1)), B, C,
-            D=self.Ds.unflatten(0, (directions, -1)), dt_bias=self.dt_projs_bias, dt_weight=self.dt_projs_weight,
+            x,
+            dt,
+            -torch.exp(self.A_logs.float()).unflatten(0, (directions, -1)),
+            B,
+            C,
+            D=self.Ds.unflatten(0, (directions, -1)),
+            dt_bias=self.dt_projs_bias,
+            dt_weight=self.dt_projs_weight,
             traversals=self.traversals,
-            out_dtype=torch.promote_types(x.dtype, torch.float32))  # a sum of K maps may overflow float16 before the norm
+            # a sum of K maps may overflow float16 before the norm
+            out_dtype=torch.promote_types(x.dtype, torch.float32),
+        )
         y = self.out_norm(y)
         if self.gate:
             y = y * F.silu(z)

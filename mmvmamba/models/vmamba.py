@@ -1,4 +1,5 @@
 """VMamba: a hierarchical backbone of SS2D blocks, in the two generations that were released."""
+
 import re
 
 import torch
@@ -15,7 +16,7 @@ from .ss2d import SS2D
 
 _VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
 
-# Every released variant (VMamba, arXiv 2401.10166, Table 1 and the repository's model table). Fields left out: see `arch` below.
+# Every released variant (VMamba, arXiv 2401.10166, and its repository's tables); ARCH_DEFAULTS has the other fields.
 ARCHS = {
     'vanilla_tiny': dict(dims=96, depths=(2, 2, 9, 2), **_VANILLA),
     'vanilla_small': dict(dims=96, depths=(2, 2, 27, 2), **_VANILLA),
@@ -29,8 +30,9 @@ ARCHS = {
 }
 ARCHS |= {'tiny': ARCHS['tiny_s1l8'], 'small': ARCHS['small_s2l15'], 'base': ARCHS['base_s2l15']}
 
-ARCH_DEFAULTS = dict(ssm_ratio=2.0, d_state=1, dt_rank='auto', mlp_ratio=4.0, gate=False, conv_bias=False, stem='conv',
-                     downsample='conv')
+ARCH_DEFAULTS = dict(
+    ssm_ratio=2.0, d_state=1, dt_rank='auto', mlp_ratio=4.0, gate=False, conv_bias=False, stem='conv', downsample='conv'
+)
 
 # The scan ablations of the paper (section 5.3) keep four directions and change what they walk.
 SCANS = {'cross': CROSS, 'unidirectional': UNIDIRECTIONAL, 'bidirectional': BIDIRECTIONAL}
@@ -44,13 +46,19 @@ class PatchStem(nn.Sequential):
 
 
 class ConvStem(nn.Sequential):
-    """Current generation: two overlapping 3x3 convolutions of stride 2. (B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
+    """Current generation: two 3x3 convolutions of stride 2. (B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
 
     def __init__(self, in_channels: int, channels: int):
         super().__init__(
-            nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1), ChannelsLast(), nn.LayerNorm(channels // 2), ChannelsFirst(),
+            nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
+            ChannelsLast(),
+            nn.LayerNorm(channels // 2),
+            ChannelsFirst(),
             nn.GELU(),
-            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1), ChannelsLast(), nn.LayerNorm(channels))
+            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
+            ChannelsLast(),
+            nn.LayerNorm(channels),
+        )
 
 
 class PatchMerging(nn.Module):
@@ -72,8 +80,12 @@ class ConvDownsample(nn.Sequential):
     """Current generation: one 3x3 convolution of stride 2. (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
 
     def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(ChannelsFirst(), nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), ChannelsLast(),
-                         nn.LayerNorm(out_channels))
+        super().__init__(
+            ChannelsFirst(),
+            nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1),
+            ChannelsLast(),
+            nn.LayerNorm(out_channels),
+        )
 
 
 STEMS = {'patch': PatchStem, 'conv': ConvStem}
@@ -122,39 +134,55 @@ class VMamba(Backbone):
     Source: VMamba: Visual State Space Model (arXiv 2401.10166). Parameter names are those of the released checkpoints.
 
     Args:
-        arch: a name out of `ARCHS` (``tiny``, ``small`` and ``base`` are the recommended variants), or a dict with ``dims`` (four widths, or the
-            first one, then doubled at each stage), ``depths`` (blocks in each of the four stages) and optionally ``ssm_ratio`` (2.0),
-            ``d_state`` (1), ``dt_rank`` ('auto'), ``mlp_ratio`` (4.0; 0 for none), ``gate`` (False), ``conv_bias`` (False), ``stem``
-            ('conv' or 'patch') and ``downsample`` ('conv' or 'merging').
+        arch: a name out of `ARCHS` (``tiny``, ``small`` and ``base`` are the recommended variants), or a dict with
+            ``dims`` (four widths, or the first one, then doubled at each stage), ``depths`` (blocks in each of the four
+            stages) and optionally ``ssm_ratio`` (2.0), ``d_state`` (1), ``dt_rank`` ('auto'), ``mlp_ratio`` (4.0; 0 for
+            none), ``gate`` (False), ``conv_bias`` (False), ``stem`` ('conv' or 'patch') and ``downsample`` ('conv' or
+            'merging').
         in_channels: channels of the input image.
         out_indices: the stages whose outputs are returned, 0 to 3, each through its own LayerNorm.
         drop_path_rate: stochastic depth, rising linearly to this rate over the blocks.
-        traversals: ``cross``, or the paper's ablations ``unidirectional`` and ``bidirectional``, or a tuple of names out of
-            `mmvmamba.ops.TRAVERSALS`, one for each direction.
+        traversals: ``cross``, or the paper's ablations ``unidirectional`` and ``bidirectional``, or a tuple of names
+            out of `mmvmamba.ops.TRAVERSALS`, one for each direction.
         frozen_stages: -1 freezes nothing, 0 the stem, i > 0 the stem and the first i stages.
         with_cp: recompute each block in the backward pass, to save memory.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` takes official files as they are; None starts from random weights.
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` takes official files as they are; None starts from
+            random weights.
 
     Raises:
         ValueError: an argument that makes no sense, by name.
         CheckpointError: weights that do not fit, by name and shape.
     """
-    absent_in_classifier = ('outnorm', )
+
+    absent_in_classifier = ('outnorm',)
     absent_in_backbone = ('classifier.', 'norm.', 'head.', 'outnorm')
 
-    def __init__(self, arch: str | dict = 'tiny', in_channels: int = 3, out_indices: tuple[int, ...] = (0, 1, 2, 3),
-                 drop_path_rate: float = 0.2, traversals: str | tuple[str, ...] = 'cross', frozen_stages: int = -1,
-                 with_cp: bool = False, init_cfg: dict | list | None = None):
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        in_channels: int = 3,
+        out_indices: tuple[int, ...] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.2,
+        traversals: str | tuple[str, ...] = 'cross',
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list | None = None,
+    ):
         super().__init__(init_cfg)
         arch = _resolve_arch(arch)
         dims, depths = arch['dims'], arch['depths']
         if not out_indices or any(i not in range(4) for i in out_indices):
             raise ValueError(f'out_indices={out_indices} must name stages 0 to 3.')
         if frozen_stages not in range(-1, 5):
-            raise ValueError(f'frozen_stages={frozen_stages} must be -1 (nothing) to 4 (everything but the output norms).')
+            raise ValueError(
+                f'frozen_stages={frozen_stages} must be -1 (nothing) to 4 (everything but the output norms).'
+            )
         if isinstance(traversals, str):
             if traversals not in SCANS:
-                raise ValueError(f'Unknown traversals {traversals!r}: choose from {", ".join(SCANS)}, or give a tuple of {", ".join(CROSS)}.')
+                raise ValueError(
+                    f'Unknown traversals {traversals!r}: choose from {", ".join(SCANS)}, '
+                    f'or give a tuple of {", ".join(CROSS)}.'
+                )
             traversals = SCANS[traversals]
         traversal_codes(traversals)
         self.out_indices = tuple(out_indices)
@@ -162,12 +190,13 @@ class VMamba(Backbone):
         self.with_cp = with_cp
 
         self.patch_embed = STEMS[arch['stem']](in_channels, dims[0])
+        mixer = {field: arch[field] for field in ('d_state', 'ssm_ratio', 'dt_rank', 'gate', 'conv_bias')}
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         self.layers = nn.ModuleList()
         for i, (channels, depth) in enumerate(zip(dims, depths)):
             blocks = [
-                VSSBlock(channels, SS2D(channels, arch['d_state'], arch['ssm_ratio'], arch['dt_rank'], arch['gate'], arch['conv_bias'],
-                                        traversals), arch['mlp_ratio'], next(rates)) for _ in range(depth)
+                VSSBlock(channels, SS2D(channels, **mixer, traversals=traversals), arch['mlp_ratio'], next(rates))
+                for _ in range(depth)
             ]
             downsample = DOWNSAMPLES[arch['downsample']](channels, dims[i + 1]) if i < 3 else nn.Identity()
             self.layers.append(Stage(blocks, downsample))
@@ -180,14 +209,14 @@ class VMamba(Backbone):
         """(B, in_channels, H, W) -> one (B, dims[i], ~H / (4 * 2**i), ~W / (4 * 2**i)) for each i in out_indices."""
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
         outs = []
-        for i, stage in enumerate(self.layers[:max(self.out_indices) + 1]):
+        for i, stage in enumerate(self.layers[: max(self.out_indices) + 1]):
             out, x = stage(x, self.with_cp)
             if i in self.out_indices:
                 outs.append(getattr(self, f'outnorm{i}')(out).permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
 
     def frozen_modules(self) -> list[nn.Module]:
-        return [self.patch_embed, *self.layers[:self.frozen_stages]] if self.frozen_stages >= 0 else []
+        return [self.patch_embed, *self.layers[: self.frozen_stages]] if self.frozen_stages >= 0 else []
 
     def official_name(self, name: str) -> str:
         for old, new in _OLDER_NAMES:
@@ -212,7 +241,9 @@ def _resolve_arch(arch: str | dict) -> dict:
     """All fields of an architecture, checked, with the four widths and depths written out."""
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ValueError(f'Unknown arch {arch!r}: choose from {", ".join(ARCHS)}, or give a dict with dims and depths.')
+            raise ValueError(
+                f'Unknown arch {arch!r}: choose from {", ".join(ARCHS)}, or give a dict with dims and depths.'
+            )
         arch = ARCHS[arch]
     known = {'dims', 'depths', *ARCH_DEFAULTS}
     if unknown := set(arch) - known:

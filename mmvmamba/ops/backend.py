@@ -1,7 +1,8 @@
 """Which implementation of the scan runs: the fastest that can, or the one the user asked for."""
+
 import os
 
-from . import native, triton
+from . import mamba_ssm, native, triton
 
 AUTO = 'auto'
 
@@ -16,6 +17,7 @@ BACKENDS = {
     'blocked': _always,
     'native': native.unavailable_reason,
     'triton': triton.unavailable_reason,
+    'mamba_ssm': mamba_ssm.unavailable_reason,
 }
 
 
@@ -23,13 +25,15 @@ class use_backend:
     """Run every scan from here on with the named backend: a call, or a context manager that puts the old choice back.
 
     Args:
-        name: 'reference' (sequential), 'blocked' (plain PyTorch, traceable), 'native' (CPU), 'triton' (CUDA), or 'auto': native on
-            CPU and Triton on CUDA, else blocked. The environment variable ``MMVMAMBA_SCAN`` sets the choice at start.
+        name: 'reference' (sequential), 'blocked' (plain PyTorch, traceable), 'native' (CPU), 'triton' (CUDA),
+            'mamba_ssm' (CUDA, if installed), or 'auto': native on CPU, Triton on CUDA, else blocked. The environment
+            variable ``MMVMAMBA_SCAN`` sets the choice at start.
 
     Raises:
         ValueError: the name is unknown.
         RuntimeError: the backend cannot run on this machine; the message says why.
     """
+
     current = AUTO
 
     def __init__(self, name: str):

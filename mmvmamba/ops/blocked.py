@@ -1,9 +1,11 @@
 """The selective scan in plain PyTorch, in two levels: any device, any floating type, traceable.
 
-A sequence of L steps is cut into about sqrt(L) chunks. All chunks are scanned side by side, then the chunk ends, then the carried
-state is added back: about 2 sqrt(L) vectorised steps in place of L. Only products of decays are formed, never quotients, so
-nothing overflows however strong the decay is.
+A sequence of L steps is cut into about sqrt(L) chunks. All chunks are scanned side by side, then the chunk ends, then
+the carried
+state is added back: about 2 sqrt(L) vectorised steps in place of L. Only products of decays are formed, never
+quotients, so nothing overflows however strong the decay is.
 """
+
 import math
 
 import torch
@@ -40,9 +42,21 @@ def linear_scan(a: Tensor, b: Tensor, reverse: bool = False) -> Tensor:
     return h.flatten(1, 2)[:, :length]
 
 
-def selective_scan_2d(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, dt_bias: Tensor | None,
-                      dt_weight: Tensor | None, traversals: list[int], dt_softplus: bool) -> Tensor:
-    """Shapes as in `mmvmamba.ops.selective_scan_2d`; computes in float32, or float64 if any input is, and returns that."""
+def selective_scan_2d(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    traversals: list[int],
+    dt_softplus: bool,
+) -> Tensor:
+    """Shapes as in `mmvmamba.ops.selective_scan_2d`; computes in float32, or float64 if any input is, and returns
+    that.
+    """
     height, width = x.shape[-3:-1]
     x, dt, A, B, C, D, dt_bias, dt_weight = _to_state_dtype(x, dt, A, B, C, D, dt_bias, dt_weight)
     total = 0
@@ -58,22 +72,36 @@ def selective_scan_2d(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
     return total
 
 
-def selective_scan_2d_backward(grad_y: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-                               dt_bias: Tensor | None, dt_weight: Tensor | None, traversals: list[int],
-                               dt_softplus: bool) -> tuple[Tensor | None, ...]:
-    """Gradients of x, dt, A, B, C, D, dt_bias and dt_weight, each in the shape and type of its input, None where that is None.
+def selective_scan_2d_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    traversals: list[int],
+    dt_softplus: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, dt, A, B, C, D, dt_bias and dt_weight, each in the shape and type of its input, None where that
+    is None.
 
     The adjoint of the recurrence is the same recurrence walked the other way: g_t = a_{t+1} g_{t+1} + C_t dy_t.
     """
     inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
     height, width = x.shape[-3:-1]
     grad_y, x, dt, A, B, C, D, dt_bias, dt_weight = _to_state_dtype(grad_y, *inputs)
-    grads = [t if t is None else torch.zeros_like(t, memory_format=torch.contiguous_format)
-             for t in (x, dt, A, B, C, D, dt_bias, dt_weight)]
+    grads = [
+        t if t is None else torch.zeros_like(t, memory_format=torch.contiguous_format)
+        for t in (x, dt, A, B, C, D, dt_bias, dt_weight)
+    ]
     dx, ddt, dA, dB, dC, dD, dbias, dweight = grads
     for k, code in enumerate(traversals):
-        u, dt_k, b, c, dy = (to_sequence(t, code)
-                             for t in (x if x.dim() == 4 else x[:, k], dt[:, k], B[:, k], C[:, k], grad_y))
+        u, dt_k, b, c, dy = (
+            to_sequence(t, code) for t in (x if x.dim() == 4 else x[:, k], dt[:, k], B[:, k], C[:, k], grad_y)
+        )
         z = _time_step(dt_k, dt_weight, dt_bias, k)
         delta = F.softplus(z) if dt_softplus else z
         a = torch.exp(delta[..., None] * A[k])

@@ -1,4 +1,7 @@
-"""The selective scan as the paper writes it, one step at a time: the specification that every backend is tested against."""
+"""The selective scan as the paper writes it, one step at a time: the specification that every backend is tested
+against.
+"""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -6,17 +9,29 @@ from torch import Tensor
 from .traversal import is_reversed, to_map, to_sequence
 
 
-def selective_scan_2d(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, dt_bias: Tensor | None,
-                      dt_weight: Tensor | None, traversals: list[int], dt_softplus: bool) -> Tensor:
+def selective_scan_2d(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    traversals: list[int],
+    dt_softplus: bool,
+) -> Tensor:
     """Shapes as in `mmvmamba.ops.selective_scan_2d`; computes in float32, or float64 if any input is, and returns that.
 
-    Source: Mamba (arXiv 2312.00752), Algorithm 2 with the discretisation exp(dt A), dt B; VMamba (arXiv 2401.10166), SS2D.
+    Source: Mamba (arXiv 2312.00752), Algorithm 2 with the discretisation exp(dt A), dt B; VMamba (arXiv 2401.10166),
+    SS2D.
     """
     height, width = x.shape[-3:-1]
     inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
     is_double = any(t is not None and t.dtype == torch.float64 for t in inputs)
     x, dt, A, B, C, D, dt_bias, dt_weight = (
-        t if t is None else t.to(torch.float64 if is_double else torch.float32) for t in inputs)
+        t if t is None else t.to(torch.float64 if is_double else torch.float32) for t in inputs
+    )
     total = 0
     for k, code in enumerate(traversals):
         u, delta, b, c = (to_sequence(t, code) for t in (x if x.dim() == 4 else x[:, k], dt[:, k], B[:, k], C[:, k]))

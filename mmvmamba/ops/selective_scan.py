@@ -1,40 +1,54 @@
-"""The selective scan, 2-D and 1-D: what users call, and the operators that PyTorch sees.
+"""The 2-D selective scan: what users call, and the operators that PyTorch sees.
 
-``mmvmamba::selective_scan_2d`` and its backward are ordinary operators of PyTorch's dispatcher. CPU tensors go to the native kernel, CUDA
-tensors to Triton, and whatever those cannot take (float64, no compiler, no Triton) to the two-level PyTorch scan, so that
-autograd, autocast, torch.compile, torch.export and FLOP counters all see one operator.
+``mmvmamba::selective_scan_2d`` and its backward are ordinary operators of PyTorch's dispatcher. CPU tensors go to the
+native kernel, CUDA tensors to Triton, and whatever those cannot take (float64, no compiler, no Triton) to the two-level
+PyTorch scan, so that autograd, autocast, torch.compile, torch.export and FLOP counters all see one operator.
 """
+
 import functools
 import logging
 
 import torch
 from torch import Tensor
 
-from . import blocked, native, reference, triton
-from .backend import current_backend
+from . import blocked, mamba_ssm, native, reference, triton
+from .backend import AUTO, current_backend
 from .traversal import CROSS, traversal_codes
 
 
-def selective_scan_2d(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
-                      dt_bias: Tensor | None = None, dt_weight: Tensor | None = None, *,
-                      traversals: tuple[str, ...] = CROSS, dt_softplus: bool = True,
-                      out_dtype: torch.dtype | None = None) -> Tensor:
+def selective_scan_2d(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_weight: Tensor | None = None,
+    *,
+    traversals: tuple[str, ...] = CROSS,
+    dt_softplus: bool = True,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
     """Scan a channels-last map along several traversals and sum the results in place.
 
     For traversal k, walking t along it, with ``delta = softplus(dt + dt_bias)``:
-    ``h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t`` and ``y_t += <C_t, h_t> + D x_t``. Every map stays in natural order.
+    ``h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t`` and ``y_t += <C_t, h_t> + D x_t``. Every map stays in natural
+    order.
     Source: Mamba (arXiv 2312.00752) section 3.2; VMamba (arXiv 2401.10166) section 4.2.
 
     Args:
         x: (b, H, W, d), one map for all traversals, or (b, K, H, W, d), one for each.
-        dt: time steps before bias and softplus, (b, K, H, W, d); or (b, K, H, W, r), low-rank, together with `dt_weight`.
+        dt: time steps before bias and softplus, (b, K, H, W, d); or (b, K, H, W, r), low-rank, together with
+            `dt_weight`.
         A: (K, d, n), negative for a stable recurrence.
         B, C: (b, K, H, W, n).
         D, dt_bias: (K, d) or None.
         dt_weight: (K, d, r) or None. The backward recomputes the full dt, so nothing K maps wide is kept.
         traversals: K names out of 'row', 'column', 'row_reversed', 'column_reversed'; repeats allowed.
         dt_softplus: False takes dt + dt_bias as it is.
-        out_dtype: type of the result; x's by default. Any input may be 16-bit: the state and all sums are float32 (float64 if any input is).
+        out_dtype: type of the result; x's by default. Any input may be 16-bit: the state and all sums are float32
+            (float64 if any input is).
 
     Returns:
         (b, H, W, d).
@@ -51,8 +65,12 @@ def selective_scan_2d(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D:
     return torch.ops.mmvmamba.selective_scan_2d(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
 
 
-# Backends that are plain differentiable PyTorch: chosen by name, they bypass the operator and can be traced through.
-_TRACEABLE = {'reference': reference.selective_scan_2d, 'blocked': blocked.selective_scan_2d}
+# Backends that are differentiable as they stand: chosen by name, they take the operator's place and can be traced.
+_TRACEABLE = {
+    'reference': reference.selective_scan_2d,
+    'blocked': blocked.selective_scan_2d,
+    'mamba_ssm': mamba_ssm.selective_scan_2d,
+}
 
 
 def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes) -> None:
@@ -60,23 +78,38 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes) -> None:
     K, d, n = len(codes), x.shape[-1], A.shape[-1]
     if x.dim() not in (4, 5):
         raise ValueError(f'x must be (b, H, W, d) or (b, K, H, W, d), not {tuple(x.shape)}.')
+    if 0 in x.shape[-3:]:
+        raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
     maps = (x.shape[0], K, *x.shape[-3:-1])
-    rank = d if dt_weight is None else dt_weight.shape[-1]
-    expected = dict(x=x.shape if x.dim() == 4 else (*maps, d), dt=(*maps, rank), A=(K, d, n), B=(*maps, n), C=(*maps, n),
-                    D=(K, d), dt_bias=(K, d), dt_weight=(K, d, rank))
+    rank = d if dt_weight is None else dt.shape[-1]
+    expected = dict(
+        x=x.shape if x.dim() == 4 else (*maps, d),
+        dt=(*maps, rank),
+        A=(K, d, n),
+        B=(*maps, n),
+        C=(*maps, n),
+        D=(K, d),
+        dt_bias=(K, d),
+        dt_weight=(K, d, rank),
+    )
     for name, tensor in tensors.items():
         if tensor is None:
             continue
         if tuple(tensor.shape) != tuple(expected[name]):
-            raise ValueError(f'{name} is {tuple(tensor.shape)}, but x {tuple(x.shape)} with {K} traversals and A {tuple(A.shape)} '
-                             f'needs {tuple(expected[name])}.')
+            raise ValueError(
+                f'{name} is {tuple(tensor.shape)}, but x {tuple(x.shape)} with {K} traversals and A {tuple(A.shape)} '
+                f'needs {tuple(expected[name])}.'
+            )
         if not tensor.is_floating_point():
             raise ValueError(f'{name} is {tensor.dtype}; the scan takes real floating-point tensors.')
         if tensor.device != x.device:
             raise ValueError(f'{name} is on {tensor.device}, x on {x.device}: move them to one device.')
 
 
-_ARGUMENTS = 'Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, Tensor? dt_weight, int[] traversals, bool dt_softplus'
+_ARGUMENTS = (
+    'Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, Tensor? dt_weight, '
+    'int[] traversals, bool dt_softplus'
+)
 _library = torch.library.Library('mmvmamba', 'DEF')
 _library.define(f'selective_scan_2d({_ARGUMENTS}, ScalarType out_dtype) -> Tensor')
 _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}) -> ({", ".join(["Tensor"] * 8)})')
@@ -97,12 +130,19 @@ def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_soft
 
 
 def _kernel(inputs):
-    """The module that takes these tensors: native on CPU, Triton on CUDA, or as chosen; else the PyTorch scan."""
+    """The module that takes these tensors: as chosen, else native on CPU and Triton on CUDA, else the PyTorch scan."""
     device = inputs[0].device.type
-    choice = current_backend()
-    module = {'native': native, 'triton': triton}.get(choice) or {'cpu': native, 'cuda': triton}.get(device)
-    if module is None or any(t is not None and t.dtype == torch.float64 for t in inputs):
+    is_double = any(t is not None and t.dtype == torch.float64 for t in inputs)
+    if (choice := current_backend()) != AUTO:
+        if is_double or (choice == 'native' and device != 'cpu'):
+            what = 'float64' if is_double else f'{device} tensors'
+            raise ValueError(
+                f"The scan backend {choice!r} does not take {what}: use_backend('auto') finds one that does."
+            )
+        return {'native': native, 'triton': triton}[choice]
+    if is_double:
         return blocked
+    module = {'cpu': native, 'cuda': triton}[device]
     if reason := module.unavailable_reason():
         _say_once(f'The scan runs in plain PyTorch on {device}, slower than its kernel: {reason}')
         return blocked
@@ -141,7 +181,9 @@ def _differentiate(ctx, grad_y):
 
 
 def _refuse_double_backward(ctx, *grads):
-    raise RuntimeError("The selective scan has no second derivative; use_backend('blocked') gives one in plain PyTorch.")
+    raise RuntimeError(
+        "The selective scan has no second derivative; use_backend('blocked') gives one in plain PyTorch."
+    )
 
 
 torch.library.register_autograd('mmvmamba::selective_scan_2d', _differentiate, setup_context=_save_inputs)

@@ -1,10 +1,11 @@
 """The orders in which a scan walks a map, and the sets of them that the VMamba paper compares."""
+
 from torch import Tensor
 
 TRAVERSALS = ('row', 'column', 'row_reversed', 'column_reversed')
 
 CROSS = TRAVERSALS
-UNIDIRECTIONAL = ('row', ) * 4
+UNIDIRECTIONAL = ('row',) * 4
 BIDIRECTIONAL = ('row', 'row', 'row_reversed', 'row_reversed')
 
 
@@ -21,7 +22,9 @@ def is_reversed(code: int) -> bool:
 
 
 def to_sequence(x: Tensor, code: int) -> Tensor:
-    """(b, H, W, ...) -> (b, H * W, ...), row-major or column-major; a reversed traversal walks this sequence backwards."""
+    """(b, H, W, ...) -> (b, H * W, ...), row-major or column-major; a reversed traversal walks this sequence
+    backwards.
+    """
     return (x.transpose(1, 2) if code & 1 else x).flatten(1, 2)
 
 

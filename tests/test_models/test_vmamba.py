@@ -1,4 +1,5 @@
 """VMamba against tensors of the official implementation, published counts, and its contract as a backbone."""
+
 import json
 from pathlib import Path
 
@@ -66,10 +67,12 @@ def test_odd_maps(name):
 @pytest.mark.parametrize('suffix', ['', '_odd'])
 @pytest.mark.parametrize('name', GENERATIONS)
 def test_logits(name, suffix):
-    """A classifier is the last stage through its norm (classifier.norm takes the place of outnorm3), the mean, and a linear head."""
+    """A classifier is the last stage through its norm (classifier.norm takes the place of outnorm3), the mean, and a
+    linear head.
+    """
     data = load(name)
     state = {key[6:]: value for key, value in data.items() if key.startswith('state/')}
-    model = VMamba(GENERATIONS[name], drop_path_rate=0.0, out_indices=(3, ))
+    model = VMamba(GENERATIONS[name], drop_path_rate=0.0, out_indices=(3,))
     body = {key: value for key, value in state.items() if not key.startswith(('outnorm', 'classifier.'))}
     norm = {f'outnorm3.{key}': state[f'classifier.norm.{key}'] for key in ('weight', 'bias')}
     model.load_state_dict(body | norm)
@@ -88,14 +91,22 @@ def test_names_shapes_and_counts_of_the_released_variants(name):
     assert sum(p.numel() for p in model.parameters()) == KEYS[name]['params']['backbone']
     classifier = {key: shape for key, shape in shapes.items() if not key.startswith('outnorm')}
     width = shapes['outnorm3.weight'][0]
-    classifier |= {'classifier.norm.weight': [width], 'classifier.norm.bias': [width], 'classifier.head.weight': [1000, width],
-                   'classifier.head.bias': [1000]}
+    classifier |= {
+        'classifier.norm.weight': [width],
+        'classifier.norm.bias': [width],
+        'classifier.head.weight': [1000, width],
+        'classifier.head.bias': [1000],
+    }
     assert classifier == KEYS[name]['classifier']
     assert sum(np.prod(shape) for shape in classifier.values()) == KEYS[name]['params']['classifier']
 
 
 def test_recommended_variants():
-    assert ARCHS['tiny'] is ARCHS['tiny_s1l8'] and ARCHS['small'] is ARCHS['small_s2l15'] and ARCHS['base'] is ARCHS['base_s2l15']
+    assert (
+        ARCHS['tiny'] is ARCHS['tiny_s1l8']
+        and ARCHS['small'] is ARCHS['small_s2l15']
+        and ARCHS['base'] is ARCHS['base_s2l15']
+    )
 
 
 def test_initialisation_follows_the_paper():
@@ -103,15 +114,15 @@ def test_initialisation_follows_the_paper():
     op = VMamba(dict(dims=32, depths=(1, 1, 1, 1), d_state=4)).layers[2].blocks[0].op
     dt = torch.nn.functional.softplus(op.dt_projs_bias)
     assert 1e-3 * 0.99 < dt.min() < 2e-3 and 5e-2 < dt.max() < 0.1 * 1.01
-    torch.testing.assert_close(torch.exp(op.A_logs[7]), torch.tensor([1., 2., 3., 4.]))
+    torch.testing.assert_close(torch.exp(op.A_logs[7]), torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert (op.Ds == 1).all()
     assert abs(op.in_proj.weight.std().item() - 0.02) < 2e-3
-    assert op.dt_projs_weight.abs().max() <= op.dt_projs_weight.shape[2]**-0.5
-    assert op.x_proj_weight.abs().max() <= op.x_proj_weight.shape[2]**-0.5
+    assert op.dt_projs_weight.abs().max() <= op.dt_projs_weight.shape[2] ** -0.5
+    assert op.x_proj_weight.abs().max() <= op.x_proj_weight.shape[2] ** -0.5
 
 
 @pytest.mark.parametrize('size', [(32, 32), (37, 65), (4, 50)])
-@pytest.mark.parametrize('arch', [TINY, TINY | dict(stem='patch', downsample='merging', mlp_ratio=0., gate=True)])
+@pytest.mark.parametrize('arch', [TINY, TINY | dict(stem='patch', downsample='merging', mlp_ratio=0.0, gate=True)])
 def test_any_size_any_channels_any_stages(arch, size):
     model = VMamba(arch, in_channels=5, out_indices=(1, 3))
     outs = model(torch.randn(2, 5, *size))
@@ -168,7 +179,7 @@ def test_frozen_stages(frozen_stages):
 def test_drop_path_rises_linearly_and_only_acts_in_training():
     model = VMamba(dict(dims=8, depths=(1, 2, 1, 1)), drop_path_rate=0.4)
     rates = [block.drop_path.p for stage in model.layers for block in stage.blocks]
-    assert rates == pytest.approx([0, .1, .2, .3, .4])
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
     x = torch.randn(4, 3, 32, 32)
     model.eval()
     assert torch.equal(model(x)[3], model(x)[3])
@@ -180,24 +191,27 @@ def test_drop_path_rises_linearly_and_only_acts_in_training():
 def test_traversals_change_what_a_position_sees(traversals):
     """A later row may influence an earlier one only where a traversal runs backwards or along columns."""
     torch.manual_seed(0)
-    model = VMamba(TINY | dict(depths=(1, 1, 1, 1)), traversals=traversals, out_indices=(0, )).eval()
+    model = VMamba(TINY | dict(depths=(1, 1, 1, 1)), traversals=traversals, out_indices=(0,)).eval()
     x = torch.randn(1, 3, 64, 64, requires_grad=True)
     model(x)[0][0, :, 2].square().sum().backward()  # row 2 of stride 4 sees up to row 15 through the convolutions
     assert (x.grad[:, :, 40:].abs().max() > 0) == (traversals != 'unidirectional')
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(arch='huge'), "Unknown arch 'huge'.*base_s1l20"),
-    (dict(arch=dict(dims=[8, 16], depths=(1, 1, 1, 1))), r'dims=\[8, 16\] must have 4'),
-    (dict(arch=dict(dims=8, depths=(1, 1))), r'depths=\(1, 1\) must have 4'),
-    (dict(arch=dict(dims=8)), 'arch lacks depths'),
-    (dict(arch=TINY | dict(embed_dim=3)), 'Unknown field of arch: embed_dim'),
-    (dict(arch=TINY | dict(stem='vit')), "stem='vit' must be one of"),
-    (dict(out_indices=(0, 4)), 'out_indices'),
-    (dict(frozen_stages=5), 'frozen_stages=5'),
-    (dict(traversals='zigzag'), "Unknown traversals 'zigzag'"),
-    (dict(traversals=('row', 'diagonal')), 'diagonal'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(arch='huge'), "Unknown arch 'huge'.*base_s1l20"),
+        (dict(arch=dict(dims=[8, 16], depths=(1, 1, 1, 1))), r'dims=\[8, 16\] must have 4'),
+        (dict(arch=dict(dims=8, depths=(1, 1))), r'depths=\(1, 1\) must have 4'),
+        (dict(arch=dict(dims=8)), 'arch lacks depths'),
+        (dict(arch=TINY | dict(embed_dim=3)), 'Unknown field of arch: embed_dim'),
+        (dict(arch=TINY | dict(stem='vit')), "stem='vit' must be one of"),
+        (dict(out_indices=(0, 4)), 'out_indices'),
+        (dict(frozen_stages=5), 'frozen_stages=5'),
+        (dict(traversals='zigzag'), "Unknown traversals 'zigzag'"),
+        (dict(traversals=('row', 'diagonal')), 'diagonal'),
+    ],
+)
 def test_bad_arguments_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         VMamba(**kwargs)
@@ -215,13 +229,19 @@ class TestLoading:
     state = model.state_dict()
 
     def test_older_names_of_the_same_tensors(self):
-        arch = TINY | dict(stem='patch', downsample='merging', mlp_ratio=0., gate=True, conv_bias=True)
+        arch = TINY | dict(stem='patch', downsample='merging', mlp_ratio=0.0, gate=True, conv_bias=True)
         state = VMamba(arch).state_dict()
         older = {}
         for key, value in state.items():
-            for new, old in (('patch_embed.0', 'patch_embed.proj'), ('patch_embed.2', 'patch_embed.norm'), ('downsample.norm', 'downsample.1'),
-                             ('downsample.reduction', 'downsample.2'), ('op.x_proj_weight', 'op.x_proj.weight'),
-                             ('op.dt_projs_weight', 'op.dt_projs.weight'), ('.op.', '.self_attention.')):
+            for new, old in (
+                ('patch_embed.0', 'patch_embed.proj'),
+                ('patch_embed.2', 'patch_embed.norm'),
+                ('downsample.norm', 'downsample.1'),
+                ('downsample.reduction', 'downsample.2'),
+                ('op.x_proj_weight', 'op.x_proj.weight'),
+                ('op.dt_projs_weight', 'op.dt_projs.weight'),
+                ('.op.', '.self_attention.'),
+            ):
                 key = key.replace(new, old)
             if 'blocks' in key:
                 key = key.replace('.norm.', '.ln_1.')
@@ -236,26 +256,34 @@ class TestLoading:
         assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), state.values()))
 
     def test_fewer_outputs_than_the_file_has(self):
-        model = VMamba(TINY, out_indices=(2, ))
+        model = VMamba(TINY, out_indices=(2,))
         model.load_state_dict(self.state)
-        assert torch.equal(model.layers[3].blocks[0].op.in_proj.weight, self.state['layers.3.blocks.0.op.in_proj.weight'])
+        assert torch.equal(
+            model.layers[3].blocks[0].op.in_proj.weight, self.state['layers.3.blocks.0.op.in_proj.weight']
+        )
 
     def test_classifier_is_left_out_and_output_norms_stay(self):
         state = {k: v for k, v in self.state.items() if not k.startswith('outnorm')}
-        state |= {'classifier.head.weight': torch.zeros(10, 64), 'classifier.norm.weight': torch.full((64, ), 7.)}
+        state |= {'classifier.head.weight': torch.zeros(10, 64), 'classifier.norm.weight': torch.full((64,), 7.0)}
         model = VMamba(TINY)
         model.load_state_dict(state)
         assert (model.outnorm3.weight == 1).all()
         assert torch.equal(model.layers[0].blocks[0].op.A_logs, self.state['layers.0.blocks.0.op.A_logs'])
 
     @pytest.mark.parametrize('strict', [True, False])
-    @pytest.mark.parametrize('change, message', [
-        (lambda s: s.pop('layers.0.blocks.0.norm.weight'), 'lacks layers.0.blocks.0.norm.weight'),
-        (lambda s: s.pop('outnorm1.bias'), 'lacks outnorm1.bias'),
-        (lambda s: s.update(extra=torch.ones(1)), 'holds, but the model does not, extra'),
-        (lambda s: s.update({'outnorm0.bias': torch.ones(9)}), r'another shape for outnorm0.bias \(9,\) \(here \(8,\)\)'),
-        (lambda s: s.clear(), 'lacks patch_embed.0.weight'),
-    ])
+    @pytest.mark.parametrize(
+        'change, message',
+        [
+            (lambda s: s.pop('layers.0.blocks.0.norm.weight'), 'lacks layers.0.blocks.0.norm.weight'),
+            (lambda s: s.pop('outnorm1.bias'), 'lacks outnorm1.bias'),
+            (lambda s: s.update(extra=torch.ones(1)), 'holds, but the model does not, extra'),
+            (
+                lambda s: s.update({'outnorm0.bias': torch.ones(9)}),
+                r'another shape for outnorm0.bias \(9,\) \(here \(8,\)\)',
+            ),
+            (lambda s: s.clear(), 'lacks patch_embed.0.weight'),
+        ],
+    )
     def test_misfit_raises_even_when_not_strict(self, change, message, strict):
         state = dict(self.state)
         change(state)

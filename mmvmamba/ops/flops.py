@@ -1,0 +1,54 @@
+"""What a scan costs, for MMEngine's and PyTorch's counters.
+
+A step of one channel and state counts 9, and the D skip 1: the parallel-scan convention of state-spaces/mamba#110,
+which the published VMamba tables follow. The low-rank time step counts like the matrix product that it is.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from mmengine.analysis import complexity_analysis
+from mmengine.analysis.jit_handles import get_shape
+from torch.utils.flop_counter import register_flop_formula
+
+from .selective_scan import selective_scan_2d  # noqa: F401  (defines the operators)
+
+
+def scan_flops(
+    x: Sequence[int], dt: Sequence[int], A: Sequence[int], has_D: bool, is_low_rank: bool, per_mac: int = 1
+) -> int:
+    """Operations of one forward scan, for shapes as in `selective_scan_2d`; `per_mac` is what one multiply-add counts
+    in the product.
+    """
+    steps = prod(dt[:-1])  # batch * traversals * positions
+    channels, d_state = A[1:]
+    return steps * channels * (9 * d_state + has_D + per_mac * dt[-1] * is_low_rank)
+
+
+def _count_in_trace(inputs: list, outputs: list) -> int:
+    x, dt, A, _, _, D, _, dt_weight = inputs[:8]
+    return scan_flops(
+        get_shape(x), get_shape(dt), get_shape(A), get_shape(D) is not None, get_shape(dt_weight) is not None
+    )
+
+
+# The handlers that every FlopAnalyzer starts from: with the scan among them, mmdet's and mmseg's own tools count it
+# too.
+complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS['mmvmamba::selective_scan_2d'] = _count_in_trace
+
+
+@register_flop_formula(torch.ops.mmvmamba.selective_scan_2d)
+def _count_forward(x, dt, A, B, C, D, dt_bias, dt_weight, *_, out_shape=None, **__) -> int:
+    return scan_flops(x, dt, A, D is not None, dt_weight is not None, per_mac=2)
+
+
+@register_flop_formula(torch.ops.mmvmamba.selective_scan_2d_backward)
+def _count_backward(grad_y, *inputs, out_shape=None, **__) -> int:
+    """Two scans (the states again, and their adjoint); two products for the gradients of a low-rank step, one to
+    compute it again.
+    """
+    x, dt, A, _, _, D, _, dt_weight = inputs[:8]
+    return scan_flops(x, dt, A, D is not None, False) * 2 + scan_flops(
+        x, dt, (A[0], A[1], 0), False, dt_weight is not None, per_mac=6
+    )

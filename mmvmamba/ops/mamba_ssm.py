@@ -1,0 +1,63 @@
+"""The scan through mamba-ssm's CUDA kernel, where that is installed: a peer to compare with.
+
+The kernel knows sequences, not maps, so each traversal is written out as a sequence of its own, and merged again.
+"""
+
+import torch
+from torch import Tensor
+
+from .traversal import is_reversed, to_map, to_sequence
+
+
+def unavailable_reason() -> str | None:
+    try:
+        import selective_scan_cuda  # noqa: F401
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # noqa: F401
+    except ImportError as error:
+        return (
+            f'mamba-ssm with its CUDA kernel is not installed ({error}); since 2.3.2 it is only built with '
+            'MAMBA_KEEP_CUDA_BUILD=TRUE.'
+        )
+    return None
+
+
+def selective_scan_2d(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    traversals: list[int],
+    dt_softplus: bool,
+) -> Tensor:
+    """Shapes as in `mmvmamba.ops.selective_scan_2d`; differentiable; returns x's type."""
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    height, width = x.shape[-3:-1]
+    if dt_weight is not None:
+        dt = torch.einsum('bkhwr,kdr->bkhwd', dt, dt_weight.to(dt.dtype))
+
+    def sequences(maps: Tensor) -> Tensor:
+        """(b, K, H, W, c) -> (b, K, c, L), each in the order of its traversal."""
+        ordered = (to_sequence(maps[:, k], code).transpose(1, 2) for k, code in enumerate(traversals))
+        return torch.stack([s.flip(-1) if is_reversed(code) else s for s, code in zip(ordered, traversals)], 1)
+
+    u = sequences(x if x.dim() == 5 else x.unsqueeze(1).expand(-1, len(traversals), -1, -1, -1))
+    y = selective_scan_fn(
+        u.flatten(1, 2),
+        sequences(dt).flatten(1, 2).to(u.dtype),
+        A.flatten(0, 1).float(),
+        sequences(B).to(u.dtype),
+        sequences(C).to(u.dtype),
+        None if D is None else D.flatten().float(),
+        None,
+        None if dt_bias is None else dt_bias.flatten().float(),
+        dt_softplus,
+    )
+    merged = 0
+    for code, s in zip(traversals, y.unflatten(1, u.shape[1:3]).unbind(1)):
+        merged = merged + to_map((s.flip(-1) if is_reversed(code) else s).transpose(1, 2), code, height, width)
+    return merged

@@ -1,0 +1,127 @@
+"""The 1-D selective scan with mamba-ssm's arguments: a sequence is a map of height 1 to the 2-D one."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .selective_scan import selective_scan_2d
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Scan sequences; the same results as mamba-ssm's ``selective_scan_fn``.
+
+    Args:
+        u, delta, z: (b, d, L); z, if given, gates the output by SiLU(z).
+        A: (d, n), real.
+        B, C: (d, n), constant in time; (b, n, L); or (b, g, n, L) for g groups of d / g channels.
+        D, delta_bias: (d,) or None.
+        delta_softplus: apply softplus to delta + delta_bias.
+        return_last_state: also return the state after the last step, (b, d, n), in float32 at least.
+
+    Returns:
+        (b, d, L) in u's type, or (output, last state).
+
+    Raises:
+        ValueError: a shape, type or device that does not fit, by name.
+    """
+    _check(u, delta, A, B, C, D, z, delta_bias)
+    x, dt = u.transpose(1, 2), delta.transpose(1, 2)  # (b, L, d)
+    B_by_channel = _by_channel(B, A)
+    if B.dim() == 2 or C.dim() == 2:
+        y = _scan_each_state(x, dt, A, B_by_channel, _by_channel(C, A), D, delta_bias, delta_softplus)
+    else:
+        B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
+        groups = max(B.shape[1], C.shape[1])
+        B, C = (t.expand(-1, groups, -1, -1).transpose(2, 3).unbind(1) for t in (B, C))  # g times (b, L, n)
+        x_g, dt_g, A_g, D_g, bias_g = (
+            [None] * groups if t is None else t.chunk(groups, axis)
+            for t, axis in ((x, 2), (dt, 2), (A, 0), (D, 0), (delta_bias, 0))
+        )
+        y = torch.cat([_scan_row(*group, delta_softplus) for group in zip(x_g, dt_g, A_g, B, C, D_g, bias_g)], -1)
+    if z is not None:
+        y = y * F.silu(z.transpose(1, 2))
+    y = y.transpose(1, 2).to(u.dtype)
+    if not return_last_state:
+        return y
+    return y, _last_state(x, dt, A, B_by_channel, delta_bias, delta_softplus)
+
+
+def _scan_row(x, dt, A, B, C, D, bias, softplus) -> Tensor:
+    """(b, L, d) -> (b, L, d) in float32 at least; B and C are (b, L, n), A is (d, n), D and bias (d,)."""
+    dt, B, C = (t[:, None, None] for t in (dt, B, C))  # one traversal of a map of height 1
+    D, bias = (t if t is None else t[None] for t in (D, bias))
+    y = selective_scan_2d(
+        x[:, None],
+        dt,
+        A[None],
+        B,
+        C,
+        D,
+        bias,
+        traversals=('row',),
+        dt_softplus=softplus,
+        out_dtype=torch.promote_types(x.dtype, torch.float32),
+    )
+    return y[:, 0]
+
+
+def _scan_each_state(x, dt, A, B, C, D, bias, softplus) -> Tensor:
+    """The scan when B or C differs between channels: d * n channels of one state, B in the input and C in the sum."""
+    n = A.shape[1]
+    one = x.new_ones(*x.shape[:2], 1)
+    bias = bias if bias is None else bias.repeat_interleave(n)
+    y = _scan_row(
+        (x[..., None] * B).flatten(2), dt.repeat_interleave(n, -1), A.reshape(-1, 1), one, one, None, bias, softplus
+    )
+    y = (y.unflatten(-1, A.shape) * C).sum(-1)
+    return y if D is None else y + D * x
+
+
+def _by_channel(t: Tensor, A: Tensor) -> Tensor:
+    """B or C in any of its forms -> (b or 1, L or 1, d or 1, n)."""
+    if t.dim() == 2:
+        return t[None, None]
+    if t.dim() == 3:
+        return t.transpose(1, 2).unsqueeze(2)
+    return t.permute(0, 3, 1, 2).repeat_interleave(A.shape[0] // t.shape[1], 2)
+
+
+def _last_state(x, dt, A, B, bias, softplus) -> Tensor:
+    """h_L = sum_t exp(A sum_{s > t} delta_s) delta_t B_t x_t: the recurrence is linear in its input."""
+    x, dt, A, B = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (x, dt, A, B))
+    delta = dt if bias is None else dt + bias
+    if softplus:
+        delta = F.softplus(delta)
+    later = delta.flip(1).cumsum(1).flip(1) - delta  # sum of the steps after t
+    inputs = delta * x
+    return torch.stack([(torch.exp(later * A[:, n]) * inputs * B[..., n]).sum(1) for n in range(A.shape[1])], -1)
+
+
+def _check(u, delta, A, B, C, D, z, delta_bias) -> None:
+    if u.dim() != 3 or A.dim() != 2 or A.shape[0] != u.shape[1]:
+        raise ValueError(f'u must be (b, d, L) and A (d, n), not {tuple(u.shape)} and {tuple(A.shape)}.')
+    (b, d, L), n = u.shape, A.shape[1]
+    expected = dict(delta=(b, d, L), z=(b, d, L), D=(d,), delta_bias=(d,))
+    for name, tensor in dict(delta=delta, z=z, D=D, delta_bias=delta_bias).items():
+        if tensor is not None and tuple(tensor.shape) != expected[name]:
+            raise ValueError(f'{name} is {tuple(tensor.shape)}, but u {tuple(u.shape)} needs {expected[name]}.')
+    for name, tensor in dict(A=A, B=B, C=C).items():
+        if not tensor.is_floating_point():
+            raise ValueError(f'{name} is {tensor.dtype}; the scan takes real floating-point tensors.')
+    for name, tensor in dict(B=B, C=C).items():
+        groups = tensor.shape[1] if tensor.dim() == 4 else 1
+        if tuple(tensor.shape) not in ((d, n), (b, n, L), (b, groups, n, L)) or d % groups:
+            raise ValueError(
+                f'{name} is {tuple(tensor.shape)}; it must be {(d, n)}, {(b, n, L)} or (b, g, n, L) with g dividing d.'
+            )

@@ -1,0 +1,272 @@
+"""The public scans: two-level PyTorch against the sequential reference, the operator against PyTorch's own checks."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmvmamba.ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL, selective_scan, selective_scan_2d, use_backend
+from mmvmamba.ops.blocked import linear_scan
+
+from .cases import scan_inputs, value_and_grads
+
+CASES = {
+    'one state': (dict(b=2, H=5, W=7, d=3, n=1), CROSS),
+    'many states': (dict(b=1, H=6, W=3, d=5, n=16), CROSS),
+    'row map': (dict(b=2, H=1, W=23, d=4, n=2), CROSS),
+    'column map': (dict(b=2, H=23, W=1, d=4, n=2), CROSS),
+    'single position': (dict(b=1, H=1, W=1, d=2, n=2), CROSS),
+    'low rank': (dict(b=2, H=4, W=6, d=5, n=1, rank=2), CROSS),
+    'low rank, a map each': (dict(b=2, H=1, W=20, d=4, n=3, rank=2, per_traversal=True), ('row', 'row_reversed')),
+    'repeats': (dict(b=1, H=4, W=5, d=2, n=2), UNIDIRECTIONAL),
+    'bidirectional': (dict(b=1, H=4, W=5, d=2, n=2), BIDIRECTIONAL),
+    'one traversal': (dict(b=1, H=4, W=5, d=2, n=2), ('column_reversed',)),
+    'nothing optional': (dict(b=1, H=3, W=5, d=2, n=2, D=False, bias=False), CROSS),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    shape, traversals = CASES[request.param]
+    return scan_inputs(**shape, K=len(traversals)), traversals
+
+
+@pytest.mark.parametrize('backend', ['blocked', 'auto'])
+@pytest.mark.parametrize('dt_softplus', [True, False])
+def test_equals_the_reference_in_float64(case, backend, dt_softplus):
+    """'blocked' is differentiated by autograd, 'auto' by the operator's own backward."""
+    inputs, traversals = case
+    if not dt_softplus:  # a step as it comes, of either sign: kept small, or the states explode
+        inputs |= {name: inputs[name] * 0.01 for name in ('dt', 'dt_bias') if inputs[name] is not None}
+    results = {}
+    for name in ('reference', backend):
+        with use_backend(name):
+            results[name] = value_and_grads(selective_scan_2d, inputs, traversals=traversals, dt_softplus=dt_softplus)
+    (y, grads), (y_ref, grads_ref) = results[backend], results['reference']
+    torch.testing.assert_close(y, y_ref, atol=1e-12, rtol=1e-10)
+    for name in grads:
+        torch.testing.assert_close(
+            grads[name], grads_ref[name], atol=1e-11, rtol=1e-9, msg=lambda m, name=name: f'{name}: {m}'
+        )
+
+
+@pytest.mark.parametrize('backend', ['reference', 'blocked', 'auto'])
+def test_gradcheck(backend):
+    inputs = scan_inputs(1, 2, 3, 2, 2, K=4, rank=2)
+    tensors = [t.requires_grad_() for t in inputs.values()]
+    with use_backend(backend):
+        assert torch.autograd.gradcheck(lambda *t: selective_scan_2d(*t), tensors)
+
+
+@pytest.mark.parametrize('length', [1, 2, 3, 9, 10, 17, 100])
+@pytest.mark.parametrize('reverse', [False, True])
+def test_linear_scan(length, reverse):
+    a, b = torch.rand(2, length, 3, 2, dtype=torch.float64), torch.randn(2, length, 3, 2, dtype=torch.float64)
+    h, expected = 0, [None] * length
+    for t in range(length)[::-1] if reverse else range(length):
+        h = expected[t] = a[:, t] * h + b[:, t]
+    torch.testing.assert_close(linear_scan(a, b, reverse), torch.stack(expected, 1))
+
+
+def test_strong_decay_does_not_overflow():
+    """Forms that divide by products of decays give NaN here."""
+    inputs = scan_inputs(1, 16, 16, 4, 16, K=4, dtype=torch.float32)
+    inputs['dt'] = inputs['dt'] * 5 + 10
+    with use_backend('blocked'):
+        y = selective_scan_2d(**inputs)
+    with use_backend('reference'):
+        expected = selective_scan_2d(**{k: t if t is None else t.double() for k, t in inputs.items()})
+    torch.testing.assert_close(y.double(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+def test_opcheck(dtype):
+    inputs = scan_inputs(1, 3, 2, 2, 2, K=2, rank=2, dtype=dtype)
+    tensors = [t.requires_grad_() for t in inputs.values()]
+    torch.library.opcheck(torch.ops.mmvmamba.selective_scan_2d, (*tensors, [0, 3], True, torch.float32))
+    no_options = scan_inputs(1, 3, 2, 2, 2, K=2, D=False, bias=False, dtype=dtype)
+    torch.library.opcheck(torch.ops.mmvmamba.selective_scan_2d, (*no_options.values(), [0, 1], False, dtype))
+
+
+def test_types():
+    inputs = scan_inputs(1, 3, 4, 8, 1, K=4, dtype=torch.float32)
+    y = selective_scan_2d(**inputs)
+    for dtype in (torch.float16, torch.bfloat16):
+        half = {k: t if t is None or k in ('A', 'D', 'dt_bias') else t.to(dtype) for k, t in inputs.items()}
+        assert selective_scan_2d(**half).dtype == dtype
+        wide, grads = value_and_grads(selective_scan_2d, half, out_dtype=torch.float32)
+        assert wide.dtype == torch.float32
+        assert all(grads[k].dtype == half[k].dtype for k in grads)
+        torch.testing.assert_close(wide, y, atol=0.1, rtol=0.1)
+    assert selective_scan_2d(**{k: t if t is None else t.double() for k, t in inputs.items()}).dtype == torch.float64
+
+
+def test_autocast_leaves_the_state_in_float32():
+    inputs = scan_inputs(1, 3, 4, 8, 1, K=4, dtype=torch.float32)
+    expected = selective_scan_2d(**inputs)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(selective_scan_2d(**inputs), expected)
+
+
+def test_compile_and_export():
+    inputs = scan_inputs(1, 3, 4, 2, 2, K=4, rank=2, dtype=torch.float32)
+    compiled = torch.compile(lambda **kw: selective_scan_2d(**kw).sin(), fullgraph=True, backend='aot_eager')
+    y, grads = value_and_grads(compiled, inputs)
+    y_eager, grads_eager = value_and_grads(lambda **kw: selective_scan_2d(**kw).sin(), inputs)
+    assert torch.equal(y, y_eager)
+    assert all(torch.equal(grads[k], grads_eager[k]) for k in grads)
+
+    class Scan(torch.nn.Module):
+        def forward(self, x, dt, A, B, C, D, dt_bias, dt_weight):
+            return selective_scan_2d(x, dt, A, B, C, D, dt_bias, dt_weight)
+
+    program = torch.export.export(Scan(), tuple(inputs.values()))
+    assert sum(node.target == torch.ops.mmvmamba.selective_scan_2d.default for node in program.graph.nodes) == 1
+    assert torch.equal(program.module()(*inputs.values()), selective_scan_2d(**inputs))
+    with use_backend('blocked'):
+        decomposed = torch.export.export(Scan(), tuple(inputs.values()))
+    assert not [node for node in decomposed.graph.nodes if 'mmvmamba' in str(node.target)]
+    torch.testing.assert_close(decomposed.module()(*inputs.values()), selective_scan_2d(**inputs))
+
+
+def test_double_backward_is_refused():
+    inputs = scan_inputs(1, 2, 2, 2, 1, K=4)
+    x = inputs['x'].requires_grad_()
+    (grad,) = torch.autograd.grad(selective_scan_2d(**inputs).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='no second derivative'):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(
+    'name, change',
+    [
+        ('x', lambda t: t[0]),
+        ('dt', lambda t: t[:, :, :, :-1]),
+        ('A', lambda t: t[:2]),
+        ('B', lambda t: t[..., :1]),
+        ('C', lambda t: t.long()),
+        ('D', lambda t: t[:, 0]),
+        ('dt_weight', lambda t: t.transpose(1, 2)),
+        ('dt_bias', lambda t: t.to('meta')),
+    ],
+)
+def test_what_does_not_fit_is_named(name, change):
+    inputs = scan_inputs(1, 3, 4, 5, 2, K=4, rank=2)
+    inputs[name] = change(inputs[name])
+    with pytest.raises(ValueError, match=f'{name} (is|must be)'):
+        selective_scan_2d(**inputs)
+
+
+def test_empty():
+    inputs = scan_inputs(0, 3, 4, 5, 2, K=4)
+    assert selective_scan_2d(**inputs).shape == (0, 3, 4, 5)
+    inputs = scan_inputs(1, 0, 4, 5, 2, K=4)
+    with pytest.raises(ValueError, match='at least one position'):
+        selective_scan_2d(**inputs)
+
+
+def test_unknown_traversal():
+    with pytest.raises(ValueError, match='diagonal'):
+        selective_scan_2d(**scan_inputs(1, 3, 4, 5, 2, K=1), traversals=('diagonal',))
+
+
+def test_backends_by_name():
+    with pytest.raises(ValueError, match="'cuda'.*choose from auto, reference"):
+        use_backend('cuda')
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run here"):
+            use_backend('mamba_ssm')
+
+
+def mamba_ssm_reference(u, delta, A, B, C, D, z, bias, softplus):
+    """A sequential scan of (b, d, L) sequences, in mamba-ssm's terms."""
+    b, d, L = u.shape
+    delta = delta + bias[:, None] if bias is not None else delta
+    delta = F.softplus(delta) if softplus else delta
+
+    def at(t, step):  # (b or 1, d or 1, n)
+        if t.dim() == 2:
+            return t[None]
+        t = t[:, None] if t.dim() == 3 else t
+        return t[..., step].repeat_interleave(d // t.shape[1], 1)
+
+    h, ys = u.new_zeros(b, *A.shape), []
+    for t in range(L):
+        h = torch.exp(delta[:, :, t, None] * A) * h + (delta * u)[:, :, t, None] * at(B, t)
+        ys.append((h * at(C, t)).sum(-1))
+    y = torch.stack(ys, -1)
+    y = y + D[:, None] * u if D is not None else y
+    return y * F.silu(z) if z is not None else y, h
+
+
+@pytest.mark.parametrize('B_form', ['constant', 'sequence', 'groups'])
+@pytest.mark.parametrize('C_form', ['constant', 'sequence', 'groups'])
+@pytest.mark.parametrize('optional', [True, False])
+def test_sequence_scan(B_form, C_form, optional):
+    torch.manual_seed(0)
+    b, d, n, L = 2, 6, 3, 11
+    forms = dict(constant=(d, n), sequence=(b, n, L), groups=(b, 2, n, L))
+    double = dict(dtype=torch.float64, requires_grad=True)
+    u, delta, B, C = (torch.randn(*s, **double) for s in ((b, d, L), (b, d, L), forms[B_form], forms[C_form]))
+    A = (-torch.rand(d, n, dtype=torch.float64)).requires_grad_()
+    D, z, bias = (torch.randn(*s, **double) if optional else None for s in ((d,), (b, d, L), (d,)))
+    y, state = selective_scan(u, delta, A, B, C, D, z, bias, delta_softplus=True, return_last_state=True)
+    y_ref, state_ref = mamba_ssm_reference(u, delta, A, B, C, D, z, bias, True)
+    torch.testing.assert_close(y, y_ref)
+    torch.testing.assert_close(state, state_ref)
+    inputs = [t for t in (u, delta, A, B, C, D, z, bias) if t is not None]
+    for grad, expected in zip(
+        *(torch.autograd.grad(out.sin().sum() + s.sum(), inputs) for out, s in ((y, state), (y_ref, state_ref)))
+    ):
+        torch.testing.assert_close(grad, expected)
+
+
+def test_sequence_scan_names_what_does_not_fit():
+    u, A, B = torch.randn(2, 6, 5), -torch.rand(6, 3), torch.randn(2, 3, 5)
+    for name, inputs in dict(
+        A=(u, u, A[:4], B, B), delta=(u, u[:, :2], A, B, B), B=(u, u, A, B[:, :2], B), C=(u, u, A, B, B[:1])
+    ).items():
+        with pytest.raises(ValueError, match=name):
+            selective_scan(*inputs)
+
+
+def test_flops_follow_the_published_convention():
+    from mmengine.analysis import FlopAnalyzer
+
+    b, H, W, d, n, K, rank = 2, 3, 4, 5, 2, 4, 3
+    inputs = scan_inputs(b, H, W, d, n, K, rank=rank, dtype=torch.float32)
+
+    class Scan(torch.nn.Module):
+        def forward(self, *tensors):
+            return selective_scan_2d(*tensors)
+
+    steps = b * K * H * W
+    assert FlopAnalyzer(Scan(), tuple(inputs.values())).total() == 9 * steps * d * n + steps * d + steps * d * rank
+    with FlopCounterMode(display=False) as counter:
+        selective_scan_2d(**inputs)
+    assert counter.get_total_flops() == 9 * steps * d * n + steps * d + 2 * steps * d * rank
+
+
+def test_mamba_ssm_backend_hands_over_sequences(monkeypatch):
+    """With our own 1-D scan in the place of mamba-ssm's function, the hand-over and the merge can be checked without a
+    GPU.
+    """
+    import sys
+    import types
+
+    interface = types.ModuleType('mamba_ssm.ops.selective_scan_interface')
+    interface.selective_scan_fn = selective_scan
+    for name in ('selective_scan_cuda', 'mamba_ssm', 'mamba_ssm.ops'):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, 'mamba_ssm.ops.selective_scan_interface', interface)
+    from mmvmamba.ops import mamba_ssm
+
+    assert mamba_ssm.unavailable_reason() is None
+    for shape, traversals in CASES.values():
+        inputs = scan_inputs(**shape, K=len(traversals), dtype=torch.float32)
+        codes = [CROSS.index(t) for t in traversals]
+        with use_backend('reference'):
+            expected = selective_scan_2d(**inputs, traversals=traversals)
+        torch.testing.assert_close(
+            mamba_ssm.selective_scan_2d(*inputs.values(), codes, True), expected, atol=1e-4, rtol=1e-4
+        )
