@@ -1,0 +1,71 @@
+"""Whether the files and folders that a config names are there, asked before anything is built."""
+
+import inspect
+from pathlib import Path
+
+from mmengine.fileio import join_path
+from mmengine.registry import DATASETS
+from mmengine.utils import is_abs
+
+from .errors import LaunchError
+
+
+def check_data(cfg, *stages):
+    """Refuses a run whose data are missing.
+
+    Args:
+        cfg (Config): complete config.
+        stages (str): those that will run, out of 'train', 'val', 'test'.
+
+    Raises:
+        LaunchError: names the first path that does not exist, and the option that wants it.
+    """
+    scope = cfg.get('default_scope') or 'mmengine'
+    for stage in stages:
+        loader = cfg.get(f'{stage}_dataloader')
+        wanted = list(_dataset_paths(loader.dataset, f'{stage}_dataloader.dataset', scope)) if loader else []
+        for option, evaluator in _numbered(cfg.get(f'{stage}_evaluator'), f'{stage}_evaluator'):
+            if evaluator.get('ann_file'):
+                wanted.append((f'{option}.ann_file', evaluator.ann_file))
+        for option, path in wanted:
+            if '://' not in path and not Path(path).exists():
+                raise LaunchError(
+                    f'{path} does not exist, and {option} names it: put the data there, '
+                    f'or say where they are in the config or with --cfg-options {option}=PATH'
+                )
+
+
+def _numbered(entry, option):
+    """(option, part) for one part or a list of them, as ``--cfg-options`` addresses them."""
+    if isinstance(entry, (list, tuple)):
+        return [(f'{option}.{index}', part) for index, part in enumerate(entry)]
+    return [(option, entry)] if entry else []
+
+
+def _dataset_paths(dataset, option, scope):
+    """(option, path) of all that a dataset reads, and the datasets inside it; joined as BaseDataset joins them."""
+    for key in ('dataset', 'datasets'):
+        for inner_option, inner in _numbered(dataset.get(key), f'{option}.{key}'):
+            yield from _dataset_paths(inner, inner_option, scope)
+    if _downloads(dataset, scope):
+        return
+    root = dataset.get('data_root') or ''
+    prefix = dataset.get('data_prefix') or {}
+    prefixes = prefix if isinstance(prefix, dict) else {'': prefix}
+    if root:
+        yield f'{option}.data_root', root
+    for name, path in (
+        ('ann_file', dataset.get('ann_file')),
+        *(('data_prefix' + (key and f'.{key}'), path) for key, path in prefixes.items()),
+    ):
+        if path and isinstance(path, str):
+            yield f'{option}.{name}', path if is_abs(path) or not root else join_path(root, path)
+
+
+def _downloads(dataset, scope):
+    """Whether the dataset fetches what is missing, as CIFAR and MNIST of mmpretrain do."""
+    cls = dataset.get('type')
+    if isinstance(cls, str):
+        with DATASETS.switch_scope_and_registry(scope) as registry:
+            cls = registry.get(cls)
+    return cls is not None and 'download' in inspect.signature(cls).parameters and dataset.get('download', True)

@@ -1,0 +1,53 @@
+"""The processes of a distributed run, on GPUs and on machines without."""
+
+from datetime import timedelta
+
+import torch.distributed
+from mmengine.device import get_device
+from mmengine.dist import init_dist
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS
+from mmengine.utils.dl_utils import set_multi_processing
+
+from .errors import LaunchError
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """MMDistributedDataParallel over gloo. SyncBN, which exists on GPUs only, becomes BN, as in a run of one process.
+
+    Takes the arguments of MMDistributedDataParallel; ``device_ids`` must be None.
+    """
+
+    def __init__(self, module, **kwargs):
+        super().__init__(module=revert_sync_batchnorm(module), **kwargs)
+
+
+def start_ranks(cfg):
+    """Joins the process group that ``cfg.launcher`` describes, so that Runner finds it ready.
+
+    On GPUs this is mmengine's own start. Without, mmengine would still choose a GPU: ranks meet over gloo, and
+    ``cfg.model_wrapper_cfg`` is set to a wrapper without device ids.
+
+    Raises:
+        LaunchError: slurm without GPUs.
+    """
+    if cfg.launcher == 'none':
+        return
+    env = cfg.get('env_cfg') or {}
+    dist_cfg = dict(env.get('dist_cfg') or {})
+    set_multi_processing(**env.get('mp_cfg', {}), distributed=True)
+    if get_device() != 'cpu':
+        init_dist(cfg.launcher, **dist_cfg)
+        return
+    if cfg.launcher != 'pytorch':
+        raise LaunchError(f'--launcher {cfg.launcher} needs GPUs: without them use tools/dist_train.sh or dist_test.sh')
+
+    timeout = {'timeout': timedelta(seconds=dist_cfg['timeout'])} if 'timeout' in dist_cfg else {}
+    torch.distributed.init_process_group('gloo', **timeout)
+    # the defaults are mmengine's
+    wrapper = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
+    wrapper = {'type': 'MMDistributedDataParallel', **(cfg.get('model_wrapper_cfg') or wrapper), 'device_ids': None}
+    if wrapper['type'] == 'MMDistributedDataParallel':
+        wrapper['type'] = 'CPUDistributedDataParallel'
+    cfg.model_wrapper_cfg = wrapper

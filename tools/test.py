@@ -1,0 +1,105 @@
+"""Tests a checkpoint of mmdet, mmseg or mmpretrain: metrics, predictions, pictures."""
+
+from copy import deepcopy
+
+from mmengine.config import ConfigDict
+
+from mmvmamba.engine.data_check import check_data
+from mmvmamba.engine.errors import LaunchError
+from mmvmamba.engine.launch import argument_parser, build_runner, launching, load_config
+from mmvmamba.engine.ranks import start_ranks
+
+
+def parse_args(argv=None):
+    parser = argument_parser(__doc__)
+    parser.add_argument('checkpoint', help='file or URL')
+    parser.add_argument(
+        '--out', help='keep the predictions: a .pkl file (mmdet, mmpretrain) or a folder of label maps (mmseg)'
+    )
+    parser.add_argument('--show', action='store_true', help='show pictures with predictions in a window')
+    parser.add_argument('--show-dir', help='write pictures with predictions to this folder')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show keeps each picture')
+    parser.add_argument('--tta', action='store_true', help='augment at test time: tta_model of the config, or a flip')
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    with launching(args):
+        cfg = load_config(args)
+        cfg.load_from, cfg.resume = args.checkpoint, False
+        if args.show or args.show_dir:
+            draw_predictions(cfg, args)
+        if args.out:
+            keep_predictions(cfg, args.out)
+        if args.tta:
+            augment(cfg)
+        check_data(cfg, 'test')
+        start_ranks(cfg)
+        build_runner(cfg).test()
+
+
+def draw_predictions(cfg, args):
+    if args.tta and cfg.default_scope == 'mmpretrain':
+        raise LaunchError('mmpretrain draws no pictures with --tta: run once with --tta and once with --show-dir')
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise LaunchError(
+            '--show and --show-dir need a visualization hook: add '
+            "default_hooks=dict(visualization=dict(type='DetVisualizationHook')) to the config, "
+            'SegVisualizationHook for mmseg, VisualizationHook for mmpretrain'
+        )
+    if args.show:
+        hook.show, hook.wait_time = True, args.wait_time
+    hook['enable' if cfg.default_scope == 'mmpretrain' else 'draw'] = True
+    if not args.show_dir:
+        return
+    # each library has its own place for pictures
+    if cfg.default_scope == 'mmseg':
+        cfg.visualizer.save_dir = args.show_dir
+    elif cfg.default_scope == 'mmpretrain':
+        hook.out_dir = args.show_dir
+    else:
+        hook.test_out_dir = args.show_dir
+
+
+def keep_predictions(cfg, out):
+    if cfg.default_scope == 'mmseg':
+        for evaluator in evaluators(cfg):
+            evaluator.output_dir, evaluator.keep_results = out, True
+        return
+    if not out.endswith(('.pkl', '.pickle')):
+        raise LaunchError(f'--out {out} must end in .pkl: {cfg.default_scope} writes its predictions as a pickle')
+    dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
+    cfg.test_evaluator = [*evaluators(cfg), ConfigDict(type=dump, out_file_path=out)]
+
+
+def augment(cfg):
+    """Test-time augmentation: ``tta_model`` and ``tta_pipeline`` of the config, else a horizontal flip."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    defaults = {
+        'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+        'mmseg': dict(type='SegTTAModel'),
+        'mmpretrain': dict(type='AverageClsScoreTTA'),
+    }
+    tta_model = cfg.get('tta_model') or defaults[cfg.default_scope]
+    if tta_model['type'] == 'DetTTAModel' and any('segm' in each.get('metric', ()) for each in evaluators(cfg)):
+        raise LaunchError('--tta of mmdet merges boxes but not masks: add --cfg-options test_evaluator.metric=bbox')
+    cfg.model = ConfigDict(**tta_model, module=cfg.model)
+    if 'tta_pipeline' not in cfg:
+        *steps, pack = deepcopy(dataset.pipeline)
+        pack.pop('meta_keys', None)  # the default keys hold the flip, which merging has to undo
+        # as it is first: the ground truth is taken from the first
+        flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
+        cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def evaluators(cfg):
+    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+
+
+if __name__ == '__main__':
+    main()
