@@ -1,0 +1,230 @@
+"""The native kernels against the sequential recurrence in float64, for every instruction set this machine has."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from mmvmamba.ops import native, reference
+
+from .cases import scan_inputs
+
+pytestmark = pytest.mark.skipif(native.unavailable_reason() is not None, reason=str(native.unavailable_reason()))
+
+ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED = range(4)
+CROSS = (ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED)
+NAMES = ('x', 'dt', 'A', 'B', 'C', 'D', 'dt_bias', 'dt_weight')
+
+
+@pytest.fixture(params=['baseline', 'avx2', 'avx512'])
+def isa(request, monkeypatch):
+    monkeypatch.setenv('MMVMAMBA_ISA', request.param)
+    if not native.info().startswith(request.param):
+        pytest.skip(f'this processor or build has no {request.param} kernels')
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def case(b, H, W, d, n, traversals, softplus=True, edit=None, **options):
+    """Float32 inputs in the order of the op, and traversals and softplus."""
+    named = scan_inputs(b, H, W, d, n, len(traversals), dtype=torch.float32, **options)
+    if edit:
+        edit(named)
+    return tuple(named[name] for name in NAMES), list(traversals), softplus
+
+
+def positive_dt(named):
+    named['dt'] = named['dt'].abs() * 0.3
+
+
+def saturated(named):
+    """z > 20, where softplus(z) = z, beside very small steps."""
+    named['dt'] = named['dt'] * 30
+
+
+def fast_decay(named):
+    """A about -16 with large and ordinary steps: decays that underflow."""
+    named['A'] = -16 - named['A'].abs()
+    named['dt_bias'] = named['dt_bias'] + 4
+
+
+def strided(named):
+    """dt, B and C as views of one projection, x a transposed view, grad_y alike in the test."""
+    K = named['dt'].shape[1]
+    joint = torch.cat([named['dt'], named['B'], named['C']], -1).permute(0, 2, 3, 1, 4).contiguous()
+    joint = joint.permute(0, 3, 1, 2, 4)
+    sizes = [named[name].shape[-1] for name in ('dt', 'B', 'C')]
+    named['dt'], named['B'], named['C'] = joint.split(sizes, -1)
+    named['x'] = named['x'].transpose(1, 2).contiguous().transpose(1, 2)
+    assert joint.shape[1] == K and not named['B'].is_contiguous() and not named['x'].is_contiguous()
+
+
+def expanded(named):
+    """Broadcast maps, and channels that are not adjacent."""
+    named['B'] = named['B'][:, :1].expand_as(named['B'])
+    named['dt'] = named['dt'].mT.contiguous().mT
+    named['x'] = named['x'][:, :1].expand_as(named['x'])
+
+
+CASES = {
+    'cross': dict(b=2, H=5, W=7, d=17, n=1, traversals=CROSS),
+    'low rank': dict(b=1, H=11, W=6, d=96, n=1, traversals=CROSS, rank=6),
+    'high rank': dict(b=1, H=7, W=7, d=33, n=1, traversals=CROSS, rank=19),
+    'odd map': dict(b=1, H=27, W=29, d=3, n=2, traversals=CROSS),
+    'one channel, batch of 3': dict(b=3, H=4, W=9, d=1, n=8, traversals=(COLUMN_REVERSED, )),
+    'many states': dict(b=2, H=6, W=5, d=20, n=16, traversals=(ROW, COLUMN), rank=5),
+    'twenty states': dict(b=1, H=5, W=8, d=33, n=20, traversals=(ROW, ROW, COLUMN_REVERSED, COLUMN_REVERSED)),
+    'row vector, maps per traversal': dict(b=2, H=1, W=300, d=24, n=16, traversals=(ROW, ROW_REVERSED), rank=12,
+                                           per_traversal=True),
+    'column vector': dict(b=1, H=150, W=1, d=40, n=1, traversals=(COLUMN, COLUMN_REVERSED, ROW), per_traversal=True),
+    'batch 1, long': dict(b=1, H=1, W=1500, d=16, n=1, traversals=(ROW, ROW_REVERSED)),
+    'batch 1, long, many states': dict(b=1, H=1100, W=1, d=5, n=8, traversals=(COLUMN, ROW_REVERSED)),
+    'long columns': dict(b=1, H=280, W=6, d=8, n=1, traversals=(COLUMN, COLUMN_REVERSED)),
+    'wide blocks': dict(b=16, H=3, W=5, d=70, n=1, traversals=CROSS, rank=4),
+    'no D': dict(b=1, H=6, W=7, d=18, n=1, traversals=CROSS, D=False),
+    'no bias': dict(b=1, H=6, W=7, d=18, n=4, traversals=CROSS, bias=False),
+    'no softplus': dict(b=1, H=6, W=7, d=18, n=1, traversals=CROSS, bias=False, softplus=False, edit=positive_dt),
+    'saturated': dict(b=1, H=6, W=7, d=18, n=2, traversals=CROSS, edit=saturated),
+    'fast decay': dict(b=1, H=6, W=20, d=18, n=2, traversals=CROSS, edit=fast_decay),
+    'strided': dict(b=2, H=6, W=5, d=32, n=2, traversals=CROSS, edit=strided),
+    'strided, low rank': dict(b=2, H=6, W=5, d=32, n=1, traversals=CROSS, rank=3, edit=strided),
+    'expanded': dict(b=2, H=6, W=5, d=32, n=2, traversals=CROSS, edit=expanded),
+}
+
+
+def projection_of(y):
+    """A gradient for y, strided like a map that came out of a transposition."""
+    return torch.linspace(0, 20, y.numel()).cos().view(y.shape).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def run_reference(inputs, traversals, softplus, dtype):
+    inputs = [t if t is None else t.detach().to(dtype).requires_grad_() for t in inputs]
+    y = reference.selective_scan_2d(*inputs, traversals, softplus)
+    grads = iter(torch.autograd.grad((y * projection_of(y).to(dtype)).sum(), [t for t in inputs if t is not None]))
+    return y.detach(), [t if t is None else next(grads) for t in inputs]
+
+
+def run_native(inputs, traversals, softplus, out_dtype=torch.float32):
+    y = native.selective_scan_2d(*inputs, traversals, softplus, out_dtype)
+    return y, native.selective_scan_2d_backward(projection_of(y), *inputs, traversals, softplus)
+
+
+@cache
+def references(name):
+    arguments = case(**CASES[name])
+    return arguments, run_reference(*arguments, torch.float64), run_reference(*arguments, torch.float32)
+
+
+def assert_close(name, actual, exact, sequential):
+    """Within 3 times the error of the sequential float32 recurrence and 2 roundings, in the norm over a tensor."""
+    assert actual.shape == exact.shape and actual.dtype == torch.float32 and actual.is_contiguous(), name
+    error, allowed = (actual - exact).norm().item(), 3 * (sequential - exact).norm().item()
+    allowed += 2 * torch.finfo(torch.float32).eps * exact.norm().item()
+    assert error <= allowed, f'{name}: error {error:.2e}, allowed {allowed:.2e}'
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_against_reference(name, isa):
+    arguments, (y, grads), (y32, grads32) = references(name)
+    actual, actual_grads = run_native(*arguments)
+    assert_close('y', actual, y, y32)
+    for of, given, grad, exact, sequential in zip(NAMES, arguments[0], actual_grads, grads, grads32):
+        assert (grad is None) == (given is None), of
+        if grad is not None:
+            assert_close(of, grad, exact, sequential)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('rank', [None, 5])
+def test_16_bit_maps(dtype, rank, isa):
+    inputs, traversals, softplus = case(2, 6, 5, 19, 2, CROSS, rank=rank)
+    inputs = [t.to(dtype) if name in ('x', 'dt', 'B', 'C') else t for name, t in zip(NAMES, inputs)]
+    inputs[0][0, 0, 0, :4] = torch.tensor([0., 6e-8, -3e-6, 6e4]).to(dtype)  # subnormal and largest numbers of float16
+    y, grads = run_reference(inputs, traversals, softplus, torch.float64)
+    for out_dtype in (torch.float32, dtype):
+        eps = torch.finfo(out_dtype).eps
+        actual, actual_grads = run_native(inputs, traversals, softplus, out_dtype)
+        assert actual.dtype == out_dtype
+        finite = actual.isfinite()
+        assert ((actual - y)[finite].abs() <= eps * y[finite].abs() + 4e-7 * y.abs().max()).all()
+    for given, grad, exact in zip(inputs, actual_grads, grads):
+        if given is not None:
+            assert grad.dtype == given.dtype and grad.shape == given.shape
+            # the gradient of y was rounded to 16 bits as well
+            assert (grad - exact).norm() <= 2 * torch.finfo(dtype).eps * exact.norm()
+
+
+def test_16_bit_maps_equal_their_float32_values(isa):
+    """Conversion happens on reading and is exact, for every bit pattern."""
+    bits = torch.arange(-2**15, 2**15, dtype=torch.int32).to(torch.int16)
+    for dtype in (torch.bfloat16, torch.float16):
+        x = bits.view(dtype).view(1, 32, 32, 64)
+        (_, dt, A, B, C, *rest), traversals, _ = case(1, 32, 32, 64, 1, (ROW, ), D=False, bias=False, edit=positive_dt)
+        inputs = (dt * 0 + 1, A * 1e6, B * 0 + 1, C * 0 + 1, *rest)
+        y, expected = (native.selective_scan_2d(t, *inputs, traversals, False, torch.float32) for t in (x, x.float()))
+        torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize('name', ['cross', 'low rank', 'batch 1, long', 'batch 1, long, many states', 'wide blocks'])
+def test_same_bits_again_and_for_any_thread_count(name, isa, threads):
+    arguments = case(**CASES[name])
+    results = []
+    for count in (1, 1, 2, 5):
+        threads(count)
+        y, grads = run_native(*arguments)
+        results.append([y, *(grad for grad in grads if grad is not None)])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@pytest.mark.parametrize('softplus', [True, False])
+@pytest.mark.parametrize('name', ['x', 'dt', 'A', 'B', 'C', 'D', 'dt_bias'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf')])
+def test_nan_and_infinity_spread_as_in_the_reference(name, value, softplus, isa):
+    inputs, traversals, _ = case(1, 5, 6, 18, 2, CROSS, edit=None if softplus else positive_dt, bias=softplus)
+    if name == 'A' and value > 0 or name == 'dt' and not softplus and value < 0:
+        pytest.skip('a growing state')
+    index = NAMES.index(name)
+    if inputs[index] is None:
+        pytest.skip('not among the inputs')
+    inputs = [t if t is None else t.clone() for t in inputs]
+    inputs[index].view(-1)[inputs[index].numel() // 2] = value
+    expected = reference.selective_scan_2d(*inputs, traversals, softplus)
+    actual, grads = run_native(inputs, traversals, softplus)
+    assert torch.equal(actual.isnan(), expected.isnan())
+    assert torch.equal(actual.isinf(), expected.isinf())
+    ordinary = expected.isfinite()
+    torch.testing.assert_close(actual[ordinary], expected[ordinary], rtol=1e-4, atol=1e-4)
+    assert all(grad is None or grad.shape == t.shape for grad, t in zip(grads, inputs))
+
+
+@pytest.mark.parametrize('b, H, W, d, n',
+                         [(0, 3, 4, 5, 1), (2, 0, 4, 5, 1), (2, 3, 0, 5, 2), (1, 3, 4, 0, 1), (1, 3, 4, 5, 0)])
+def test_empty_maps_give_zeros(b, H, W, d, n):
+    inputs, traversals, softplus = case(b, H, W, d, n, CROSS)
+    y, grads = run_native(inputs, traversals, softplus)
+    assert y.shape == (b, H, W, d) and not y.any()
+    assert all(grad is None or grad.shape == t.shape and not grad.any() for grad, t in zip(grads, inputs))
+
+
+def test_info_names_the_instruction_set(isa):
+    assert 'threads' in native.info()
+
+
+def test_a_missing_object_is_one_clear_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(native.scan, '_OBJECT', tmp_path / '_scan.so')
+    native.scan._load.cache_clear()
+    try:
+        assert 'not built' in native.unavailable_reason()
+        (tmp_path / '_scan.so').write_bytes(b'not an object')
+        native.scan._load.cache_clear()
+        assert 'does not load' in native.unavailable_reason()
+        with pytest.raises(RuntimeError, match='does not load'):
+            run_native(*case(1, 2, 2, 2, 1, CROSS))
+    finally:
+        native.scan._load.cache_clear()
