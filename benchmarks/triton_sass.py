@@ -1,0 +1,134 @@
+"""Compiles the Triton kernels of the scan without a GPU and reports what the compiler made of them.
+
+    python benchmarks/triton_sass.py [--arch 80 90] [--states 1 16] [--dtype fp16] [--json FILE]
+
+For every kernel, architecture and number of states: registers and spilled bytes as ptxas reports them, shuffles, shared
+memory, and of the largest inner loop the instructions and shuffles for a step and the order of its loads (L) and stores
+(S). Loads in one run before the stores can be in flight together. Nothing is executed: this says nothing about time.
+"""
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mmvmamba.ops.triton import launch
+from mmvmamba.ops.triton.backward import sweep_back
+from mmvmamba.ops.triton.forward import chunk_ends, merge, prefix, sweep
+
+TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
+MAPS = {'x', 'dt', 'B', 'C', 'grad_y', 'dx', 'ddt', 'out'}  # in the network's dtype; every other pointer is float32
+POINTERS = MAPS | {
+    'A', 'D', 'dt_bias', 'start', 'y', 'end_state', 'end_grad', 'decay', 'state', 'terms', 'last', 'scratch', 'dA',
+    'dB', 'dC', 'dD', 'dbias'
+}
+# What is a multiple of 16 when the numbers of channels and states are, which Triton compiles a variant for.
+WIDE = {'xb', 'xk', 'xp', 'tb', 'tk', 'tp', 'gb', 'gp', 'ob', 'ok', 'channels'}
+WIDE_STATES = {'Bb', 'Bk', 'Bp', 'Cb', 'Ck', 'Cp', 'states'}
+
+
+def variants(states):
+    """(label, kernel, constants and options, steps unrolled) with a shared map, softplus, D and bias."""
+    steps = launch.steps_ahead(states, 64)
+    scan = dict(SOFTPLUS=True, WIDE=False, N=triton.next_power_of_2(states), num_warps=1)
+    ahead = dict(scan, BD=launch.forward_channels(states), U=steps)
+    back = dict(scan, BD=launch.backward_channels(states))
+    yield 'sweep', sweep, dict(ahead, start=None), steps
+    yield 'sweep, chunked', sweep, ahead, steps
+    yield 'chunk_ends', chunk_ends, dict(ahead, ADJOINT=False, grad_y=None, end_grad=None), steps
+    yield 'chunk_ends, backward', chunk_ends, dict(back, ADJOINT=True, U=steps), steps
+    yield 'sweep_back', sweep_back, dict(back, SHARED=True, T=steps, start=None, last=None), steps
+    yield 'sweep_back, chunked', sweep_back, dict(back, SHARED=True, T=steps), steps
+    yield 'prefix', prefix, dict(ADJOINT=False, BD=128, U=8, num_warps=4), 8
+    yield 'merge', merge, dict(BLOCK=1024, num_warps=4), 1
+
+
+def compile_kernel(kernel, constants, dtype, arch, states):
+    constants = dict(constants)
+    options = dict(num_warps=constants.pop('num_warps'), **launch.FUSION)
+    names = kernel.arg_names
+    signature = dict.fromkeys(names, 'i32')
+    signature.update(dict.fromkeys(POINTERS & signature.keys(), '*fp32'))
+    signature.update(dict.fromkeys(MAPS & signature.keys(), f'*{dtype}'))
+    signature.update(dict.fromkeys(constants, 'constexpr'))
+    multiples = POINTERS | WIDE | (WIDE_STATES if states % 16 == 0 else set())
+    aligned = [name for name in names if name not in constants and name in multiples]
+    source = ASTSource(fn=kernel, signature=signature, constexprs={(names.index(k), ): v for k, v in constants.items()},
+                       attrs={(names.index(name), ): [['tt.divisibility', 16]] for name in aligned})
+    return triton.compile(source, target=GPUTarget('cuda', arch, 32), options=options)
+
+
+def innermost_loop(sass):
+    """The instructions of the largest backward branch that encloses no other."""
+    code = [(int(address, 16), text) for address, text in re.findall(r'/\*([0-9a-f]{4,})\*/\s+(.*?);', sass)]
+    loops = []
+    for address, text in code:
+        target = re.search(r'\bBRA\S* .*?0x([0-9a-f]+)', text)
+        if target and int(target.group(1), 16) < address:
+            loops.append((int(target.group(1), 16), address))
+    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
+    start, end = max(inner, key=lambda loop: loop[1] - loop[0], default=(0, 0))
+    return [text for address, text in code if start <= address <= end]
+
+
+def opcode(instruction):
+    return re.sub(r'^@!?U?P\w+ ', '', instruction).split()[0]
+
+
+def inspect(kernel, constants, dtype, arch, states, unroll):
+    compiled = compile_kernel(kernel, constants, dtype, arch, states)
+    with tempfile.TemporaryDirectory() as folder:
+        ptx, cubin = Path(folder, 'kernel.ptx'), Path(folder, 'kernel.cubin')
+        ptx.write_text(compiled.asm['ptx'])
+        target = f'sm_{arch}a' if arch >= 90 else f'sm_{arch}'
+        log = subprocess.run([TOOLS / 'ptxas', '-v', f'--gpu-name={target}', ptx, '-o', cubin], capture_output=True,
+                             text=True, check=True).stderr
+        sass = subprocess.run([TOOLS / 'cuobjdump', '-sass', cubin], capture_output=True, text=True, check=True,
+                              env=dict(os.environ, PATH=f'{TOOLS}:{os.environ["PATH"]}')).stdout
+    loop = [opcode(text) for text in innermost_loop(sass)]
+    memory = [op[0] for op in loop if op.startswith(('LDG', 'STG'))]
+    return dict(
+        registers=int(re.search(r'Used (\d+) registers', log).group(1)),
+        spilled_bytes=sum(int(n) for n in re.findall(r'(\d+) bytes spill', log)),
+        shuffles=len(re.findall(r'\bSHFL\b', sass)),
+        shared_bytes=compiled.metadata.shared,
+        loop_instructions_per_step=round(len(loop) / unroll, 1),
+        loop_shuffles_per_step=sum(op.startswith('SHFL') for op in loop) / unroll,
+        loop_mix=dict(Counter(op.split('.')[0] for op in loop).most_common()),
+        loop_memory_order=' '.join(f'{kind}x{len(list(run))}' for kind, run in groupby(memory)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--arch', type=int, nargs='+', default=[80, 90], help='compute capabilities, times ten')
+    parser.add_argument('--states', type=int, nargs='+', default=[1, 16])
+    parser.add_argument('--dtype', choices=['fp16', 'bf16', 'fp32'], default='fp16', help='of the maps')
+    parser.add_argument('--json', type=Path, help='write the figures to this file')
+    args = parser.parse_args()
+
+    print(f'Triton {triton.__version__}, {args.dtype} maps')
+    rows = []
+    for arch in args.arch:
+        for states in args.states:
+            for label, kernel, constants, unroll in variants(states):
+                row = dict(kernel=label, arch=arch, states=states, dtype=args.dtype,
+                           **inspect(kernel, constants, args.dtype, arch, states, unroll))
+                rows.append(row)
+                print('sm_{arch} n={states:<2} {kernel:<20} {registers:>3} registers, {spilled_bytes} bytes spilled, '
+                      '{shuffles} shuffles, {shared_bytes} bytes shared | loop: {loop_instructions_per_step} '
+                      'instructions and {loop_shuffles_per_step:g} shuffles a step, {loop_memory_order}'.format(**row),
+                      flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(dict(triton=triton.__version__, kernels=rows), indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()

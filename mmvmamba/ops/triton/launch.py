@@ -1,0 +1,233 @@
+"""From tensors to kernels: which programs run, over what, with which scratch memory.
+
+Low-rank dt is multiplied out by one batched GEMM in the dtype of the maps before the kernels, in the forward and again
+in the backward, and its gradients are two GEMMs: inside the sweep, that product would cost more than all the rest.
+
+Block sizes come from the few constants below and not from an autotuner: they fix the order in which partial sums are
+added, so a choice by stopwatch could change the last bits of a gradient from one run to the next.
+"""
+import functools
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from .backward import sweep_back
+from .forward import chunk_ends, merge, prefix, sweep
+
+WARPS_PER_MULTIPROCESSOR = 8  # with fewer, a multiprocessor waits more than it computes
+MIN_CHUNK = 16  # steps
+MAX_SCRATCH = 1 << 30  # bytes; the backward takes a batch that needs more in parts
+FUSION = dict(enable_fp_fusion=True)  # its default differs between versions of Triton
+
+
+def forward_channels(states: int) -> int:
+    """Channels of a program, which is one warp: one channel a lane, fewer if a lane then held over 16 states."""
+    return min(32, max(1, 512 // triton.next_power_of_2(states)))
+
+
+def backward_channels(states: int) -> int:
+    """Likewise with 4 states: a backward program holds those of several steps. With this, no registers spill."""
+    return min(32, max(1, 128 // triton.next_power_of_2(states)))
+
+
+def steps_ahead(states: int, length: int) -> int:
+    """Steps whose inputs (and, in the backward, states) a program holds in registers.
+
+    7 where that divides the sequence and 8 does not, as it does all maps of a 224 x 224 image: odd steps go one by one.
+    """
+    if states > 2:
+        return 4
+    return 7 if length % 7 == 0 and length % 8 else 8
+
+
+class Schedule(NamedTuple):
+    """Who computes what. The traversals of a group share one program and one map to sum into."""
+    groups: list[int]  # of each traversal
+    chunk: int  # steps
+    chunks: int
+
+
+def schedule(blocks: int, length: int, steps: int, codes: list[int], multiprocessors: int) -> Schedule:
+    """One serial sweep over the whole sequence if that keeps the device busy, else as many chunks as do.
+
+    A traversal and its reverse share a program, and with it the memory for their sum; if that leaves too few programs,
+    each traversal gets its own. Chunks need a pass of their own first, to find the state at which each starts.
+
+    Args:
+        blocks: warps that the batch and its channels fill, for one traversal.
+        steps: of which a chunk is a multiple.
+        codes: the traversals.
+    """
+    orientations = sorted({code & 1 for code in codes})
+    by_orientation = [orientations.index(code & 1) for code in codes]
+    enough = WARPS_PER_MULTIPROCESSOR * multiprocessors
+    if blocks * len(orientations) >= enough:
+        return Schedule(by_orientation, length, 1)
+    if len(codes) <= 4 and (blocks * len(codes) >= enough or length < 2 * MIN_CHUNK):
+        return Schedule(list(range(len(codes))), length, 1)
+    wanted = triton.cdiv(2 * enough, blocks * len(orientations))
+    chunk = triton.cdiv(max(MIN_CHUNK, triton.cdiv(length, wanted)), steps) * steps
+    return Schedule(by_orientation, chunk, triton.cdiv(length, chunk))
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == 'cuda' else 1
+
+
+def forward(x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus, out_dtype) -> Tensor:
+    if dt_weight is not None:
+        dt = expand(dt, dt_weight)
+    out = x.new_empty((x.shape[0], *x.shape[-3:]), dtype=out_dtype)
+    if out.numel():
+        with torch.cuda.device_of(x):
+            Scan(x, dt, A, B, C, D, dt_bias, traversals, dt_softplus, forward_channels(A.shape[-1])).forward(out)
+    return out
+
+
+def backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus) -> tuple[Tensor | None, ...]:
+    full = dt if dt_weight is None else expand(dt, dt_weight)
+    dx, dB, dC = (t.new_empty(t.shape) for t in (x, B, C))
+    ddt = dt.new_empty(dt.shape) if dt_weight is None else torch.empty_like(full)  # as the GEMM wants it
+    sums = [None if t is None else t.new_zeros(t.shape, dtype=torch.float32) for t in (A, D, dt_bias)]
+    if grad_y.numel():
+        with torch.cuda.device_of(x):
+            images = max(1, MAX_SCRATCH // scratch_bytes(x.shape, A.shape))
+            for i in range(0, len(x), images):
+                part = slice(i, i + images)
+                scan = Scan(x[part], full[part], A, B[part], C[part], D, dt_bias, traversals, dt_softplus,
+                            backward_channels(A.shape[-1]))
+                scan.backward(grad_y[part], dx[part], ddt[part], dB[part], dC[part], *sums)
+    dA, dD, dbias = (None if t is None else total.to(t.dtype) for t, total in zip((A, D, dt_bias), sums))
+    if dt_weight is None:
+        return dx, ddt, dA, dB, dC, dD, dbias, None
+    ddt, dweight = expand_backward(ddt, dt, dt_weight)
+    return dx, ddt, dA, dB, dC, dD, dbias, dweight
+
+
+def expand(dt: Tensor, weight: Tensor) -> Tensor:
+    """(b, K, H, W, r) times (K, d, r) -> (b, K, H, W, d), in memory (K, b, H, W, d)."""
+    full = torch.bmm(dt.transpose(0, 1).flatten(1, -2), weight.to(dt.dtype).transpose(1, 2))
+    return full.unflatten(1, (dt.shape[0], *dt.shape[2:4])).transpose(0, 1)
+
+
+def expand_backward(grad: Tensor, dt: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    rows = grad.transpose(0, 1).flatten(1, -2)
+    ddt = torch.bmm(rows, weight.to(dt.dtype)).unflatten(1, (dt.shape[0], *dt.shape[2:4])).transpose(0, 1)
+    dweight = torch.bmm(rows.transpose(1, 2), dt.transpose(0, 1).flatten(1, -2))
+    return ddt.contiguous(), dweight.to(weight.dtype)
+
+
+def state_slots(chunk: int, steps: int) -> int:
+    """States that the backward keeps of a chunk: one for every tile of steps, and one for every odd step."""
+    return chunk // steps + steps - 1
+
+
+def scratch_bytes(x_shape: torch.Size, A_shape: torch.Size) -> int:
+    """What the backward needs for one image: the states, and the partial sums of dB and dC."""
+    length = x_shape[-3] * x_shape[-2]
+    traversals, channels, states = A_shape
+    blocks = triton.cdiv(channels, backward_channels(states))
+    return 4 * traversals * states * (state_slots(length, steps_ahead(states, length)) * channels + 2 * blocks * length)
+
+
+def as_sequence(maps: Tensor) -> Tensor:
+    """(.., H, W, c) -> (.., H * W, c) with contiguous channels: a view, or a copy where the rows have gaps between."""
+    sequence = maps.flatten(-3, -2)
+    return sequence if sequence.stride(-1) == 1 else sequence.contiguous()
+
+
+def write_sum(terms: Tensor, out: Tensor) -> None:
+    """out = terms.sum(0), added in order and rounded once; both are contiguous, terms is float32."""
+    merge[(triton.cdiv(out.numel(), 1024), )](terms, out, len(terms), out.numel(), BLOCK=1024, num_warps=4, **FUSION)
+
+
+class Scan:
+    """One call's tensors as the kernels take them, for programs of `block` channels."""
+
+    def __init__(self, x, dt, A, B, C, D, dt_bias, codes, dt_softplus, block):
+        if len(codes) > 15:
+            raise ValueError(f'The Triton scan takes at most 15 traversals, not {len(codes)}: use the blocked scan.')
+        height, width = x.shape[-3:-1]
+        if height == 1 or width == 1:
+            codes = [code & 2 for code in codes]  # a column is a row here, and the cheaper one to walk
+        self.batch, self.K, self.length = len(x), len(codes), height * width
+        self.channels, self.states = A.shape[1:]
+        self.blocks = triton.cdiv(self.channels, block)
+        self.steps = steps_ahead(self.states, self.length)
+        groups, self.chunk, self.chunks = schedule(self.batch * self.blocks, self.length, self.steps, codes,
+                                                   multiprocessors(x.device))
+        self.groups = max(groups) + 1
+        self.programs = self.blocks * self.chunks * self.batch  # for one traversal or group
+        self.plan = sum((code | group << 2) << 4 * k for k, (code, group) in enumerate(zip(codes, groups)))
+
+        self.shared = x.dim() == 4
+        if self.states > 2:
+            B, C = B.contiguous(), C.contiguous()  # small beside the maps, and aligned: one load for 8 states
+        maps = [as_sequence(t) for t in (x.unsqueeze(1) if self.shared else x, dt, B, C)]
+        self.x, self.dt, self.B, self.C = maps
+        self.A, self.D, self.dt_bias = (None if t is None else t.contiguous() for t in (A.transpose(1, 2), D, dt_bias))
+        self.strides = [s for t in maps for s in t.stride()[:3]]
+        if self.shared:
+            self.strides[1] = 0
+        self.geometry = (self.K, self.plan, height, width, self.channels, self.states, self.chunk, self.chunks, 1)
+        self.constants = dict(SOFTPLUS=dt_softplus, N=triton.next_power_of_2(self.states), BD=block, num_warps=1,
+                              **FUSION)
+
+    def wide(self, *strides: int) -> bool:
+        """Whether an offset within an image needs 64 bits, given further strides from position to position."""
+        return self.length * max(self.channels, self.states, *self.strides[2::3], *strides) >= 1 << 31
+
+    def new(self, *shape: int) -> Tensor:
+        return self.x.new_empty(shape, dtype=torch.float32)
+
+    def forward(self, out: Tensor) -> None:
+        """Writes out, (b, H, W, d) of any dtype."""
+        start = self.chunk_states() if self.chunks > 1 else None
+        terms = out[None] if self.K == 1 else self.new(self.groups, *out.shape)
+        sweep[(self.programs * self.groups, )](
+            self.x, self.dt, self.A, self.B, self.C, self.D, self.dt_bias, start, terms, *self.strides, self.batch,
+            self.groups, *self.geometry, WIDE=self.wide(), U=self.steps, **self.constants)
+        if self.K > 1:
+            write_sum(terms, out)
+
+    def chunk_states(self, grad_y: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """The state before every chunk, and with grad_y, (b, L, d), the gradient from behind every chunk."""
+        adjoint = grad_y is not None
+        strides = grad_y.stride()[:2] if adjoint else (0, 0)
+        decay = self.new(self.batch, self.K, self.chunks, self.channels)
+        before = self.new(self.batch, self.K, self.chunks, self.states, self.channels)
+        behind = torch.empty_like(before) if adjoint else None
+        chunk_ends[(self.programs * self.K, )](
+            self.x, self.dt, self.A, self.B, self.C, self.dt_bias, grad_y, before, behind, decay, *self.strides,
+            *strides, *self.geometry, ADJOINT=adjoint, WIDE=self.wide(*strides), U=self.steps, **self.constants)
+        for state in (before, behind) if adjoint else (before, ):
+            prefix[(triton.cdiv(self.channels, 128) * self.states * self.K * self.batch, )](
+                self.A, decay, state, self.K, self.plan, self.channels, self.states, self.chunks,
+                ADJOINT=state is behind, BD=128, U=8, num_warps=4, **FUSION)
+        return (before, behind) if adjoint else before
+
+    def backward(self, grad_y, dx, ddt, dB, dC, dA, dD, dbias) -> None:
+        """Writes dx, ddt, dB and dC; adds to dA, dD and dbias (float32, or None)."""
+        grad_y = as_sequence(grad_y)
+        before, behind = self.chunk_states(grad_y) if self.chunks > 1 else (None, None)
+        slots = state_slots(self.chunk, self.steps)
+        scratch = self.new(self.batch, self.K, self.chunks, slots, self.states, self.channels)
+        dx_terms = self.new(self.groups, *dx.shape) if self.shared and self.K > 1 else dx[None]
+        dB_terms, dC_terms = (self.new(self.blocks, *t.shape) for t in (dB, dC))
+        totals = (dA.transpose(1, 2), dD, dbias)
+        rows = [None if t is None else self.new(self.batch * self.chunks, *t.shape) for t in totals]
+        strides = grad_y.stride()[:2]
+        sweep_back[(self.programs * self.groups, )](
+            self.x, self.dt, self.A, self.B, self.C, self.D, self.dt_bias, grad_y, before, behind, scratch, dx_terms,
+            ddt, rows[0], dB_terms, dC_terms, *rows[1:], *self.strides, *strides, *ddt.stride()[:2], self.batch,
+            self.groups, *self.geometry, SHARED=self.shared, WIDE=self.wide(*strides), T=self.steps, **self.constants)
+        if self.shared and self.K > 1:
+            write_sum(dx_terms, dx)
+        write_sum(dB_terms, dB)
+        write_sum(dC_terms, dC)
+        for total, terms in zip(totals, rows):
+            if total is not None:
+                total += terms.sum(0)

@@ -1,0 +1,233 @@
+"""The Triton kernels against the reference in float64: on a CUDA device, or without one in Triton's interpreter.
+
+The interpreter has to be chosen before Triton is imported, so `test_in_the_interpreter` runs this file a second time in
+a process of its own, where the cases of `TestKernels` are collected.
+"""
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmvmamba.ops import reference
+from mmvmamba.ops import triton as backend
+
+pytest.importorskip('triton', '3.3')
+
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+NAMES = ('x', 'dt', 'A', 'B', 'C', 'D', 'dt_bias', 'dt_weight')
+ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED = range(4)
+CROSS = [ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED]
+
+
+@pytest.mark.skipif(INTERPRETED or DEVICE == 'cuda', reason='the cases run in this process')
+def test_in_the_interpreter():
+    options = ['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-o', 'addopts=']
+    command = [sys.executable, '-m', 'pytest', *options, __file__]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith('PYTEST_')}  # xdist's, which is switched off
+    environment.update(TRITON_INTERPRET='1', OMP_NUM_THREADS='1')
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_import_needs_no_triton():
+    code = ("import sys; sys.modules['triton'] = None\n"
+            'from mmvmamba.ops import triton; print(triton.unavailable_reason())')
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert 'not installed' in run.stdout
+
+
+def test_says_that_triton_is_old(monkeypatch):
+    monkeypatch.setattr(sys.modules['triton'], '__version__', '3.2.0')
+    assert '3.2.0' in backend.unavailable_reason()
+
+
+@pytest.mark.skipif(INTERPRETED or DEVICE == 'cuda', reason='Triton can run here')
+def test_says_that_there_is_no_device():
+    assert 'CUDA' in backend.unavailable_reason()
+
+
+def make_inputs(batch=1, size=(5, 7), channels=40, states=1, traversals=CROSS, shared=True, rank=3, dtype=torch.float32,
+                optional=True, seed=0):
+    """dict of the eight tensors; the last block of channels is not full, and B, C, dt are slices of one projection."""
+    random = torch.Generator().manual_seed(seed)
+    K = len(traversals)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=random)
+
+    projection = normal(batch, *size, K, (rank or channels) + 2 * states).permute(0, 3, 1, 2, 4)
+    dt, B, C = projection.to(DEVICE, dtype).split((rank or channels, states, states), -1)
+    x = normal(batch, *size, channels) if shared else normal(batch, K, *size, channels)
+    inputs = dict(x=x.to(DEVICE, dtype), dt=dt, A=-4 * torch.rand(K, channels, states, generator=random), B=B, C=C,
+                  D=normal(K, channels) if optional else None, dt_bias=normal(K, channels) - 2 if optional else None,
+                  dt_weight=normal(K, channels, rank) / 2 if rank else None)
+    return {name: None if t is None else t.to(DEVICE) for name, t in inputs.items()}
+
+
+def run_reference(inputs, grad_y, traversals, dt_softplus, dtype):
+    """y and the gradients, by autograd in the given precision."""
+    leaves = {name: None if t is None else t.to(dtype).requires_grad_() for name, t in inputs.items()}
+    y = reference.selective_scan_2d(*leaves.values(), traversals, dt_softplus)
+    y.backward(grad_y.to(y.dtype))
+    return dict(y=y.detach(), **{name: None if t is None else t.grad for name, t in leaves.items()})
+
+
+def run_kernels(inputs, grad_y, traversals, dt_softplus=True, out_dtype=torch.float32):
+    y = backend.selective_scan_2d(*inputs.values(), traversals, dt_softplus, out_dtype)
+    grads = backend.selective_scan_2d_backward(grad_y, *inputs.values(), traversals, dt_softplus)
+    for tensor, grad in zip(inputs.values(), grads):
+        assert (tensor is None) == (grad is None)
+        assert tensor is None or (grad.shape, grad.dtype) == (tensor.shape, tensor.dtype)
+    return dict(y=y, **dict(zip(NAMES, grads)))
+
+
+def check(inputs, traversals=CROSS, dt_softplus=True):
+    """Every result at most three times as far from float64 as the sequential float32 recurrence, plus one rounding."""
+    grad_y = torch.randn(inputs['x'].shape[0], *inputs['x'].shape[-3:], generator=torch.Generator().manual_seed(1))
+    grad_y = grad_y.to(DEVICE, inputs['x'].dtype)
+    exact = run_reference(inputs, grad_y, traversals, dt_softplus, torch.float64)
+    sequential = run_reference(inputs, grad_y, traversals, dt_softplus, torch.float32)
+    results = run_kernels(inputs, grad_y, traversals, dt_softplus)
+    for name, result in results.items():
+        if result is None:
+            continue
+        rounding = 1e-7 if name == 'y' else torch.finfo(result.dtype).eps
+        if inputs['dt_weight'] is not None:
+            rounding = max(rounding, torch.finfo(inputs['dt'].dtype).eps)  # in which dt is multiplied out
+        error, allowed = ((r.double() - exact[name]).norm() for r in (result, sequential[name]))
+        assert error <= 3 * allowed + rounding * exact[name].norm(), name
+
+
+@pytest.fixture(params=['one_sweep', 'one_sweep_each', 'chunks'])
+def schedule(request, monkeypatch):
+    """How the work is cut up, which depends on how many multiprocessors there are to keep busy."""
+    from mmvmamba.ops.triton import launch
+    multiprocessors = {'one_sweep': 0, 'one_sweep_each': 10**6, 'chunks': 10**6}[request.param]
+    min_chunk = {'one_sweep': 16, 'one_sweep_each': 10**6, 'chunks': 4}[request.param]
+    monkeypatch.setattr(launch, 'multiprocessors', lambda device: multiprocessors)
+    monkeypatch.setattr(launch, 'MIN_CHUNK', min_chunk)
+
+
+class TestKernels:
+    __test__ = INTERPRETED or DEVICE == 'cuda'
+
+    @pytest.mark.parametrize(('states', 'channels'), [(1, 40), (2, 5), (16, 10)])  # neither is a multiple of a block
+    def test_cross(self, schedule, states, channels):
+        check(make_inputs(size=(3, 6), states=states, channels=channels))
+
+    @pytest.mark.parametrize('traversals', [[ROW], [COLUMN_REVERSED], [COLUMN, COLUMN_REVERSED],
+                                            [ROW_REVERSED, ROW, ROW, COLUMN, ROW_REVERSED]])
+    def test_traversals(self, traversals, schedule):
+        check(make_inputs(size=(3, 4), channels=3, traversals=traversals), traversals)
+
+    def test_a_map_for_each_traversal(self):
+        check(make_inputs(size=(3, 4), channels=3, shared=False))
+
+    @pytest.mark.parametrize('size', [(1, 14), (11, 1), (1, 1), (7, 5)])
+    def test_sizes(self, size):
+        check(make_inputs(size=size, channels=5))
+
+    def test_two_maps_in_sequence(self, schedule):
+        traversals = [ROW, ROW_REVERSED]
+        check(make_inputs(batch=2, size=(1, 9), channels=9, states=16, traversals=traversals, shared=False), traversals)
+
+    def test_full_dt(self):
+        check(make_inputs(batch=2, size=(3, 4), channels=5, rank=None))
+
+    @pytest.mark.parametrize('dt_softplus', [True, False])
+    def test_without_optional_inputs(self, dt_softplus):
+        inputs = make_inputs(size=(3, 4), channels=5, rank=None, optional=False)
+        if not dt_softplus:
+            inputs['dt'] = inputs['dt'].abs()
+        check(inputs, dt_softplus=dt_softplus)
+
+    @pytest.mark.parametrize('layout', ['channels_first', 'cropped', 'sliced'])
+    def test_layouts(self, layout):
+        inputs = make_inputs(batch=2, size=(3, 4), channels=5, states=3)
+        for name in ('x', 'dt', 'B', 'C'):
+            t = inputs[name]
+            inputs[name] = {'channels_first': t.transpose(-1, -3).contiguous().transpose(-1, -3),
+                            'cropped': torch.nn.functional.pad(t, (0, 0, 2, 1, 1, 0))[..., 1:, 2:-1, :],
+                            'sliced': torch.nn.functional.pad(t, (3, 2))[..., 3:-2]}[layout]
+        check(inputs)
+
+    @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+    def test_16_bit_maps(self, dtype, schedule):
+        check(make_inputs(size=(3, 4), channels=5, dtype=dtype))
+
+    @pytest.mark.parametrize('traversals', [[ROW], CROSS])
+    def test_out_dtype(self, traversals):
+        inputs = make_inputs(size=(2, 3), channels=5, traversals=traversals).values()
+        y = backend.selective_scan_2d(*inputs, traversals, True, torch.float32)
+        for dtype in (torch.float16, torch.bfloat16):
+            assert torch.equal(backend.selective_scan_2d(*inputs, traversals, True, dtype), y.to(dtype))
+
+    def test_extreme_steps_and_decays(self, schedule):
+        inputs = make_inputs(size=(3, 4), channels=7, rank=None)
+        inputs['dt_bias'] = torch.tensor([-100., -30, -8, 0, 8, 30, 100], device=DEVICE).expand(4, 7)
+        inputs['A'] = torch.tensor([-64, -16, -4, -1, -0.1, -1e-2, -1e-4], device=DEVICE).expand(4, 7)[..., None]
+        check(inputs)
+
+    @pytest.mark.parametrize('value', [float('nan'), float('inf')])
+    @pytest.mark.parametrize('name', ['x', 'dt'])
+    def test_what_is_not_finite_arrives(self, name, value, schedule):
+        inputs = make_inputs(size=(3, 4), channels=5, rank=None, traversals=[COLUMN])
+        inputs[name] = inputs[name].clone()
+        inputs[name].view(-1)[inputs[name].numel() // 2] = value
+        y = backend.selective_scan_2d(*inputs.values(), [COLUMN], True, torch.float32)
+        expected = reference.selective_scan_2d(*inputs.values(), [COLUMN], True)
+        torch.testing.assert_close(y, expected, equal_nan=True)
+        assert not y.isfinite().all()
+
+    def test_repeats_are_bit_equal(self, schedule):
+        inputs = make_inputs(size=(3, 4), channels=5)
+        grad_y = torch.ones_like(inputs['x'])
+        first, second = (run_kernels(inputs, grad_y, CROSS) for _ in range(2))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+    def test_batch_in_parts(self, monkeypatch):
+        from mmvmamba.ops.triton import launch
+        inputs = make_inputs(batch=3, size=(2, 4), channels=5)
+        grad_y = torch.ones_like(inputs['x'])
+        whole = run_kernels(inputs, grad_y, CROSS)
+        image = launch.scratch_bytes(inputs['x'].shape, inputs['A'].shape)
+        monkeypatch.setattr(launch, 'MAX_SCRATCH', 2 * image)
+        for name, result in run_kernels(inputs, grad_y, CROSS).items():
+            torch.testing.assert_close(result, whole[name], msg=name)
+
+    def test_64_bit_offsets(self, monkeypatch):
+        from mmvmamba.ops.triton import launch
+        monkeypatch.setattr(launch.Scan, 'wide', lambda *_: True)
+        check(make_inputs(size=(3, 4), channels=5))
+
+    def test_empty(self):
+        inputs = make_inputs(batch=0, size=(3, 4), channels=5)
+        results = run_kernels(inputs, torch.empty_like(inputs['x']), CROSS)
+        assert results['y'].shape == (0, 3, 4, 5)
+        assert not results['A'].any()
+
+    def test_too_many_traversals(self):
+        traversals = [ROW] * 16
+        with pytest.raises(ValueError, match='at most 15'):
+            backend.selective_scan_2d(*make_inputs(size=(1, 2), traversals=traversals).values(), traversals, True,
+                                      torch.float32)
+
+    @pytest.mark.skipif(DEVICE == 'cpu', reason='too long for the interpreter')
+    @pytest.mark.parametrize(('batch', 'size', 'states'), [(1, (255, 257), 1), (1, (96, 96), 16), (64, (28, 28), 1)])
+    def test_large_maps(self, batch, size, states):
+        check(make_inputs(batch=batch, size=size, states=states, channels=96))
+
+
+@pytest.mark.parametrize(('blocks', 'length', 'groups', 'chunks'), [
+    (10**4, 3136, [0, 1, 0, 1], 1),  # a batch: one sweep
+    (400, 3136, [0, 1, 2, 3], 1),  # a small one: one sweep for each traversal
+    (3, 3136, [0, 1, 0, 1], 196),  # one image: chunks
+    (3, 25, [0, 1, 2, 3], 1)])  # too short to cut
+def test_schedule(blocks, length, groups, chunks):
+    from mmvmamba.ops.triton import launch
+    schedule = launch.schedule(blocks, length, 8, CROSS, multiprocessors=132)
+    assert (schedule.groups, schedule.chunks) == (groups, chunks)
+    assert (chunks - 1) * schedule.chunk < length <= chunks * schedule.chunk
