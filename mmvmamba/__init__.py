@@ -1,4 +1,4 @@
-"""State-space backbones for OpenMMLab: importing this package registers VMamba in MMEngine's model registry."""
+"""State-space backbones for OpenMMLab: importing this package registers VMamba and Vim in MMEngine's registries."""
 
 try:
     import mmengine  # noqa: F401
@@ -8,9 +8,9 @@ except ImportError as error:
         '`pip install mmengine`).'
     ) from error
 
-from . import models, ops
-from .models import VMamba
+from . import engine, models, ops
+from .models import SimpleFeaturePyramid, Vim, VMamba
 
 __version__ = '0.1.0'
 
-__all__ = ['VMamba', 'models', 'ops']
+__all__ = ['SimpleFeaturePyramid', 'VMamba', 'Vim', 'engine', 'models', 'ops']

@@ -1,3 +1,5 @@
+from .pyramid import SimpleFeaturePyramid
+from .vim import Vim
 from .vmamba import VMamba
 
-__all__ = ['VMamba']
+__all__ = ['SimpleFeaturePyramid', 'VMamba', 'Vim']

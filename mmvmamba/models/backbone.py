@@ -28,6 +28,23 @@ class Backbone(BaseModule):
         """The modules that `frozen_stages` freezes."""
         return []
 
+    def layer_of(self, name: str) -> int:
+        """0 for a parameter before the blocks, i for one of the i-th block, num_blocks + 1 for one after them."""
+        raise NotImplementedError
+
+    @property
+    def num_blocks(self) -> int:
+        raise NotImplementedError
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning rates, and the number of depths.
+
+        mmpretrain's protocol: 0 is what comes before the blocks, the last depth what comes after them; a name that does
+        not start with `prefix` belongs to a neck or a head, and so to the last depth.
+        """
+        last = self.num_blocks + 1
+        return self.layer_of(param_name[len(prefix) :]) if param_name.startswith(prefix) else last, last + 1
+
     def init_weights(self) -> None:
         if not self.init_cfg:
             print_log(f'{type(self).__name__} starts from random weights: its init_cfg is None.', logger='current')

@@ -218,6 +218,21 @@ class VMamba(Backbone):
     def frozen_modules(self) -> list[nn.Module]:
         return [self.patch_embed, *self.layers[: self.frozen_stages]] if self.frozen_stages >= 0 else []
 
+    @property
+    def num_blocks(self) -> int:
+        return sum(len(stage.blocks) for stage in self.layers)
+
+    def layer_of(self, name: str) -> int:
+        top, *rest = name.split('.')
+        if top == 'patch_embed':
+            return 0
+        if top != 'layers':  # output norms
+            return self.num_blocks + 1
+        stage, part, index = int(rest[0]), rest[1], rest[2]
+        # a downsampling learns at the rate of the block that it feeds
+        index = len(self.layers[stage].blocks) if part == 'downsample' else int(index)
+        return 1 + sum(len(stage.blocks) for stage in self.layers[:stage]) + index
+
     def official_name(self, name: str) -> str:
         for old, new in _OLDER_NAMES:
             name = re.sub(old, new, name)

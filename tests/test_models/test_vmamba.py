@@ -292,3 +292,31 @@ class TestLoading:
         with pytest.raises(CheckpointError, match=message):
             model.load_state_dict(state, strict=strict)
         assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_compile_and_export_see_one_operator_per_block():
+    torch.manual_seed(0)
+    model, x = VMamba(TINY, drop_path_rate=0.0).eval(), torch.randn(1, 3, 37, 50)
+    expected = model(x)
+    compiled = torch.compile(model, fullgraph=True, backend='aot_eager')
+    for out, eager in zip(compiled(x), expected):
+        torch.testing.assert_close(out, eager)
+    sum(out.sin().sum() for out in compiled(x)).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+    program = torch.export.export(model, (x,))
+    scans = [node for node in program.graph.nodes if node.target is torch.ops.mmvmamba.selective_scan_2d.default]
+    assert len(scans) == 4
+    for out, eager in zip(program.module()(x), expected):
+        torch.testing.assert_close(out, eager)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_autocast_stays_close_and_finite(dtype):
+    torch.manual_seed(0)
+    model, x = VMamba(TINY).eval(), torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    with torch.autocast('cpu', dtype):
+        outs = model(x)
+    for out, eager in zip(outs, expected):
+        assert relative_error(out.float(), eager) < 0.05

@@ -1,0 +1,114 @@
+"""BiMamba, the token mixer of Vim: a selective scan over a sequence, forwards and backwards."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import selective_scan_2d
+
+KERNEL = 4  # taps of the causal convolution
+
+
+class BiMamba(nn.Module):
+    """Bidirectional Mamba: in_proj -> causal depthwise conv -> SiLU -> scan, in both directions -> gate -> out_proj.
+
+    No tensor is ever flipped: the backward direction convolves and scans towards the start of the same sequence.
+    Source: Vim (arXiv 2401.09417), section 3.3 and Algorithm 1; parameter names are those of the released checkpoints.
+
+    Args:
+        channels: C, channels in and out.
+        d_state: N, size of the state of one channel.
+        expand: the inner width is E = expand * C.
+        backward: what the backward direction has of its own: 'ssm_conv' (the convolution, the projections, A and D),
+            'ssm' (all but the convolution: it scans the forward one's output), or 'none' (there is no such direction).
+        divide_out: halve the sum of two directions.
+    """
+
+    def __init__(
+        self, channels: int, d_state: int = 16, expand: int = 2, backward: str = 'ssm_conv', divide_out: bool = True
+    ):
+        super().__init__()
+        inner, rank = expand * channels, math.ceil(channels / 16)
+        self.two_convs = backward == 'ssm_conv'
+        self.two_scans = backward != 'none'
+        self.scale = 0.5 if self.two_scans and divide_out else 1.0
+        self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, KERNEL, groups=inner)
+        self.x_proj = nn.Linear(inner, rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(rank, inner)
+        self.A_log = nn.Parameter(torch.empty(inner, d_state))
+        self.D = nn.Parameter(torch.empty(inner))
+        if self.two_convs:
+            self.conv1d_b = nn.Conv1d(inner, inner, KERNEL, groups=inner)
+        if self.two_scans:
+            self.x_proj_b = nn.Linear(inner, rank + 2 * d_state, bias=False)
+            self.dt_proj_b = nn.Linear(rank, inner)
+            self.A_b_log = nn.Parameter(torch.empty(inner, d_state))
+            self.D_b = nn.Parameter(torch.empty(inner))
+        self.out_proj = nn.Linear(inner, channels, bias=False)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise what the scan reads: A is -1, -2, ..., -N and softplus(dt bias) log-uniform in [1e-3, 1e-1].
+
+        The backward direction's time step keeps PyTorch's weights and a bias of 0, as in the official code.
+        """
+        rank = self.dt_proj.in_features
+        nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
+        dt = torch.empty_like(self.dt_proj.bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_().clamp_(min=1e-4)
+        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        self.A_log.copy_(torch.arange(1, self.A_log.shape[1] + 1).log().expand_as(self.A_log))
+        nn.init.ones_(self.D)
+        if self.two_scans:
+            nn.init.zeros_(self.dt_proj_b.bias)
+            self.A_b_log.copy_(self.A_log)
+            nn.init.ones_(self.D_b)
+
+    def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
+        """(B, L, C) -> (B, L, C). With `reverse`, a mixer of one direction walks the sequence from its end."""
+        convs = [(self.conv1d, reverse)]
+        scans = [(self.x_proj, self.dt_proj, self.A_log, self.D)]
+        if self.two_convs:
+            convs.append((self.conv1d_b, True))
+        if self.two_scans:
+            scans.append((self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b))
+        x_projs, dt_projs, A_logs, Ds = zip(*scans)
+
+        # two products, so that each half is contiguous: the convolution and the gate would copy the halves of one
+        x, z = (F.linear(x, weight) for weight in self.in_proj.weight.chunk(2))
+        x = F.silu(torch.stack([causal_conv(x, conv, reverse) for conv, reverse in convs], 1))  # (B, 1 or 2, L, E)
+        projected = x @ torch.stack([x_proj.weight for x_proj in x_projs]).mT  # (B, K, L, R + 2N)
+        projected = projected.unsqueeze(2)
+        d_state = self.A_log.shape[1]
+        dt, B, C = projected.split((self.dt_proj.in_features, d_state, d_state), -1)
+        state_dtype = torch.promote_types(self.A_log.dtype, torch.float32)
+        y = selective_scan_2d(
+            x if x.shape[1] < len(scans) else x.unsqueeze(2),
+            dt,
+            -torch.exp(torch.stack(A_logs).to(state_dtype)),
+            B,
+            C,
+            D=torch.stack(Ds),
+            dt_bias=torch.stack([dt_proj.bias for dt_proj in dt_projs]),
+            dt_weight=torch.stack([dt_proj.weight for dt_proj in dt_projs]),
+            traversals=('row', 'row_reversed') if self.two_scans else ('row_reversed' if reverse else 'row',),
+            out_dtype=torch.promote_types(x.dtype, torch.float32),
+        )
+        y = y.squeeze(1) * F.silu(z)  # both directions share z, so their sum is gated once
+        return self.out_proj(y.to(z.dtype)) * self.scale
+
+
+def causal_conv(x: Tensor, conv: nn.Conv1d, reverse: bool) -> Tensor:
+    """Each position sees itself and the `KERNEL - 1` before it (after it, with `reverse`). (B, L, E) -> (B, L, E).
+
+    As a 2-D convolution of a channels-last map of height 1: PyTorch's 1-D convolution needs channels first, and is
+    several times slower on a CPU.
+    """
+    weight = conv.weight.flip(2) if reverse else conv.weight
+    x = x.transpose(1, 2).unsqueeze(2)  # (B, E, 1, L)
+    x = F.conv2d(x, weight.unsqueeze(2), conv.bias, padding=(0, KERNEL - 1), groups=conv.groups)
+    x = x[..., KERNEL - 1 :] if reverse else x[..., : 1 - KERNEL]
+    return x.squeeze(2).transpose(1, 2)
