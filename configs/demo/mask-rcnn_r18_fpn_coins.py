@@ -1,0 +1,7 @@
+# The control: the same heads, data and schedule with a ResNet-18, to see what the backbone brings.
+_base_ = [
+    './_base_/mask-rcnn_fpn.py', './_base_/coins_instance.py', './_base_/schedule.py', './_base_/runtime_det.py'
+]
+model = dict(
+    backbone=dict(type='ResNet', depth=18, init_cfg=None),  # random weights
+    neck=dict(in_channels=[64, 128, 256, 512]))
