@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Tests and times the CUDA kernels on a machine with a GPU. Needs no network and, of the OpenMMLab libraries, MMEngine alone.
+#
+#     bash benchmarks/gpu_check.sh [tests] [accuracy] [scan] [backbone]        (all four if none is named)
+#
+# The machine has Python 3.10 or newer, torch 2.4 or newer, torchvision, triton and numpy. Bring these wheels, all but PyYAML in
+# pure Python, fetched elsewhere with the same Python version and system:
+#     pip download --no-deps --dest wheels onedl-mmengine addict termcolor pyyaml packaging einops \
+#         rich markdown-it-py mdurl pygments pytest iniconfig pluggy
+# and install them there:
+#     pip install --no-index --no-deps wheels/*.whl
+# (mmengine in place of onedl-mmengine wants yapf, platformdirs and opencv-python-headless, too.) For comparison, install mamba-ssm
+# with its CUDA kernel, or the official selective_scan_cuda_oflex: what can be imported is measured.
+#
+# PYTHON chooses the interpreter (python3), OUT the folder for JSON and logs (benchmarks/results/<GPU>). Every step runs,
+# whatever became of those before; the exit status is 0 only if all succeeded.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+python=${PYTHON:-python3}
+
+steps=("$@")
+((${#steps[@]})) || steps=(tests accuracy scan backbone)
+for step in "${steps[@]}"; do
+    [[ $step =~ ^(tests|accuracy|scan|backbone)$ ]] || {
+        echo "gpu_check: unknown step '$step'; the steps are tests, accuracy, scan and backbone." >&2
+        exit 2
+    }
+done
+
+gpu=$("$python" - <<'PYTHON'
+import importlib.util
+import sys
+
+needed = ('torch', 'torchvision', 'triton', 'numpy', 'mmengine', 'addict', 'termcolor', 'yaml', 'packaging', 'einops', 'rich', 'pytest')
+if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+    sys.exit(f'gpu_check: {sys.executable} lacks {", ".join(missing)}; the head of this script lists the wheels to bring.')
+import torch
+
+if not torch.cuda.is_available():
+    sys.exit(f'gpu_check: PyTorch {torch.__version__} sees no CUDA device here, so there is nothing to check.')
+print(torch.cuda.get_device_name().replace(' ', '_').replace('/', '_'))
+PYTHON
+) || exit 1
+
+out=${OUT:-benchmarks/results/$gpu}
+mkdir -p "$out"
+failed=()
+
+run() { # run NAME COMMAND...: one part, its output on the screen and in NAME.log
+    local name=$1
+    shift
+    echo "== $name: $*"
+    "$@" 2>&1 | tee "$out/$name.log" || failed+=("$name")
+}
+
+time_scan() { # time_scan NAME ARGUMENTS...
+    run "$1" "$python" benchmarks/scan.py --device cuda --json "$out/$1.json" "${@:2}"
+}
+
+time_backbone() {
+    run "$1" "$python" benchmarks/backbone.py --device cuda --json "$out/$1.json" --plot "$out/$1.png" "${@:2}"
+}
+
+run machine "$python" -m mmvmamba
+for step in "${steps[@]}"; do
+    case $step in
+        tests)
+            run tests "$python" -m pytest -q -o addopts= -p no:cacheprovider tests/test_ops/test_triton.py
+            ;;
+        accuracy)
+            for dtype in float32 float16 bfloat16; do
+                run "accuracy_$dtype" "$python" benchmarks/accuracy.py --device cuda --dtype "$dtype" \
+                    --json "$out/accuracy_$dtype.json"
+            done
+            ;;
+        scan)
+            time_scan scan_float16_batch128 --dtype float16 --batch 128 --cases 56x56x96 VMamba-T
+            time_scan scan_float32_batch1
+            ;;
+        backbone)
+            time_backbone backbone_float16_batch128 --dtype float16 --batch 128 --sizes 224 --train-sizes 224
+            time_backbone backbone_float16_batch1 --dtype float16 --batch 1 --sizes 512 1024 2048 --train-sizes 512
+            ;;
+    esac
+done
+
+echo "Results are in $out."
+if ((${#failed[@]})); then
+    echo "gpu_check: failed: ${failed[*]}; see the .log files there." >&2
+    exit 1
+fi

@@ -1,0 +1,91 @@
+"""Other ways to compute the scan, with the arguments of `mmvmamba.ops.selective_scan_2d`: what it is compared with."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmvmamba.ops import CROSS
+from mmvmamba.ops.traversal import is_reversed, to_map, to_sequence, traversal_codes
+
+
+def sequences(maps: Tensor, codes: list[int], dim: int) -> Tensor:
+    """(b, K, H, W, c) -> (b, K, L, c) for dim=2, (b, K, c, L) for dim=3: every map in the order of its traversal."""
+    ordered = []
+    for k, code in enumerate(codes):
+        sequence = to_sequence(maps[:, k], code)
+        sequence = sequence.flip(1) if is_reversed(code) else sequence
+        ordered.append(sequence if dim == 2 else sequence.transpose(1, 2))
+    return torch.stack(ordered, 1)
+
+
+def merge(y: Tensor, codes: list[int], height: int, width: int) -> Tensor:
+    """(b, K, L, c), each in the order of its traversal -> their sum, (b, H, W, c)."""
+    total = 0
+    for k, code in enumerate(codes):
+        sequence = y[:, k].flip(1) if is_reversed(code) else y[:, k]
+        total = total + to_map(sequence, code, height, width)
+    return total
+
+
+def _arguments(x: Tensor, dt: Tensor, dt_weight: Tensor | None, codes: list[int]) -> tuple[Tensor, Tensor]:
+    """x once for each traversal, and dt at its full width."""
+    if x.dim() == 4:
+        x = x.unsqueeze(1).expand(-1, len(codes), -1, -1, -1)
+    return x, dt if dt_weight is None else torch.einsum('bkhwr,kdr->bkhwd', dt, dt_weight.to(dt.dtype))
+
+
+def batched_loop(x, dt, A, B, C, D, dt_bias, dt_weight, *, traversals=CROSS) -> Tensor:
+    """A PyTorch loop over the positions that steps all traversals, channels and states at once.
+
+    The algorithm of the official repository without a compiled kernel: discretise everything first, then step.
+    """
+    codes = traversal_codes(traversals)
+    height, width = x.shape[-3:-1]
+    x, dt = _arguments(x, dt, dt_weight, codes)
+    u, delta, B, C = (sequences(t, codes, 2).float() for t in (x, dt, B, C))
+    delta = F.softplus(delta + dt_bias[:, None])
+    decays = torch.exp(delta[..., None] * A[:, None]).unbind(2)
+    terms = ((delta * u)[..., None] * B[:, :, :, None]).unbind(2)
+    h, ys = torch.zeros_like(terms[0]), []
+    for decay, term, c in zip(decays, terms, C.unbind(2)):
+        h = decay * h + term
+        ys.append(torch.einsum('bkdn,bkn->bkd', h, c))
+    y = torch.stack(ys, 2) + D[:, None] * u
+    return merge(y, codes, height, width).to(x.dtype)
+
+
+class _Oflex(torch.autograd.Function):
+    """The official CUDA kernel, with its own backward: u, delta (b, K d, L), B, C (b, K, n, L), float32 out."""
+
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, bias):
+        import selective_scan_cuda_oflex as kernel
+
+        y, states, *_ = kernel.fwd(u, delta, A, B, C, D, bias, True, 1, True)
+        ctx.save_for_backward(u, delta, A, B, C, D, bias, states)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        import selective_scan_cuda_oflex as kernel
+
+        *inputs, states = ctx.saved_tensors
+        return tuple(kernel.bwd(*inputs, grad_y.contiguous(), states, True, 1)[:7])
+
+
+def oflex(x, dt, A, B, C, D, dt_bias, dt_weight, *, traversals=CROSS) -> Tensor:
+    """The official repository's kernel, between copies to and from sequences in plain PyTorch."""
+    codes = traversal_codes(traversals)
+    height, width = x.shape[-3:-1]
+    x, dt = _arguments(x, dt, dt_weight, codes)
+    u, delta, B, C = (sequences(t, codes, 3) for t in (x, dt, B, C))
+    y = _Oflex.apply(u.flatten(1, 2), delta.flatten(1, 2), A.flatten(0, 1), B, C, D.flatten(), dt_bias.flatten())
+    return merge(y.unflatten(1, u.shape[1:3]).transpose(2, 3), codes, height, width).to(x.dtype)
+
+
+def oflex_unavailable_reason() -> str | None:
+    try:
+        import selective_scan_cuda_oflex  # noqa: F401
+    except ImportError as error:
+        return f'the official kernel is not installed ({error}).'
+    return None
