@@ -6,6 +6,7 @@ import platform
 import torch
 
 from . import __version__
+from .ops import native
 from .ops.backend import BACKENDS, current_backend
 
 PACKAGES = ('torch', 'torchvision', 'triton', 'einops', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mamba_ssm')
@@ -26,7 +27,8 @@ def main() -> None:
         print(f'  {package:12}{version(package)}')
     print(f'Scan backends (now: {current_backend()}):')
     for name, unavailable_reason in BACKENDS.items():
-        print(f'  {name:12}{unavailable_reason() or "can run"}')
+        can_run = f'can run ({native.info()})' if name == 'native' else 'can run'
+        print(f'  {name:12}{unavailable_reason() or can_run}')
 
 
 if __name__ == '__main__':

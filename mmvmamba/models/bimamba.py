@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import selective_scan_2d
+from .layers import init_time_step_
 
 KERNEL = 4  # taps of the causal convolution
 
@@ -58,8 +59,7 @@ class BiMamba(nn.Module):
         """
         rank = self.dt_proj.in_features
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        dt = torch.empty_like(self.dt_proj.bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_().clamp_(min=1e-4)
-        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        init_time_step_(self.dt_proj.bias)
         self.A_log.copy_(torch.arange(1, self.A_log.shape[1] + 1).log().expand_as(self.A_log))
         nn.init.ones_(self.D)
         if self.two_scans:

@@ -1,5 +1,7 @@
 """Layers that the backbones share. Maps are channels-last, (B, H, W, C), unless a name says otherwise."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -92,3 +94,13 @@ class PatchEmbed(nn.Module):
                 'enlarge or pad it.'
             )
         return self.proj(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+
+
+@torch.no_grad()
+def init_time_step_(bias: Tensor) -> None:
+    """Fill the bias of a time-step projection, so that softplus(bias) is log-uniform in [1e-3, 1e-1].
+
+    Source: Mamba (arXiv 2312.00752), section 3.6.
+    """
+    dt = torch.empty_like(bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_().clamp_(min=1e-4)
+    bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
