@@ -6,7 +6,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']),
-    dict(type='RandomResize', scale=(256, 256), ratio_range=(0.6, 1.25), keep_ratio=True),
+    dict(type='RandomResize', scale=(256, 256), ratio_range=(0.6, 1.5), keep_ratio=True),
     dict(type='PhotoMetricDistortion', brightness_delta=64),
     dict(type='PackDetInputs'),
 ]

@@ -1,0 +1,5 @@
+# Vim-S, which the paper does not use for detection, with the paper's recipe of Vim-Ti.
+_base_ = './cascade-mask-rcnn_vim-t_sfp_lsj-380k_coco.py'
+
+checkpoint = 'https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth'
+model = dict(backbone=dict(arch='small', init_cfg=dict(checkpoint=checkpoint)), neck=dict(in_channels=384))

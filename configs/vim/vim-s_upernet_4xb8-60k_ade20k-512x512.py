@@ -1,0 +1,12 @@
+# Vim-S, recipe of the released code: that of Vim-Ti with another rate, maps of the residual stream, and a rotary
+# position embedding, which the ImageNet file was not trained with.
+_base_ = './vim-t_upernet_4xb8-60k_ade20k-512x512.py'
+
+checkpoint = 'https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth'
+model = dict(
+    backbone=dict(arch='small', feature='residual', rope_grid=14, init_cfg=dict(checkpoint=checkpoint)),
+    neck=dict(embed_dim=384),
+    decode_head=dict(in_channels=[384, 384, 384, 384], channels=384),
+    auxiliary_head=dict(in_channels=384))
+
+optim_wrapper = dict(optimizer=dict(lr=1e-4, weight_decay=0.05), paramwise_cfg=dict(layer_decay_rate=0.95))

@@ -1,0 +1,152 @@
+"""Counts the parameters and FLOPs of a config's model, the scans among them.
+
+The conventions are those of the published tables, which mmengine follows too: a multiply-add counts one, and a step of
+a scan what mmvmamba/ops/flops.py says. The model runs on the meta device, on shapes alone: it takes seconds, whatever
+the size of the model and the image, and neither weights nor images.
+"""
+
+from argparse import ArgumentParser
+from collections import Counter
+from collections.abc import Sequence
+from importlib import import_module
+from math import prod
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmvmamba.ops.flops import scan_flops
+
+# height and width of the image of the published FLOPs
+SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
+
+
+class EmptyWeights(TorchFunctionMode):
+    """Layers that are built in this mode have their weights on the meta device, so that nothing is initialised.
+
+    `torch.device('meta')` would also move the numbers that some models compute with while they are built.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get('device') is None:
+            kwargs['device'] = 'meta'
+        return func(*args, **kwargs)
+
+
+def build_empty(cfg: Config) -> nn.Module:
+    """The model of a config, for evaluation, with its parameters and buffers on the meta device."""
+    import_module(f'{cfg.default_scope}.utils').register_all_modules(init_default_scope=False)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), EmptyWeights():
+        return MODELS.build(cfg.model).to('meta').eval()
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(param.numel() for param in model.parameters())
+
+
+# FLOPs
+
+
+def norm_flops(x: Sequence[int], *_, **__) -> int:
+    return 5 * prod(x)
+
+
+def nearest_flops(x: Sequence[int], *_, out_shape: Sequence[int], **__) -> int:
+    return prod(out_shape)
+
+
+def bilinear_flops(x: Sequence[int], *_, out_shape: Sequence[int], **__) -> int:
+    return 4 * prod(out_shape)
+
+
+def map_scan_flops(x, dt, A, B, C, D, dt_bias, dt_weight, *_, **__) -> int:
+    return scan_flops(x, dt, A, D is not None, dt_weight is not None)
+
+
+# What counts besides convolutions and matrix products, as in mmengine.analysis; but batch norms do not, since in
+# evaluation they are part of the convolution before them, nor does pooling, which is next to nothing.
+aten = torch.ops.aten
+OTHERS = {
+    aten.native_layer_norm: norm_flops,
+    aten.native_group_norm: norm_flops,
+    aten.upsample_nearest2d: nearest_flops,
+    aten.upsample_bilinear2d: bilinear_flops,
+    torch.ops.mmvmamba.selective_scan_2d: map_scan_flops,
+}
+
+
+def count_flops(model: nn.Module, shape: Sequence[int]) -> Counter:
+    """FLOPs for one image, by the name of the operator; `.total()` is their sum.
+
+    Args:
+        model: of `build_empty`.
+        shape: height and width of the image.
+    """
+    image = torch.empty(1, 3, *shape, device='meta')
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=OTHERS) as counter:
+        if hasattr(model, 'roi_head'):
+            run_two_stages(model, image)
+        else:
+            model(image, mode='tensor')
+    counts = counter.get_flop_counts()['Global']
+    # torch counts a multiply-add as two
+    return Counter({op.__name__: count if op in OTHERS else count // 2 for op, count in counts.items()})
+
+
+def run_two_stages(detector: nn.Module, image: Tensor) -> None:
+    """Runs what mmdet counts of a two-stage detector: 1000 proposals reach each box head, 100 each mask head.
+
+    Which proposals these are makes no difference; finding them and pooling their features is not counted.
+    """
+    maps = detector.extract_feat(image)
+    detector.rpn_head(maps)
+    head = detector.roi_head
+    branches = [(head.bbox_head, head.bbox_roi_extractor, 1000)]
+    if head.with_mask:
+        branches.append((head.mask_head, head.mask_roi_extractor, 100))
+    for heads, extractors, num_rois in branches:
+        for stage, extractor in zip(stages(heads), stages(extractors)):
+            stage(image.new_zeros(num_rois, extractor.out_channels, *extractor.roi_layers[0].output_size))
+
+
+def stages(modules: nn.Module) -> Sequence[nn.Module]:
+    """The heads of a cascade, or the only one."""
+    return modules if isinstance(modules, nn.ModuleList) else [modules]
+
+
+def parse_args(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file of mmdet, mmseg or mmpretrain')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='of the image (default: 800 1280 for mmdet, 512 2048 for mmseg, 224 224 for mmpretrain)',
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    MMLogger.get_instance('mmengine', log_level='ERROR')
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    height, width = shape = args.shape or SHAPES[cfg.default_scope]
+    model = build_empty(cfg)
+    flops = count_flops(model, shape)
+    print(f'Image       {height} x {width}')
+    print(f'Parameters  {count_parameters(model) / 1e6:.2f}M')
+    print(f'FLOPs       {flops.total() / 1e9:.2f}G')
+    for operator, count in flops.most_common():
+        print(f'  {operator:<24}{count / 1e9:>10.2f}G')
+
+
+if __name__ == '__main__':
+    main()
