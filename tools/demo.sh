@@ -33,7 +33,7 @@ say 'test on the 12 held-out coins'
     --show-dir "$PWD/$work_dir/pictures"
 
 metrics=$(echo "$work_dir"/test/*/*.json)
-metric() { sed -nE "s|.*\"$1\": ([0-9.]+).*|\1|p" "$metrics"; }
+metric() { LC_ALL=C printf '%.3f' "$(sed -nE "s|.*\"$1\": ([0-9.]+).*|\1|p" "$metrics")"; }
 if grep -q mIoU "$metrics"; then
     say "held-out coins: mIoU $(metric mIoU) %"
 else

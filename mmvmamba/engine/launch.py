@@ -19,6 +19,7 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from ..checkpoint import CheckpointError, check_fits, read_checkpoint, trust_checkpoints, unwrap_state_dict
 from .errors import LaunchError
+from .official_names import PlaceOfficialNamesHook
 
 # how to get each library that a config may need
 _INSTALL = {
@@ -113,6 +114,7 @@ def build_runner(cfg, least=1.0, needs_training_state=False):
             )
         del checkpoint
     runner = RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)
+    runner.register_hook(PlaceOfficialNamesHook())
     if state_dict is not None:
         # FlexibleRunner builds its model only when it starts
         model = runner.model if isinstance(runner.model, torch.nn.Module) else MODELS.build(cfg.model)
@@ -129,7 +131,7 @@ def _read_checkpoints_safely():
     Its own loader unpickles a file that the safe reader refused, and every file that comes from a URL. The names of the
     libraries' own model zoos (torchvision://, open-mmlab://) stay as they are: they stand for a fixed list of files.
     """
-    schemes = ['', 'http://', 'https://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
+    schemes = ['', 'http://', 'https://', 'hf://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
     CheckpointLoader.register_scheme(schemes, load_from_checked_file, force=True)
 
 

@@ -1,5 +1,6 @@
+from .mm_vssm import MM_VSSM
 from .pyramid import SimpleFeaturePyramid
 from .vim import Vim
 from .vmamba import VMamba
 
-__all__ = ['SimpleFeaturePyramid', 'VMamba', 'Vim']
+__all__ = ['MM_VSSM', 'SimpleFeaturePyramid', 'VMamba', 'Vim']

@@ -1,5 +1,8 @@
 """What the backbones share as modules of MMEngine: how they load, start and freeze."""
 
+from functools import cache
+
+import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import update_init_info
@@ -20,9 +23,27 @@ class Backbone(BaseModule):
     absent_in_classifier: tuple[str, ...] = ()
     absent_in_backbone: tuple[str, ...] = ()
 
-    def official_name(self, name: str) -> str:
+    # The released architectures by name.
+    archs: dict[str, dict] = {}
+
+    @staticmethod
+    def official_name(name: str) -> str:
         """The parameter's name here, for a name in any released file."""
         return name
+
+    @classmethod
+    def released_variant(cls, tensors: dict[str, Tensor]) -> str | None:
+        """The first of `archs` whose blocks have the names and shapes of these tensors."""
+        for arch in cls.archs:
+            shapes = _block_shapes(cls, arch)
+            held = {
+                name if name in shapes else cls.official_name(name): tensor
+                for name, tensor in tensors.items()
+                if name.startswith('layers.')
+            }
+            if held.keys() == shapes.keys() and all(_reshape(held[name], shapes[name]) is not None for name in held):
+                return arch
+        return None
 
     def frozen_modules(self) -> list:
         """The modules that `frozen_stages` freezes."""
@@ -51,7 +72,8 @@ class Backbone(BaseModule):
         if not isinstance(self.init_cfg, dict) or self.init_cfg['type'] != 'Pretrained':
             super().init_weights()
             return
-        load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix') or '')
+        prefix, ema = self.init_cfg.get('prefix') or '', self.init_cfg.get('ema', False)
+        load_pretrained(self, self.init_cfg['checkpoint'], prefix, ema)
         self._is_init = True
         if hasattr(self, '_params_init_info'):
             update_init_info(self, f'Pretrained: load from {self.init_cfg["checkpoint"]}')
@@ -69,6 +91,7 @@ class Backbone(BaseModule):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
         """Rename and reshape what is known, then raise unless everything fits."""
         own = {prefix + name: tensor for name, tensor in self.state_dict().items()}
+        file = {key[len(prefix) :]: tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
         surplus, misshapen = [], {}
         for key in [key for key in state_dict if key.startswith(prefix)]:
             name = key if key in own else prefix + self.official_name(key[len(prefix) :])
@@ -93,14 +116,29 @@ class Backbone(BaseModule):
             ('has another shape for', list(misshapen.values())),
         )
         if found := [f'it {what} {_some(names)}' for what, names in problems if names]:
-            raise CheckpointError(f'This checkpoint does not fit {type(self).__name__}: {"; ".join(found)}.')
+            raise CheckpointError(f'{self._misfit(file)}: {"; ".join(found)}.')
         if left:
             print_log(f'{type(self).__name__} leaves out of the checkpoint: {", ".join(left)}.', logger='current')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def _misfit(self, file: dict[str, Tensor]) -> str:
+        """What is wrong in a word, if the file is another released variant."""
+        asked = type(self).__name__
+        for family in Backbone.__subclasses__():
+            if (held := family.released_variant(file)) and (own := self.released_variant(self.state_dict())) != held:
+                return f'This file is {family.__name__} {held}, the config asks for {asked} {own or "of other sizes"}'
+        return f'This checkpoint does not fit {asked}'
+
     @staticmethod
     def _beginning(names, prefix: str, beginnings: tuple[str, ...]) -> list[str]:
         return [name for name in names if name.startswith(tuple(prefix + beginning for beginning in beginnings))]
+
+
+@cache
+def _block_shapes(family: type[Backbone], arch: str) -> dict[str, torch.Size]:
+    with torch.device('meta'):
+        tensors = family(arch=arch).state_dict()
+    return {name: tensor.shape for name, tensor in tensors.items() if name.startswith('layers.')}
 
 
 def _reshape(tensor: Tensor, shape) -> Tensor | None:

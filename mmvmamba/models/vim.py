@@ -104,6 +104,8 @@ class Vim(Backbone):
         CheckpointError: weights that do not fit, by name and shape.
     """
 
+    archs = ARCHS
+
     def __init__(
         self,
         arch: str | dict = 'tiny',

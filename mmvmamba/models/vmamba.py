@@ -154,6 +154,7 @@ class VMamba(Backbone):
         CheckpointError: weights that do not fit, by name and shape.
     """
 
+    archs = ARCHS
     absent_in_classifier = ('outnorm',)
     absent_in_backbone = ('classifier.', 'norm.', 'head.', 'outnorm')
 
@@ -233,7 +234,8 @@ class VMamba(Backbone):
         index = len(self.layers[stage].blocks) if part == 'downsample' else int(index)
         return 1 + sum(len(stage.blocks) for stage in self.layers[:stage]) + index
 
-    def official_name(self, name: str) -> str:
+    @staticmethod
+    def official_name(name: str) -> str:
         for old, new in _OLDER_NAMES:
             name = re.sub(old, new, name)
         return name

@@ -116,7 +116,7 @@ class TestKernels:
 
     @pytest.mark.parametrize(('states', 'channels'), [(1, 40), (2, 5), (16, 10)])  # neither is a multiple of a block
     def test_cross(self, schedule, states, channels):
-        check(make_inputs(size=(3, 6), states=states, channels=channels))
+        check(make_inputs(size=(3, 5), states=states, channels=channels))
 
     @pytest.mark.parametrize('traversals', [[ROW], [COLUMN_REVERSED], [COLUMN, COLUMN_REVERSED],
                                             [ROW_REVERSED, ROW, ROW, COLUMN, ROW_REVERSED]])
@@ -126,13 +126,13 @@ class TestKernels:
     def test_a_map_for_each_traversal(self):
         check(make_inputs(size=(3, 4), channels=3, shared=False))
 
-    @pytest.mark.parametrize('size', [(1, 14), (11, 1), (1, 1), (7, 5)])
+    @pytest.mark.parametrize('size', [(1, 14), (11, 1), (1, 1), (7, 2)])
     def test_sizes(self, size):
         check(make_inputs(size=size, channels=5))
 
     def test_two_maps_in_sequence(self, schedule):
         traversals = [ROW, ROW_REVERSED]
-        check(make_inputs(batch=2, size=(1, 9), channels=9, states=16, traversals=traversals, shared=False), traversals)
+        check(make_inputs(size=(1, 9), channels=9, states=16, traversals=traversals, shared=False), traversals)
 
     def test_full_dt(self):
         check(make_inputs(batch=2, size=(3, 4), channels=5, rank=None))
@@ -163,7 +163,11 @@ class TestKernels:
         inputs = make_inputs(size=(2, 3), channels=5, traversals=traversals).values()
         y = backend.selective_scan_2d(*inputs, traversals, True, torch.float32)
         for dtype in (torch.float16, torch.bfloat16):
-            assert torch.equal(backend.selective_scan_2d(*inputs, traversals, True, dtype), y.to(dtype))
+            result = backend.selective_scan_2d(*inputs, traversals, True, dtype)
+            if INTERPRETED and dtype == torch.bfloat16:  # it cuts off the bits that a device rounds
+                torch.testing.assert_close(result, y.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
+            else:
+                assert torch.equal(result, y.to(dtype))
 
     def test_extreme_steps_and_decays(self, schedule):
         inputs = make_inputs(size=(3, 4), channels=7, rank=None)
@@ -183,19 +187,20 @@ class TestKernels:
         assert not y.isfinite().all()
 
     def test_repeats_are_bit_equal(self, schedule):
-        inputs = make_inputs(size=(3, 4), channels=5)
+        inputs = make_inputs(size=(2, 4), channels=5)
         grad_y = torch.ones_like(inputs['x'])
         first, second = (run_kernels(inputs, grad_y, CROSS) for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
     def test_batch_in_parts(self, monkeypatch):
         from mmvmamba.ops.triton import launch
-        inputs = make_inputs(batch=3, size=(2, 4), channels=5)
+        traversals = [ROW, COLUMN_REVERSED]
+        inputs = make_inputs(batch=3, size=(2, 3), channels=5, traversals=traversals)
         grad_y = torch.ones_like(inputs['x'])
-        whole = run_kernels(inputs, grad_y, CROSS)
+        whole = run_kernels(inputs, grad_y, traversals)
         image = launch.scratch_bytes(inputs['x'].shape, inputs['A'].shape)
         monkeypatch.setattr(launch, 'MAX_SCRATCH', 2 * image)
-        for name, result in run_kernels(inputs, grad_y, CROSS).items():
+        for name, result in run_kernels(inputs, grad_y, traversals).items():
             torch.testing.assert_close(result, whole[name], msg=name)
 
     def test_64_bit_offsets(self, monkeypatch):

@@ -1,0 +1,24 @@
+"""Official files as ``load_from`` of a Runner."""
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from ..checkpoint import unwrap_model, unwrap_state_dict
+from ..matching import match
+
+
+@HOOKS.register_module()
+class PlaceOfficialNamesHook(Hook):
+    """Gives the tensors of a checkpoint the names and shapes of the model, before mmengine and EMAHook load them.
+
+    The tools of this package register it, so that a released classifier can be tested as an ``ImageClassifier``, or
+    start a detector. In ``custom_hooks`` it does the same for other tools.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if runner._resume:  # this run's own file, whose averaged weights EMAHook exchanges by name
+            return
+        state_dict = unwrap_state_dict(checkpoint)
+        checkpoint['state_dict'] = match(unwrap_model(runner.model), state_dict).taken

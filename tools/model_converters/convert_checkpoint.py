@@ -1,0 +1,87 @@
+"""Converts a released checkpoint to a clean mmengine one, or back; the suffixes choose the format.
+
+    python tools/model_converters/convert_checkpoint.py vssm1_tiny.pth vmamba-t.safetensors
+
+It keeps the weights and the names of the classes, and drops optimizer, scheduler and training config. Tensors get their
+present names and shapes; if one is missing or of another shape, nothing is written.
+"""
+
+import sys
+from argparse import ArgumentParser
+from collections import OrderedDict
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+import mmvmamba  # noqa: F401, registers the backbones
+from mmvmamba.checkpoint import read_checkpoint, unwrap_state_dict
+from mmvmamba.official import to_mmengine, to_official
+from mmvmamba.safe_loading import CheckpointError
+
+SUFFIXES = ('.pth', '.safetensors')
+
+
+def parse_args(argv=None):
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('checkpoint', help='file or URL')
+    parser.add_argument('out', type=Path, help='file to write, .pth or .safetensors')
+    parser.add_argument(
+        '--to',
+        choices=['mmengine', 'official'],
+        default='mmengine',
+        help='names to write: those that mmdet, mmseg and mmpretrain load, or those of the released files, which '
+        'differ for a classifier',
+    )
+    parser.add_argument('--config', help='config of the model, needed if it is not a released variant')
+    parser.add_argument('--ema', action='store_true', help='take the averaged weights (model_ema)')
+    parser.add_argument(
+        '--trust-checkpoint', action='store_true', help='also read a file that holds more than data; this runs its code'
+    )
+    args = parser.parse_args(argv)
+    if args.out.suffix not in SUFFIXES:
+        parser.error(f'{args.out} must end in {" or ".join(SUFFIXES)}')
+    if args.out.exists():
+        parser.error(f'{args.out} exists already')
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        checkpoint = read_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
+        state_dict = unwrap_state_dict(checkpoint, args.checkpoint, args.ema)
+        found = to_mmengine(state_dict, build(args.config) if args.config else None)
+    except CheckpointError as error:
+        sys.exit(f'{args.checkpoint} is not converted: {error}')
+    save(to_official(found.taken) if args.to == 'official' else found.taken, checkpoint.get('meta'), args.out)
+    print(f'{args.checkpoint} -> {args.out}: {found.report()}')
+
+
+def build(config):
+    cfg = Config.fromfile(config)
+    scope = cfg.default_scope
+    import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(cfg.model)
+
+
+def save(tensors, meta, out):
+    # a copy each: views of a larger storage would drag it along
+    tensors = OrderedDict((name, tensor.detach().clone().contiguous()) for name, tensor in tensors.items())
+    if out.suffix == '.safetensors':
+        from safetensors.torch import save_file
+
+        save_file(tensors, out, metadata={'format': 'pt'})
+        return
+    if any(name.startswith('backbone.') for name in tensors):
+        classes = {key: meta[key] for key in ('dataset_meta', 'CLASSES') if key in meta} if meta else {}
+        torch.save({'state_dict': tensors, 'meta': classes}, out)
+    else:
+        torch.save({'model': tensors}, out)
+
+
+if __name__ == '__main__':
+    main()
