@@ -17,7 +17,7 @@ def parse_args(argv=None):
     parser.add_argument('image', help='image file')
     parser.add_argument('config', help='config file of mmdet or mmseg')
     parser.add_argument('checkpoint', help='file or URL')
-    parser.add_argument('--out-file', help='picture to write (default: <name of the image>_pred.png in the current folder)')
+    parser.add_argument('--out-file', help='picture to write (default: <name of the image>_pred.png, here)')
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a box that is drawn')
     parser.add_argument('--opacity', type=float, default=0.5, help='of the classes that a segmentor paints')

@@ -118,9 +118,10 @@ def _load_into(module, state_dict, metadata, prefix, missing, errors, loaded):
     module._load_from_state_dict(state_dict, prefix, metadata.get(prefix[:-1], {}), True, missing, [], misshapen)
     errors += misshapen
     refused = {match[1] for match in map(_SHAPES.match, misshapen) if match}
-    for name in {*module._parameters, *module._buffers} - module._non_persistent_buffers_set:
-        if prefix + name in state_dict and prefix + name not in refused:
-            loaded[prefix + name] = state_dict[prefix + name]
+    refused |= {prefix + name for name in module._non_persistent_buffers_set}
+    for name in (prefix + name for name in chain(module._parameters, module._buffers)):
+        if name in state_dict and name not in refused:
+            loaded[name] = state_dict[name]
     for name, child in module.named_children():
         inner = OrderedDict((key, value) for key, value in state_dict.items() if key.startswith(f'{prefix}{name}.'))
         _load_into(child, inner, metadata, f'{prefix}{name}.', missing, errors, loaded)
@@ -146,7 +147,7 @@ def _memory(tensor):
 
 def _pattern(name):
     """One row of a table for all blocks."""
-    return re.sub(r'(?<=\.)\d+(?=\.)', '*', name)
+    return re.sub(r'((?:layers|blocks)\.)\d+', r'\1*', name)
 
 
 def listing(names, most=10):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 
 from mmvmamba import Vim
 from mmvmamba.checkpoint import CheckpointError
@@ -537,7 +537,8 @@ def test_max_pooling_has_its_head():
 
     data, state = load('vim_max_pool')
     model = golden_model(state, pooling='max')
-    head = TokenMaxClsHead(num_classes=10, in_channels=24)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        head = TokenMaxClsHead(num_classes=10, in_channels=24)
     head.fc.load_state_dict({key[5:]: value for key, value in state.items() if key.startswith('head.')})
     torch.testing.assert_close(head(model(data['x'])), data['logits'], atol=1e-5, rtol=1e-5)
 
