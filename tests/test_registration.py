@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 import mmvmamba
 
 TINY = dict(type='VMamba', arch=dict(dims=8, depths=(1, 1, 1, 1)))
-OPTIONAL = ('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision', 'mamba_ssm')
+OPTIONAL = ('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision', 'mamba_ssm', 'cv2')
 
 
 def run(code, blocked):

@@ -1,6 +1,8 @@
-"""Runs: launching them, on GPUs and without; what optimizers see."""
+"""Runs: launching them, on GPUs and without; what optimizers see.
+
+Hooks are imported where they are used: mmengine.hooks needs OpenCV, and importing mmvmamba must not.
+"""
 
 from .layer_decay import LayerDecayOptimWrapperConstructor
-from .official_names import PlaceOfficialNamesHook
 
-__all__ = ['LayerDecayOptimWrapperConstructor', 'PlaceOfficialNamesHook']
+__all__ = ['LayerDecayOptimWrapperConstructor']

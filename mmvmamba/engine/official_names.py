@@ -12,7 +12,7 @@ class PlaceOfficialNamesHook(Hook):
     """Gives the tensors of a checkpoint the names and shapes of the model, before mmengine and EMAHook load them.
 
     The tools of this package register it, so that a released classifier can be tested as an ``ImageClassifier``, or
-    start a detector. In ``custom_hooks`` it does the same for other tools.
+    start a detector. For other tools, add this module to ``custom_imports`` and the hook to ``custom_hooks``.
     """
 
     priority = 'VERY_HIGH'
