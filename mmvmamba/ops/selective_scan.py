@@ -7,6 +7,7 @@ PyTorch scan, so that autograd, autocast, torch.compile, torch.export and FLOP c
 
 import functools
 import logging
+import os
 
 import torch
 from torch import Tensor
@@ -134,7 +135,8 @@ def _kernel(inputs):
     device = inputs[0].device.type
     is_double = any(t is not None and t.dtype == torch.float64 for t in inputs)
     if (choice := current_backend()) != AUTO:
-        if is_double or (choice == 'native' and device != 'cpu'):
+        interpreted = choice == 'triton' and os.environ.get('TRITON_INTERPRET') == '1'
+        if is_double or not (interpreted or device == {'native': 'cpu', 'triton': 'cuda'}[choice]):
             what = 'float64' if is_double else f'{device} tensors'
             raise ValueError(
                 f"The scan backend {choice!r} does not take {what}: use_backend('auto') finds one that does."

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvmamba.ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL, selective_scan, selective_scan_2d, use_backend
+from mmvmamba.ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL, native, selective_scan, selective_scan_2d, use_backend
 from mmvmamba.ops.blocked import linear_scan
 
 from .cases import scan_inputs, value_and_grads
@@ -176,6 +176,12 @@ def test_backends_by_name():
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run here"):
             use_backend('mamba_ssm')
+
+
+@pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
+def test_a_chosen_backend_says_what_it_does_not_take():
+    with use_backend('native'), pytest.raises(ValueError, match="'native' does not take float64"):
+        selective_scan_2d(**scan_inputs(1, 2, 2, 2, 1, K=4))
 
 
 def mamba_ssm_reference(u, delta, A, B, C, D, z, bias, softplus):

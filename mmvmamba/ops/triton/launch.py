@@ -1,8 +1,8 @@
 """From tensors to kernels: which programs run, over what, with which scratch memory.
 
 Low-rank dt is multiplied out by one batched GEMM in the dtype of the maps before the kernels, in the forward and again
-in the backward, and its gradients are two GEMMs. Inside the sweep, the product would be r multiply-adds for every channel
-and step, on top of about 50 instructions.
+in the backward, and its gradients are two GEMMs. Inside the sweep, the product would be r multiply-adds for every
+channel and step, on top of about 50 instructions.
 
 Block sizes come from the few constants below and not from an autotuner: they fix the order in which partial sums are
 added, so a choice by stopwatch could change the last bits of a gradient from one run to the next.
@@ -29,7 +29,7 @@ def forward_channels(states: int) -> int:
 
 
 def backward_channels(states: int) -> int:
-    """Likewise with 4 states: a backward program holds those of several steps. More would spill registers."""
+    """Likewise with 4 states: a backward program holds those of several steps. With more, registers spill."""
     return min(32, max(1, 128 // triton.next_power_of_2(states)))
 
 
