@@ -41,25 +41,6 @@ class DropPath(nn.Module):
         return f'p={self.p:.3f}'
 
 
-class MLP(nn.Module):
-    """Two linear layers around a GELU, on the last dimension."""
-
-    def __init__(self, channels: int, hidden_channels: int):
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden_channels)
-        self.fc2 = nn.Linear(hidden_channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._forward(x)
-        # In pieces the hidden layer stays in cache: up to half the time on large maps, and none of its memory.
-        pieces = x.flatten(0, -2).split(2048)
-        return self._forward(x) if len(pieces) == 1 else torch.cat([self._forward(p) for p in pieces]).view_as(x)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class RMSNorm(nn.Module):
     """Root-mean-square norm of the last dimension: a weight, no bias, statistics in float32 at least.
 

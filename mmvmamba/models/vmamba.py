@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
 from ..ops.traversal import traversal_codes
 from .backbone import Backbone
-from .layers import MLP, ChannelsFirst, ChannelsLast, DropPath
+from .layers import ChannelsFirst, ChannelsLast, DropPath
+from .mlp import MLP
 from .ss2d import SS2D
 
 _VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
