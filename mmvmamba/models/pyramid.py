@@ -50,7 +50,8 @@ class SimpleFeaturePyramid(BaseModule):
         """One (B, in_channels, h, w) -> five (B, out_channels, ...): 4h, 2h, h, h / 2 and h / 4 high, rounded up."""
         if len(inputs) != 1:
             raise ValueError(f'SimpleFeaturePyramid takes one map, not {len(inputs)}: give the backbone one out_index.')
-        outs = [level(inputs[0]) for level in self.levels]
+        # mmcv's RoIAlign takes every input for NCHW in memory, whatever its strides; these are channels-last.
+        outs = [level(inputs[0]).contiguous() for level in self.levels]
         return (*outs, self.coarsest(outs[-1]))
 
 

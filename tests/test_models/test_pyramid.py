@@ -47,6 +47,11 @@ def test_alignment():
             assert indices.max() == int((place + 1) * scale - 0.5) + 1
 
 
+def test_levels_are_contiguous():
+    """mmcv's RoIAlign reads a channels-last tensor as if it were NCHW, and says nothing."""
+    assert all(out.is_contiguous() for out in SimpleFeaturePyramid(16, 8)((torch.randn(2, 16, 4, 6),)))
+
+
 def test_every_parameter_learns_behind_a_plain_backbone():
     backbone = Vim(dict(embed_dims=16, depth=1))
     neck = MODELS.build(dict(type='SimpleFeaturePyramid', in_channels=16, out_channels=8))
