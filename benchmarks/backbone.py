@@ -1,50 +1,30 @@
-"""What VMamba costs beside Swin, ConvNeXt and ResNet-50: inference and training, time and memory.
+"""What the backbones cost beside their peers: inference and training, time and memory.
 
-    python benchmarks/backbone.py [--device cuda] [--dtype float16] [--batch 128] [--full] [--json FILE] [--plot FILE]
+    python benchmarks/backbone.py [--family vim [--fpn]] [--device cuda] [--dtype float16] [--batch 128] [--full]
+                                  [--json FILE] [--plot FILE]
 
-Every network is its backbone alone, without pooling and classifier, with random weights. benchmarks/README.md says how
-it is measured.
+VMamba stands beside Swin, ConvNeXt and ResNet-50, Vim beside DeiT. benchmarks/README.md says how it is measured.
 """
 
 import argparse
 import statistics
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 
 import measure
 import torch
-import torchvision
+from networks import FAMILIES, FPN, build
 from torch import Tensor, nn
 
-from mmvmamba import VMamba
 from mmvmamba.ops import use_backend
 from mmvmamba.ops.backend import BACKENDS
 
-BASELINE = 'Swin-T'
-TINY = ('VMamba-T', 'Swin-T', 'ConvNeXt-T', 'ResNet-50')
-FULL = (*TINY, 'VMamba-S', 'Swin-S', 'VMamba-B', 'Swin-B')
-BUILDERS = {
-    'VMamba-T': partial(VMamba, 'tiny'),
-    'VMamba-S': partial(VMamba, 'small', drop_path_rate=0.3),
-    'VMamba-B': partial(VMamba, 'base', drop_path_rate=0.6),
-    'Swin-T': torchvision.models.swin_t,
-    'Swin-S': torchvision.models.swin_s,
-    'Swin-B': torchvision.models.swin_b,
-    'ConvNeXt-T': torchvision.models.convnext_tiny,
-    'ResNet-50': torchvision.models.resnet50,
-}
 WITHOUT_CUDNN = ', no cuDNN'
 SCAN = ', scan '  # 'VMamba-T, scan blocked'
-
-
-def build(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    model = BUILDERS[name.split(',')[0]]()
-    if isinstance(model, torchvision.models.ResNet):
-        return nn.Sequential(*list(model.children())[:-2])
-    return getattr(model, 'features', model)  # Swin and ConvNeXt: all but norm, pooling and head
 
 
 def step(name: str, model: nn.Module, training: bool, options: argparse.Namespace, images: Tensor) -> None:
@@ -66,7 +46,7 @@ def make_images(seed: int, size: int, options: argparse.Namespace) -> Tensor:
 
 
 def time_all(names: list[str], size: int, training: bool, options: argparse.Namespace) -> dict[str, list[float]]:
-    models = {name: build(name).to(options.device).train(training) for name in names}
+    models = {name: build(name, size).to(options.device).train(training) for name in names}
     runs = {name: partial(step, name, model, training, options) for name, model in models.items()}
     return measure.interleave(runs, partial(make_images, size=size, options=options), options.device, options.rounds)
 
@@ -75,37 +55,42 @@ def memory_of(name: str, jobs: list[tuple[int, bool]], options: argparse.Namespa
     """Peak above the loaded model, for each (size, training); meant for a process of its own."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    model = build(name).to(options.device)
-    step(name, model.train(), True, options, make_images(0, 64, options))  # what libraries load and keep at first use
-    model.zero_grad()
+    measure.return_memory_at_once()
+    # what libraries load and keep at first use
+    step(name, build(name, 64).to(options.device), True, options, make_images(0, 64, options))
     peaks = []
     for size, training in jobs:
-        images = make_images(0, size, options)
-        run = partial(step, name, model.train(training), training, options, images)
-        peaks.append(measure.peak_memory(run, options.device))
-        model.zero_grad()
+        model, images = build(name, size).to(options.device).train(training), make_images(0, size, options)
+        peaks.append(measure.peak_memory(partial(step, name, model, training, options, images), options.device))
     return peaks
 
 
 def jobs_of(name: str, options: argparse.Namespace) -> list[tuple[int, bool]]:
     """The (size, training) that a model is measured at."""
-    largest = name in ('VMamba-T', BASELINE) or options.full or options.device == 'cuda'
-    inference = [(size, False) for size in options.sizes if size <= 1024 or largest]
+    family = FAMILIES[options.family]
+    largest = name in (family.names[0], family.baseline) or options.full or options.device == 'cuda'
+    inference = [(size, False) for size in options.sizes if size < 2048 or largest]
     return inference + [(size, True) for size in options.train_sizes]
 
 
 def variants(options: argparse.Namespace) -> list[str]:
-    names = list(FULL if options.full else TINY)
+    family = FAMILIES[options.family]
+    names = list(family.names + family.larger if options.full else family.names)
     peers = ['mamba_ssm'] if options.device == 'cuda' and BACKENDS['mamba_ssm']() is None else []
-    names += [f'VMamba-T{SCAN}{scan}' for scan in (peers if options.scans is None else options.scans)]
+    names += [f'{names[0]}{SCAN}{scan}' for scan in (peers if options.scans is None else options.scans)]
+    names = [name + FPN for name in names] if options.fpn else names
     if options.device == 'cuda':
         names += [name + WITHOUT_CUDNN for name in names]
     return names
 
 
+def baseline(options: argparse.Namespace) -> str:
+    return FAMILIES[options.family].baseline + (FPN if options.fpn else '')
+
+
 def show(size: int, training: bool, rows: list[dict], options: argparse.Namespace) -> None:
     title = f'{"Training step" if training else "Inference"} at {size}x{size}, batch {options.batch}, {options.dtype}'
-    header = ['', 'ms', 'images/s', 'ns per pixel', f'x {BASELINE}', 'peak MiB']
+    header = ['', 'ms', 'images/s', 'ns per pixel', f'x {baseline(options)}', 'peak MiB']
     cells = []
     for row in rows:
         median = statistics.median(row['seconds'])
@@ -137,7 +122,7 @@ def plot(file: Path, results: list[dict], batch: int) -> None:
     for name in dict.fromkeys(row['model'] for row in rows):
         mine = [row for row in rows if row['model'] == name]
         sizes = [row['size'] for row in mine]
-        style = dict(marker='o', linewidth=2.5 if name.startswith('VMamba') else 1.2, label=name)
+        style = dict(marker='o', linewidth=2.5 if name.startswith(('VMamba', 'Vim')) else 1.2, label=name)
         pixels = [batch * size**2 for size in sizes]
         left.plot(sizes, [statistics.median(row['seconds']) / p * 1e9 for row, p in zip(mine, pixels)], **style)
         if all(row['peak_bytes'] is not None for row in mine):
@@ -154,15 +139,30 @@ def plot(file: Path, results: list[dict], batch: int) -> None:
     print(f'Drawn in {file}.')
 
 
-def main() -> None:
+def parse_options() -> argparse.Namespace:
     parser = measure.parser(__doc__.splitlines()[0])
-    parser.add_argument('--sizes', type=int, nargs='*', default=[224, 512, 1024, 2048], help='of images for inference')
-    parser.add_argument('--train-sizes', type=int, nargs='*', default=[512], help='of images for training steps')
-    parser.add_argument('--scans', nargs='*', choices=list(BACKENDS), help='VMamba-T with these, too (default: peers)')
+    parser.add_argument('--family', choices=FAMILIES, default='vmamba', help='whom to compare (default: vmamba)')
+    parser.add_argument('--fpn', action='store_true', help='with a simple feature pyramid on top, for vim')
+    parser.add_argument('--sizes', type=int, nargs='*', help="of images for inference (default: the family's)")
+    parser.add_argument('--train-sizes', type=int, nargs='*', help="of images for training steps (the family's)")
+    parser.add_argument('--scans', nargs='*', choices=list(BACKENDS), help='ours with these, too (default: peers)')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='draw time and memory per pixel there')
     options = parser.parse_args()
+    family = FAMILIES[options.family]
+    options.sizes = family.sizes if options.sizes is None else options.sizes
+    options.train_sizes = family.train_sizes if options.train_sizes is None else options.train_sizes
+    if options.fpn and not family.pyramid:
+        parser.error(f'--fpn: the networks of --family {options.family} have several maps each; use --family vim.')
+    if options.family == 'vim' and find_spec('timm') is None:
+        sys.exit("--family vim compares with timm's DeiT, and timm is not installed; `pip install timm` gets it.")
+    return options
+
+
+def main() -> None:
+    options = parse_options()
     machine = measure.start(options)
-    print(f'\nMedians of interleaved rounds. "x {BASELINE}": ratio of times, median and quartiles of the rounds.')
+    print('\nMedians of interleaved rounds.')
+    print(f'x {baseline(options)}: ratio of times, median and quartiles of the rounds.')
     print('peak MiB: above the loaded model, from a process of its own for each model.')
 
     names = variants(options)
@@ -182,7 +182,7 @@ def main() -> None:
                 size=size,
                 training=training,
                 seconds=seconds,
-                ratio=measure.ratios(seconds, times[BASELINE]),
+                ratio=measure.ratios(seconds, times[baseline(options)]),
                 peak_bytes=peaks[name, job],
             )
             for name, seconds in times.items()

@@ -1,6 +1,7 @@
 """What the benchmarks share: fair timing, peak memory, the description of a machine, and how results are written."""
 
 import argparse
+import contextlib
 import ctypes
 import gc
 import json
@@ -153,6 +154,15 @@ def ratios(times: list[float], others: list[float]) -> tuple[float, float, float
         return quotients[0], quotients[0], quotients[0]
     lower, median, upper = statistics.quantiles(quotients, n=4, method='inclusive')
     return median, lower, upper
+
+
+def return_memory_at_once() -> None:
+    """Have this process give freed tensors back to the system, which takes time but makes peaks repeatable.
+
+    Otherwise the C library's heap keeps holes of freed memory, more or fewer as it happens.
+    """
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
 
 
 def peak_memory(run: Callable[[], object], device: str) -> int | None:

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import selective_scan_2d
-from .layers import init_time_step_
+from ..ops.causal_conv import project_conv_silu
+from .layers import in_pieces, init_time_step_
 
 KERNEL = 4  # taps of the causal convolution
 
@@ -69,6 +70,19 @@ class BiMamba(nn.Module):
 
     def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
         """(B, L, C) -> (B, L, C). With `reverse`, a mixer of one direction walks the sequence from its end."""
+        # two products, so that each half is contiguous: the convolution and the gate would copy the halves of one
+        in_weight, gate_weight = self.in_proj.weight.chunk(2)
+        y = self._scan(x, in_weight, reverse)
+
+        def gate_and_project(x: Tensor, y: Tensor) -> Tensor:
+            gate = F.linear(x, gate_weight)
+            y = y * F.silu(gate)  # both directions share the gate, so their sum is gated once
+            return self.out_proj(y.to(gate.dtype)) * self.scale
+
+        return in_pieces(gate_and_project, x, y)
+
+    def _scan(self, x: Tensor, in_weight: Tensor, reverse: bool) -> Tensor:
+        """(B, L, C) -> (B, L, E), float32 at least: projection, convolutions, SiLU and the sum of the scans."""
         convs = [(self.conv1d, reverse)]
         scans = [(self.x_proj, self.dt_proj, self.A_log, self.D)]
         if self.two_convs:
@@ -77,9 +91,8 @@ class BiMamba(nn.Module):
             scans.append((self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b))
         x_projs, dt_projs, A_logs, Ds = zip(*scans)
 
-        # two products, so that each half is contiguous: the convolution and the gate would copy the halves of one
-        x, z = (F.linear(x, weight) for weight in self.in_proj.weight.chunk(2))
-        x = F.silu(torch.stack([causal_conv(x, conv, reverse) for conv, reverse in convs], 1))  # (B, 1 or 2, L, E)
+        weights, biases, from_end = zip(*((conv.weight, conv.bias, from_end) for conv, from_end in convs))
+        x = project_conv_silu(x, in_weight, weights, biases, from_end)  # (B, 1 or 2, L, E)
         projected = x @ torch.stack([x_proj.weight for x_proj in x_projs]).mT  # (B, K, L, R + 2N)
         projected = projected.unsqueeze(2)
         d_state = self.A_log.shape[1]
@@ -97,18 +110,4 @@ class BiMamba(nn.Module):
             traversals=('row', 'row_reversed') if self.two_scans else ('row_reversed' if reverse else 'row',),
             out_dtype=torch.promote_types(x.dtype, torch.float32),
         )
-        y = y.squeeze(1) * F.silu(z)  # both directions share z, so their sum is gated once
-        return self.out_proj(y.to(z.dtype)) * self.scale
-
-
-def causal_conv(x: Tensor, conv: nn.Conv1d, reverse: bool) -> Tensor:
-    """Each position sees itself and the `KERNEL - 1` before it (after it, with `reverse`). (B, L, E) -> (B, L, E).
-
-    As a 2-D convolution of a channels-last map of height 1: PyTorch's 1-D convolution needs channels first, and is
-    several times slower on a CPU.
-    """
-    weight = conv.weight.flip(2) if reverse else conv.weight
-    x = x.transpose(1, 2).unsqueeze(2)  # (B, E, 1, L)
-    x = F.conv2d(x, weight.unsqueeze(2), conv.bias, padding=(0, KERNEL - 1), groups=conv.groups)
-    x = x[..., KERNEL - 1 :] if reverse else x[..., : 1 - KERNEL]
-    return x.squeeze(2).transpose(1, 2)
+        return y.squeeze(1)

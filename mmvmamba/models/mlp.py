@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-PIECE = 2048  # positions whose hidden layer stays in cache
+from .layers import in_pieces, infers_on_cpu
 
 # oneDNN's linear layer with bias and activation in one pass, which torch.compile uses too; None where PyTorch lacks it.
 _linear = getattr(torch.ops.mkldnn, '_linear_pointwise', None) if torch.backends.mkldnn.is_available() else None
@@ -14,8 +14,7 @@ _linear = getattr(torch.ops.mkldnn, '_linear_pointwise', None) if torch.backends
 class MLP(nn.Module):
     """Two linear layers around a GELU, on the last dimension.
 
-    Inference on a CPU takes up to half the time on large maps, and no memory for the hidden layer: it goes piece
-    by piece, and the bias and the GELU are part of oneDNN's product.
+    Inference on a CPU never has the whole hidden layer, and the bias and the GELU are part of oneDNN's product.
     """
 
     def __init__(self, channels: int, hidden_channels: int):
@@ -24,11 +23,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._plain(x)
-        infer = self._fused if self._can_fuse(x) else self._plain
-        pieces = x.flatten(0, -2).split(PIECE)
-        return infer(x) if len(pieces) == 1 else torch.cat([infer(piece) for piece in pieces]).view_as(x)
+        return in_pieces(self._fused if self._can_fuse(x) else self._plain, x)
 
     def _plain(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -38,9 +33,14 @@ class MLP(nn.Module):
         return _linear(x, self.fc2.weight, self.fc2.bias, 'none', [], '')
 
     def _can_fuse(self, x: Tensor) -> bool:
-        """Whether this is plain float32 inference: no autocast, which would not see the layers, and no tracing."""
+        """Whether this is plain float32 inference: no autocast, which would not see the layers, and no tracing.
+
+        What has taken the place of a layer, an adapter for instance, is more than a weight and a bias.
+        """
         return (
             _linear is not None
+            and infers_on_cpu(x)
+            and type(self.fc1) is type(self.fc2) is nn.Linear
             and torch.backends.mkldnn.enabled
             and x.dtype == self.fc1.weight.dtype == torch.float32
             and not torch.is_autocast_enabled('cpu')

@@ -28,3 +28,15 @@ def test_operations_are_counted():
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         mlp(x)
     assert counter.get_total_flops() == 2 * 2 * 15 * 8 * 32
+
+
+def test_a_replaced_layer_is_called():
+    class Adapter(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    mlp, x = MLP(8, 32), torch.randn(1, 3, 5, 8)
+    mlp.fc2 = Adapter(32, 8)
+    expected = mlp(x)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x), expected)
