@@ -10,7 +10,8 @@
 # and install them there:
 #     pip install --no-index --no-deps wheels/*.whl
 # (mmengine in place of onedl-mmengine wants yapf, platformdirs and opencv-python-headless, too.) For comparison, install mamba-ssm
-# with its CUDA kernel, or the official selective_scan_cuda_oflex: what can be imported is measured.
+# with its CUDA kernel, or the official selective_scan_cuda_oflex: what can be imported is measured. So is Vim beside DeiT, if
+# timm is there (with its huggingface_hub and safetensors).
 #
 # PYTHON chooses the interpreter (python3), OUT the folder for JSON and logs (benchmarks/results/<GPU>). Every step runs,
 # whatever became of those before; the exit status is 0 only if all succeeded.
@@ -81,6 +82,10 @@ for step in "${steps[@]}"; do
         backbone)
             time_backbone backbone_float16_batch128 --dtype float16 --batch 128 --sizes 224 --train-sizes 224
             time_backbone backbone_float16_batch1 --dtype float16 --batch 1 --sizes 512 1024 2048 --train-sizes 512
+            if "$python" -c 'import timm'; then
+                time_backbone vim_float16_batch1 --family vim --dtype float16 --batch 1
+                time_backbone vim_fpn_float16_batch1 --family vim --fpn --dtype float16 --batch 1 --train-sizes
+            fi
             ;;
     esac
 done

@@ -247,6 +247,18 @@ def test_features_of_any_size(pooling, shape):
     assert [out.shape for out in Vim(TINY, pooling=pooling)(torch.randn(2, 3, 33, 95))] == [shape]
 
 
+@pytest.mark.parametrize('bidirectionality', ['none', 'alternating_blocks', 'ssm', 'ssm_conv'])
+def test_inference_in_pieces_gives_what_training_gives(bidirectionality, monkeypatch):
+    torch.manual_seed(0)
+    model = Vim(dict(embed_dims=32, depth=2), bidirectionality=bidirectionality)
+    x = torch.randn(2, 3, 64, 80)
+    expected = model(x)[0]
+    monkeypatch.setattr('mmvmamba.models.layers.PIECE', 7)
+    monkeypatch.setattr('mmvmamba.ops.causal_conv.PIECE', 6)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)[0], expected)
+
+
 def test_maps_are_the_tokens_where_they_stand():
     """A map's cell shows its own patch: a change of one patch moves that cell's input first."""
     model = Vim(TINY, bidirectionality='none', out_indices=(0,))

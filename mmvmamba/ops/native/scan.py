@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .heap import keep_freed_memory
+
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _ARGS = struct.Struct('54q')
 _OBJECT = Path(__file__).with_name('_scan.so')
@@ -27,6 +29,7 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
             return None, f'The native scan {_OBJECT.name} was built from other sources; build it again.'
     except (OSError, AttributeError) as error:
         return None, f'The native scan {_OBJECT.name} does not load: {error}.'
+    keep_freed_memory()
     return library, None
 
 
