@@ -56,8 +56,9 @@ def memory_of(name: str, jobs: list[tuple[int, bool]], options: argparse.Namespa
     if options.threads:
         torch.set_num_threads(options.threads)
     measure.return_memory_at_once()
-    # what libraries load and keep at first use
-    step(name, build(name, 64).to(options.device), True, options, make_images(0, 64, options))
+    for training in (True, False):  # what libraries load and keep at first use
+        model = build(name, 64).to(options.device).train(training)
+        step(name, model, training, options, make_images(0, 64, options))
     peaks = []
     for size, training in jobs:
         model, images = build(name, size).to(options.device).train(training), make_images(0, size, options)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ..ops import selective_scan_2d
 from ..ops.causal_conv import project_conv_silu
-from .layers import in_pieces, init_time_step_
+from ..ops.pieces import in_pieces
+from .layers import init_time_step_
 
 KERNEL = 4  # taps of the causal convolution
 

@@ -1,13 +1,10 @@
 """Layers that the backbones share. Maps are channels-last, (B, H, W, C), unless a name says otherwise."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-PIECE = 2048  # positions whose intermediate results stay in a CPU's cache
 
 
 class ChannelsFirst(nn.Module):
@@ -88,21 +85,3 @@ def init_time_step_(bias: Tensor) -> None:
     """
     dt = torch.empty_like(bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_().clamp_(min=1e-4)
     bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
-
-
-def infers_on_cpu(x: Tensor) -> bool:
-    """Whether nothing is kept for a backward pass, nothing is compiled, and there is a cache to stay in."""
-    return x.device.type == 'cpu' and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def in_pieces(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`function(*inputs)`, where each position (all dimensions but the last) stands for itself.
-
-    Inference on a CPU goes piece by piece: on large maps it takes up to half the time, and no memory for what lies
-    between input and output.
-    """
-    positions = inputs[0].shape[:-1]
-    if positions.numel() <= PIECE or not infers_on_cpu(inputs[0]):
-        return function(*inputs)
-    pieces = zip(*(x.flatten(0, -2).split(PIECE) for x in inputs))
-    return torch.cat([function(*piece) for piece in pieces]).unflatten(0, positions)

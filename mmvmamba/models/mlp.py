@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from .layers import in_pieces, infers_on_cpu
+from ..ops.pieces import in_pieces, infers_on_cpu
 
 # oneDNN's linear layer with bias and activation in one pass, which torch.compile uses too; None where PyTorch lacks it.
 _linear = getattr(torch.ops.mkldnn, '_linear_pointwise', None) if torch.backends.mkldnn.is_available() else None
@@ -33,7 +33,7 @@ class MLP(nn.Module):
         return _linear(x, self.fc2.weight, self.fc2.bias, 'none', [], '')
 
     def _can_fuse(self, x: Tensor) -> bool:
-        """Whether this is plain float32 inference: no autocast, which would not see the layers, and no tracing.
+        """Whether this is plain float32 inference, without autocast, which would not see the layers.
 
         What has taken the place of a layer, an adapter for instance, is more than a weight and a bias.
         """
@@ -44,7 +44,6 @@ class MLP(nn.Module):
             and torch.backends.mkldnn.enabled
             and x.dtype == self.fc1.weight.dtype == torch.float32
             and not torch.is_autocast_enabled('cpu')
-            and not torch.jit.is_tracing()
         )
 
 

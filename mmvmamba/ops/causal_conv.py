@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PIECE = 2048  # positions that stay in a CPU's cache from the projection to the SiLU
+from .pieces import PIECE, infers_on_cpu
 
 
 def project_conv_silu(
@@ -23,9 +23,7 @@ def project_conv_silu(
         reverse: K times whether a position sees those after it instead of those before it.
     """
     branches = list(zip(weights, biases, reverse))
-    if x.device.type == 'cpu' and not (
-        torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
-    ):
+    if infers_on_cpu(x):
         return _infer(x, in_weight, branches)
     x = F.linear(x, in_weight)
     if conv_silu := _cuda_kernel(x):

@@ -253,7 +253,7 @@ def test_inference_in_pieces_gives_what_training_gives(bidirectionality, monkeyp
     model = Vim(dict(embed_dims=32, depth=2), bidirectionality=bidirectionality)
     x = torch.randn(2, 3, 64, 80)
     expected = model(x)[0]
-    monkeypatch.setattr('mmvmamba.models.layers.PIECE', 7)
+    monkeypatch.setattr('mmvmamba.ops.pieces.PIECE', 7)
     monkeypatch.setattr('mmvmamba.ops.causal_conv.PIECE', 6)
     with torch.no_grad():
         torch.testing.assert_close(model(x)[0], expected)
