@@ -27,7 +27,7 @@ test: setup
 
 bench: setup
 	$(python) benchmarks/scan.py
-	$(python) benchmarks/backbone.py
+	$(python) benchmarks/backbone.py --sizes 224 512 1024
 
 lint: setup
 	$(python) -m ruff check .

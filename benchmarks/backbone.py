@@ -69,7 +69,7 @@ def memory_of(name: str, jobs: list[tuple[int, bool]], options: argparse.Namespa
 def jobs_of(name: str, options: argparse.Namespace) -> list[tuple[int, bool]]:
     """The (size, training) that a model is measured at."""
     family = FAMILIES[options.family]
-    largest = name in (family.names[0], family.baseline) or options.full or options.device == 'cuda'
+    largest = name.removesuffix(FPN) in (family.names[0], family.baseline) or options.full or options.device == 'cuda'
     inference = [(size, False) for size in options.sizes if size < 2048 or largest]
     return inference + [(size, True) for size in options.train_sizes]
 

@@ -50,7 +50,7 @@ def start(options: argparse.Namespace) -> dict:
 
 
 def machine(device: str) -> dict:
-    packages = ('torch', 'torchvision', 'triton', 'mamba_ssm')
+    packages = ('torch', 'torchvision', 'timm', 'triton', 'mamba_ssm', 'causal_conv1d')
     description = {
         'CPU': f'{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads',
         'load': ' '.join(f'{load:.1f}' for load in os.getloadavg()) + ' (of other work, too, which blurs times)',

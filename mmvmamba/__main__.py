@@ -9,7 +9,8 @@ from . import __version__
 from .ops import native
 from .ops.backend import BACKENDS, current_backend
 
-PACKAGES = ('torch', 'torchvision', 'triton', 'einops', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'mamba_ssm')
+LIBRARIES = ('torch', 'torchvision', 'triton', 'einops', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
+PACKAGES = (*LIBRARIES, 'mamba_ssm', 'causal_conv1d')
 
 
 def version(package: str) -> str:
@@ -24,11 +25,11 @@ def main() -> None:
     print(f'mmvmamba {__version__}, Python {platform.python_version()}, {platform.machine()}')
     print(f'{torch.get_num_threads()} threads, {device}')
     for package in PACKAGES:
-        print(f'  {package:12}{version(package)}')
+        print(f'  {package:14}{version(package)}')
     print(f'Scan backends (now: {current_backend()}):')
     for name, unavailable_reason in BACKENDS.items():
         can_run = f'can run ({native.info()})' if name == 'native' else 'can run'
-        print(f'  {name:12}{unavailable_reason() or can_run}')
+        print(f'  {name:14}{unavailable_reason() or can_run}')
 
 
 if __name__ == '__main__':

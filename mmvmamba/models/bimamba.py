@@ -27,6 +27,10 @@ class BiMamba(nn.Module):
         backward: what the backward direction has of its own: 'ssm_conv' (the convolution, the projections, A and D),
             'ssm' (all but the convolution: it scans the forward one's output), or 'none' (there is no such direction).
         divide_out: halve the sum of two directions.
+
+    Raises:
+        TypeError: in the forward pass, if something that is no such layer has taken the place of one whose weight is
+            read without calling it: all but out_proj.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class BiMamba(nn.Module):
 
     def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
         """(B, L, C) -> (B, L, C). With `reverse`, a mixer of one direction walks the sequence from its end."""
+        self._check_layers()
         # two products, so that each half is contiguous: the convolution and the gate would copy the halves of one
         in_weight, gate_weight = self.in_proj.weight.chunk(2)
         y = self._scan(x, in_weight, reverse)
@@ -81,6 +86,14 @@ class BiMamba(nn.Module):
             return self.out_proj(y.to(gate.dtype)) * self.scale
 
         return in_pieces(gate_and_project, x, y)
+
+    def _check_layers(self) -> None:
+        for name, layer in self.named_children():
+            if name != 'out_proj' and not isinstance(layer, (nn.Linear, nn.Conv1d)):
+                raise TypeError(
+                    f'{type(layer).__name__} in place of BiMamba.{name} would have no effect, because only the weight '
+                    'is read: adapt out_proj or the whole mixer instead.'
+                )
 
     def _scan(self, x: Tensor, in_weight: Tensor, reverse: bool) -> Tensor:
         """(B, L, C) -> (B, L, E), float32 at least: projection, convolutions, SiLU and the sum of the scans."""

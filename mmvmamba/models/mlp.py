@@ -35,16 +35,20 @@ class MLP(nn.Module):
     def _can_fuse(self, x: Tensor) -> bool:
         """Whether this is plain float32 inference, without autocast, which would not see the layers.
 
-        What has taken the place of a layer, an adapter for instance, is more than a weight and a bias.
+        A layer with hooks, or what has taken its place, an adapter for instance, is more than a weight and a bias.
         """
         return (
             _linear is not None
             and infers_on_cpu(x)
-            and type(self.fc1) is type(self.fc2) is nn.Linear
+            and all(type(layer) is nn.Linear and not _hooks(layer) for layer in (self.fc1, self.fc2))
             and torch.backends.mkldnn.enabled
             and x.dtype == self.fc1.weight.dtype == torch.float32
             and not torch.is_autocast_enabled('cpu')
         )
+
+
+def _hooks(layer: nn.Module) -> bool:
+    return bool(layer._forward_pre_hooks or layer._forward_hooks)
 
 
 if _linear is not None:

@@ -1,5 +1,6 @@
 """What a Mamba block does before the scan: projection, causal depthwise convolution and SiLU, from either end."""
 
+import logging
 from collections.abc import Sequence
 from functools import cache
 
@@ -33,11 +34,11 @@ def project_conv_silu(
 
 def _infer(x: Tensor, in_weight: Tensor, branches: list[tuple[Tensor, Tensor | None, bool]]) -> Tensor:
     """Piece by piece, each with the neighbours that its convolutions see: only the result has the full length."""
-    length, halo = x.shape[1], branches[0][0].shape[2] - 1
+    length, halo, step = x.shape[1], branches[0][0].shape[2] - 1, max(PIECE // max(len(x), 1), 1)
     dtype = F.linear(x[:, :0], in_weight).dtype  # autocast may have chosen it
     out = x.new_empty(len(x), len(branches), length, len(in_weight), dtype=dtype)
-    for begin in range(0, length, PIECE):
-        end = min(begin + PIECE, length)
+    for begin in range(0, length, step):
+        end = min(begin + step, length)
         first, last = max(begin - halo, 0), min(end + halo, length)
         piece = F.linear(x[:, first:last], in_weight)
         for k, branch in enumerate(branches):
@@ -64,21 +65,30 @@ def _with_kernel(conv_silu, x: Tensor, weight: Tensor, bias: Tensor | None, reve
     """The kernel only looks back: to look ahead, shift the sequence by as many positions as are looked at."""
     others = weight.shape[2] - 1 if reverse else 0
     weight = weight.flip(2) if reverse else weight
-    y = conv_silu(F.pad(x, (0, 0, 0, others)).transpose(1, 2), weight.squeeze(1), bias, activation='silu')
+    x = F.pad(x, (0, 0, 0, others)) if reverse else x
+    y = conv_silu(x.transpose(1, 2), weight.squeeze(1), bias, activation='silu')
     return y.transpose(1, 2)[:, others:]
 
 
 def _cuda_kernel(x: Tensor):
     """`causal_conv1d_fn` of the package causal_conv1d, where that is installed and takes such an x, else None."""
-    if not x.is_cuda or x.dtype == torch.float64 or x.shape[2] % 8 or torch.compiler.is_compiling():
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    # its gradient of the weight is a sum in any order
+    if not x.is_cuda or traced or torch.are_deterministic_algorithms_enabled():
         return None
-    return _import_kernel()
+    return None if x.dtype == torch.float64 or x.shape[2] % 8 else _import_kernel()
 
 
 @cache
 def _import_kernel():
     try:
         from causal_conv1d import causal_conv1d_fn
-    except (ImportError, OSError):  # not installed, or built for another PyTorch
+    except ModuleNotFoundError:
+        return None
+    except (ImportError, OSError) as error:
+        logging.getLogger('mmvmamba').warning(
+            f'causal_conv1d is installed but does not load ({error}), so Vim convolves with PyTorch: reinstall it for '
+            f'PyTorch {torch.__version__}, or remove it.'
+        )
         return None
     return causal_conv1d_fn

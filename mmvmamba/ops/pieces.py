@@ -9,7 +9,7 @@ PIECE = 2048  # positions
 
 
 def infers_on_cpu(x: Tensor) -> bool:
-    """Whether there is a cache to stay in, nothing is kept for a backward pass, and nobody traces what is done."""
+    """Whether this runs on a CPU, keeps nothing for a backward pass and is not traced."""
     return x.device.type == 'cpu' and not (
         torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
     )
@@ -18,7 +18,7 @@ def infers_on_cpu(x: Tensor) -> bool:
 def in_pieces(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """`function(*inputs)`, where each position (all dimensions but the last) stands for itself.
 
-    On large maps inference on a CPU takes up to half the time, and no memory for what lies between.
+    At inference on a CPU, on large maps, an MLP takes up to half the time, and no memory for its hidden layer.
     """
     positions = inputs[0].shape[:-1]
     if positions.numel() <= PIECE or not infers_on_cpu(inputs[0]):

@@ -30,6 +30,14 @@ def test_operations_are_counted():
     assert counter.get_total_flops() == 2 * 2 * 15 * 8 * 32
 
 
+def test_a_hook_is_called():
+    mlp, x = MLP(8, 32), torch.randn(1, 3, 5, 8)
+    mlp.fc1.register_forward_hook(lambda layer, inputs, output: output + 1)
+    expected = mlp(x)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(x), expected)
+
+
 def test_a_replaced_layer_is_called():
     class Adapter(torch.nn.Linear):
         def forward(self, x):

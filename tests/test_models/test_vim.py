@@ -175,6 +175,12 @@ class TestMixer:
         else:  # one causal convolution for both: it is not symmetric
             assert 'conv1d_b.weight' not in mixer.state_dict() and 'x_proj_b.weight' in mixer.state_dict()
 
+    def test_what_is_not_called_cannot_be_replaced(self):
+        mixer = BiMamba(8)
+        mixer.in_proj = torch.nn.Sequential(mixer.in_proj)
+        with pytest.raises(TypeError, match='Sequential in place of BiMamba.in_proj would have no effect'):
+            mixer(torch.randn(1, 3, 8))
+
     def test_what_each_direction_sees(self):
         x = torch.randn(1, 9, 8)
         changed = x.clone()
@@ -555,6 +561,8 @@ def test_compile_and_export_see_one_operator_per_block(kwargs):
     torch.testing.assert_close(compiled(x)[0], expected)
     compiled(x)[0].sin().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x)[0], expected)
 
     program = torch.export.export(model, (x,))
     scans = [node for node in program.graph.nodes if node.target is torch.ops.mmvmamba.selective_scan_2d.default]
@@ -562,12 +570,13 @@ def test_compile_and_export_see_one_operator_per_block(kwargs):
     torch.testing.assert_close(program.module()(x)[0], expected)
 
 
+@pytest.mark.parametrize('mode', [torch.enable_grad, torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_autocast_stays_close_and_finite(dtype):
+def test_autocast_stays_close_and_finite(dtype, mode):
     torch.manual_seed(0)
     model, x = Vim(TINY).eval(), torch.randn(1, 3, 64, 64)
     expected = model(x)[0]
-    with torch.autocast('cpu', dtype):
+    with torch.autocast('cpu', dtype), mode():
         out = model(x)[0]
     assert (out - expected).abs().max() < 0.05 * expected.abs().max()
 

@@ -63,7 +63,9 @@ def test_autocast():
     with torch.autocast('cpu', torch.bfloat16):
         kept = project_conv_silu(*inputs, REVERSE)
         with torch.no_grad():
-            assert project_conv_silu(*inputs, REVERSE).dtype == kept.dtype == torch.bfloat16
+            inferred = project_conv_silu(*inputs, REVERSE)
+    assert kept.dtype == inferred.dtype == torch.bfloat16
+    torch.testing.assert_close(inferred, kept, atol=0.05, rtol=0.05)
 
 
 def test_the_package_causal_conv1d(monkeypatch):
@@ -87,3 +89,21 @@ def test_the_package_causal_conv1d(monkeypatch):
 
 def test_a_cpu_tensor_never_goes_to_the_package():
     assert causal_conv._cuda_kernel(torch.zeros(1, 4, 8)) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('length', [1, 2, 9])
+def test_the_package_on_a_gpu(length, autocast):
+    pytest.importorskip('causal_conv1d')
+    x, in_weight, *parameters = inputs = make(length)
+    flat = [t.requires_grad_() for group in parameters for t in group]
+    expected = expected_of(*inputs)
+    weights, biases = ([t.cuda() for t in group] for group in parameters)
+    with torch.autocast('cuda', torch.float16, enabled=autocast):
+        out = project_conv_silu(x.cuda(), in_weight.cuda(), weights, biases, REVERSE).float().cpu()
+    tolerance = dict(atol=0.05, rtol=0.05) if autocast else dict(atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out, expected, **tolerance)
+    for grads in zip(torch.autograd.grad(out.sum(), flat), torch.autograd.grad(expected.sum(), flat)):
+        torch.testing.assert_close(*grads, **tolerance)

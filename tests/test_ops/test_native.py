@@ -250,6 +250,7 @@ fill()
 fill()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(('MALLOC_', 'GLIBC_'))}
+    own = ('MALLOC_', 'GLIBC_', 'LD_PRELOAD')
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=environment)
     assert int(done.stdout) < 4096  # pages of one of the three times

@@ -13,4 +13,4 @@ def keep_freed_memory() -> None:
     has touched. Where these thresholds are set (MALLOC_TRIM_THRESHOLD_ and others), or with another C library, it does
     nothing. See mallopt(3), M_MMAP_THRESHOLD.
     """
-    torch.empty(LARGEST - 2**14, dtype=torch.uint8)  # 16 KiB less, for its header and alignment
+    torch.empty(LARGEST - 2**14, dtype=torch.uint8, device='cpu')  # 16 KiB less, for its header and alignment
