@@ -34,11 +34,11 @@ def project_conv_silu(
 
 def _infer(x: Tensor, in_weight: Tensor, branches: list[tuple[Tensor, Tensor | None, bool]]) -> Tensor:
     """Piece by piece, each with the neighbours that its convolutions see: only the result has the full length."""
-    length, halo, step = x.shape[1], branches[0][0].shape[2] - 1, max(PIECE // max(len(x), 1), 1)
+    length, halo = x.shape[1], branches[0][0].shape[2] - 1
     dtype = F.linear(x[:, :0], in_weight).dtype  # autocast may have chosen it
     out = x.new_empty(len(x), len(branches), length, len(in_weight), dtype=dtype)
-    for begin in range(0, length, step):
-        end = min(begin + step, length)
+    for begin in range(0, length, PIECE):  # of every sample: shorter pieces would mostly be neighbours
+        end = min(begin + PIECE, length)
         first, last = max(begin - halo, 0), min(end + halo, length)
         piece = F.linear(x[:, first:last], in_weight)
         for k, branch in enumerate(branches):
