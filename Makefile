@@ -10,7 +10,7 @@ help:
 	@echo 'make demo-seg  the same for UperNet'
 	@echo 'make test      the test suite'
 	@echo 'make bench     what the scan and the backbones cost on this machine'
-	@echo 'make lint      ruff'
+	@echo 'make lint      ruff: rules and format'
 	@echo 'make clean     remove what the demos, the tests and builds left; .venv stays'
 
 setup:
@@ -31,6 +31,7 @@ bench: setup
 
 lint: setup
 	$(python) -m ruff check .
+	$(python) -m ruff format --check .
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache data/coins work_dirs/demo

@@ -1,4 +1,5 @@
 """What pyproject.toml cannot say: the native scan, and the files that mim expects inside the package."""
+
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -20,7 +21,6 @@ def mim_files():
 
 
 class BuildPy(build_py):
-
     def run(self):
         super().run()
         if not self.editable_mode:
@@ -34,7 +34,6 @@ class BuildPy(build_py):
 
 
 class BuildExt(build_ext):
-
     def get_ext_filename(self, fullname):
         return fullname.replace('.', '/') + '.so'  # loaded with ctypes: not tied to a Python version
 
@@ -48,13 +47,16 @@ class BuildExt(build_ext):
 
 
 class BdistWheel(bdist_wheel):
-
     def get_tag(self):
         return 'py3', 'none', super().get_tag()[2]
 
 
 # optional: without a working compiler the package installs all the same, and the blocked PyTorch scan takes over.
-scan = Extension('mmvmamba.ops.native._scan', sources=sorted(map(str, Path(NATIVE).glob('*.c'))),
-                 depends=sorted(map(str, Path(NATIVE).glob('*.h'))), optional=True)
+scan = Extension(
+    'mmvmamba.ops.native._scan',
+    sources=sorted(map(str, Path(NATIVE).glob('*.c'))),
+    depends=sorted(map(str, Path(NATIVE).glob('*.h'))),
+    optional=True,
+)
 
 setup(ext_modules=[scan], cmdclass=dict(build_py=BuildPy, build_ext=BuildExt, bdist_wheel=BdistWheel))

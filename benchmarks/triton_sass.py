@@ -6,6 +6,7 @@ For every kernel, architecture and number of states: registers and spilled bytes
 memory, and of the largest inner loop the instructions and shuffles for a step and the order of its loads (L) and stores
 (S). Loads in one run before the stores can be in flight together. Nothing is executed: this says nothing about time.
 """
+
 import argparse
 import json
 import os
@@ -27,8 +28,23 @@ from mmvmamba.ops.triton.forward import chunk_ends, merge, prefix, sweep
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
 MAPS = {'x', 'dt', 'B', 'C', 'grad_y', 'dx', 'ddt', 'out'}  # in the network's dtype; every other pointer is float32
 POINTERS = MAPS | {
-    'A', 'D', 'dt_bias', 'start', 'y', 'end_state', 'end_grad', 'decay', 'state', 'terms', 'last', 'scratch', 'dA',
-    'dB', 'dC', 'dD', 'dbias'
+    'A',
+    'D',
+    'dt_bias',
+    'start',
+    'y',
+    'end_state',
+    'end_grad',
+    'decay',
+    'state',
+    'terms',
+    'last',
+    'scratch',
+    'dA',
+    'dB',
+    'dC',
+    'dD',
+    'dbias',
 }
 # What is a multiple of 16 when the numbers of channels and states are, which Triton compiles a variant for.
 WIDE = {'xb', 'xk', 'xp', 'tb', 'tk', 'tp', 'gb', 'gp', 'ob', 'ok', 'channels'}
@@ -61,8 +77,12 @@ def compile_kernel(kernel, constants, dtype, arch, states):
     signature.update(dict.fromkeys(constants, 'constexpr'))
     multiples = POINTERS | WIDE | (WIDE_STATES if states % 16 == 0 else set())
     aligned = [name for name in names if name not in constants and name in multiples]
-    source = ASTSource(fn=kernel, signature=signature, constexprs={(names.index(k), ): v for k, v in constants.items()},
-                       attrs={(names.index(name), ): [['tt.divisibility', 16]] for name in aligned})
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(k),): v for k, v in constants.items()},
+        attrs={(names.index(name),): [['tt.divisibility', 16]] for name in aligned},
+    )
     return triton.compile(source, target=GPUTarget('cuda', arch, 32), options=options)
 
 
@@ -89,10 +109,19 @@ def inspect(kernel, constants, dtype, arch, states, unroll):
         ptx, cubin = Path(folder, 'kernel.ptx'), Path(folder, 'kernel.cubin')
         ptx.write_text(compiled.asm['ptx'])
         target = f'sm_{arch}a' if arch >= 90 else f'sm_{arch}'
-        log = subprocess.run([TOOLS / 'ptxas', '-v', f'--gpu-name={target}', ptx, '-o', cubin], capture_output=True,
-                             text=True, check=True).stderr
-        sass = subprocess.run([TOOLS / 'cuobjdump', '-sass', cubin], capture_output=True, text=True, check=True,
-                              env=dict(os.environ, PATH=f'{TOOLS}:{os.environ["PATH"]}')).stdout
+        log = subprocess.run(
+            [TOOLS / 'ptxas', '-v', f'--gpu-name={target}', ptx, '-o', cubin],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+        sass = subprocess.run(
+            [TOOLS / 'cuobjdump', '-sass', cubin],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=dict(os.environ, PATH=f'{TOOLS}:{os.environ["PATH"]}'),
+        ).stdout
     loop = [opcode(text) for text in innermost_loop(sass)]
     memory = [op[0] for op in loop if op.startswith(('LDG', 'STG'))]
     return dict(
@@ -103,7 +132,8 @@ def inspect(kernel, constants, dtype, arch, states, unroll):
         loop_instructions_per_step=round(len(loop) / unroll, 1),
         loop_shuffles_per_step=sum(op.startswith('SHFL') for op in loop) / unroll,
         loop_mix=dict(Counter(op.split('.')[0] for op in loop).most_common()),
-        loop_memory_order=' '.join(f'{kind}x{len(list(run))}' for kind, run in groupby(memory)))
+        loop_memory_order=' '.join(f'{kind}x{len(list(run))}' for kind, run in groupby(memory)),
+    )
 
 
 def main():
@@ -119,13 +149,20 @@ def main():
     for arch in args.arch:
         for states in args.states:
             for label, kernel, constants, unroll in variants(states):
-                row = dict(kernel=label, arch=arch, states=states, dtype=args.dtype,
-                           **inspect(kernel, constants, args.dtype, arch, states, unroll))
+                row = dict(
+                    kernel=label,
+                    arch=arch,
+                    states=states,
+                    dtype=args.dtype,
+                    **inspect(kernel, constants, args.dtype, arch, states, unroll),
+                )
                 rows.append(row)
-                print('sm_{arch} n={states:<2} {kernel:<20} {registers:>3} registers, {spilled_bytes} bytes spilled, '
-                      '{shuffles} shuffles, {shared_bytes} bytes shared | loop: {loop_instructions_per_step} '
-                      'instructions and {loop_shuffles_per_step:g} shuffles a step, {loop_memory_order}'.format(**row),
-                      flush=True)
+                print(
+                    'sm_{arch} n={states:<2} {kernel:<20} {registers:>3} registers, {spilled_bytes} bytes spilled, '
+                    '{shuffles} shuffles, {shared_bytes} bytes shared | loop: {loop_instructions_per_step} '
+                    'instructions and {loop_shuffles_per_step:g} shuffles a step, {loop_memory_order}'.format(**row),
+                    flush=True,
+                )
     if args.json:
         args.json.write_text(json.dumps(dict(triton=triton.__version__, kernels=rows), indent=1) + '\n')
 

@@ -1,4 +1,5 @@
 """Every shipped config parses, builds and trains; the published recipes are the published ones."""
+
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,15 @@ DET = 'vmamba/mask-rcnn_vmamba-{}_fpn_1x_coco.py'
 SEG = 'vmamba/vmamba-{}_upernet_4xb4-160k_ade20k-512x512.py'
 # Of configs/vmamba, those that stand for a family take a training step; tests/test_zoo.py builds all.
 TRAINED = [name for name in NAMES if not name.startswith('vmamba/')] + [
-    DET.format('t'), DET.format('vanilla-t'), SEG.format('t'), SEG.format('vanilla-t'),
+    DET.format('t'),
+    DET.format('vanilla-t'),
+    SEG.format('t'),
+    SEG.format('vanilla-t'),
     'vmamba/cascade-mask-rcnn_vmamba-t_fpn_4conv1fc-giou_amp-1x_coco.py',
-    'vmamba/vmamba-t_8xb128_in1k.py', 'vmamba/mask-rcnn_swin-t_fpn_1x_coco.py',
-    'vmamba/mask-rcnn_convnext-t_fpn_1x_coco.py', 'vmamba/convnext-t_upernet_4xb4-160k_ade20k-512x512.py'
+    'vmamba/vmamba-t_8xb128_in1k.py',
+    'vmamba/mask-rcnn_swin-t_fpn_1x_coco.py',
+    'vmamba/mask-rcnn_convnext-t_fpn_1x_coco.py',
+    'vmamba/convnext-t_upernet_4xb4-160k_ade20k-512x512.py',
 ]
 SIZE = 64
 
@@ -91,12 +97,12 @@ def detection_sample(num_classes, shape):
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
-    boxes = torch.tensor([[4., 4., 36., 36.], [20., 28., 60., 60.]])
+    boxes = torch.tensor([[4.0, 4.0, 36.0, 36.0], [20.0, 28.0, 60.0, 60.0]])
     masks = np.zeros((2, *shape), np.uint8)
     for mask, (x1, y1, x2, y2) in zip(masks, boxes.int(), strict=True):
         mask[y1:y2, x1:x2] = 1
     labels = torch.tensor([0, num_classes - 1])
-    sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1., 1.)))
+    sample = DetDataSample(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
     sample.gt_instances = InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *shape))
     return sample
 
@@ -158,11 +164,15 @@ def test_takes_a_training_step(name, load):
 
 # Backbone parameters of the released models and their stochastic depth, with the four output norms.
 @pytest.mark.parametrize('form', [DET, SEG], ids=['det', 'seg'])
-@pytest.mark.parametrize(('variant', 'parameters', 'drop_path_rate', 'weights'), [
-    ('t', 29_481_408, 0.2, 'vssm1_tiny_0230s_ckpt_epoch_264.pth'),
-    ('s', 49_380_096, 0.3, 'vssm_small_0229_ckpt_epoch_222.pth'),
-    ('b', 87_534_592, 0.6, 'vssm_base_0229_ckpt_epoch_237.pth'),
-], ids=['t', 's', 'b'])
+@pytest.mark.parametrize(
+    ('variant', 'parameters', 'drop_path_rate', 'weights'),
+    [
+        ('t', 29_481_408, 0.2, 'vssm1_tiny_0230s_ckpt_epoch_264.pth'),
+        ('s', 49_380_096, 0.3, 'vssm_small_0229_ckpt_epoch_222.pth'),
+        ('b', 87_534_592, 0.6, 'vssm_base_0229_ckpt_epoch_237.pth'),
+    ],
+    ids=['t', 's', 'b'],
+)
 def test_builds_the_published_model(form, variant, parameters, drop_path_rate, weights, load):
     cfg = load(form.format(variant))
     assert cfg.model.backbone.drop_path_rate == drop_path_rate
@@ -174,8 +184,9 @@ def test_builds_the_published_model(form, variant, parameters, drop_path_rate, w
 
 # Names are told apart by hand here, not by the substrings of the config: the norms inside the stem and the downsampling
 # have no `norm` in their names and decay, as do the scan's parameters, biases and the batch norms of the heads.
-@pytest.mark.parametrize(('name', 'lr', 'weight_decay'), [(DET.format('t'), 1e-4, 0.05), (SEG.format('t'), 6e-5, 0.01)],
-                         ids=['det', 'seg'])
+@pytest.mark.parametrize(
+    ('name', 'lr', 'weight_decay'), [(DET.format('t'), 1e-4, 0.05), (SEG.format('t'), 6e-5, 0.01)], ids=['det', 'seg']
+)
 def test_weight_decay_groups(name, lr, weight_decay, load):
     cfg = load(name)
     model = build_shallow(cfg)
@@ -188,9 +199,14 @@ def test_weight_decay_groups(name, lr, weight_decay, load):
     exempt = {f'backbone.{norm}.{kind}' for norm in norms for kind in ('weight', 'bias')}
     block = 'backbone.layers.3.blocks.0'
     decayed = {
-        'backbone.patch_embed.2.weight', 'backbone.patch_embed.7.bias', 'backbone.layers.0.downsample.3.weight',
-        'backbone.layers.2.downsample.1.bias', f'{block}.op.A_logs', f'{block}.op.Ds', f'{block}.op.dt_projs_bias',
-        f'{block}.mlp.fc1.bias'
+        'backbone.patch_embed.2.weight',
+        'backbone.patch_embed.7.bias',
+        'backbone.layers.0.downsample.3.weight',
+        'backbone.layers.2.downsample.1.bias',
+        f'{block}.op.A_logs',
+        f'{block}.op.Ds',
+        f'{block}.op.dt_projs_bias',
+        f'{block}.mlp.fc1.bias',
     }
     if cfg.default_scope == 'mmseg':
         decayed |= {'decode_head.lateral_convs.0.bn.weight', 'auxiliary_head.convs.0.bn.bias'}
@@ -226,9 +242,9 @@ def test_schedule_1x(load):
     assert rates[0] == pytest.approx(1e-7)
     assert rates[500] == pytest.approx(1e-4 * (0.001 + 0.999 * 500 / 999))
     assert rates[998] < 1e-4
-    assert rates[999:8 * epoch] == pytest.approx([1e-4] * (8 * epoch - 999))
-    assert rates[8 * epoch:11 * epoch] == pytest.approx([1e-5] * (3 * epoch))
-    assert rates[11 * epoch:] == pytest.approx([1e-6] * epoch)
+    assert rates[999 : 8 * epoch] == pytest.approx([1e-4] * (8 * epoch - 999))
+    assert rates[8 * epoch : 11 * epoch] == pytest.approx([1e-5] * (3 * epoch))
+    assert rates[11 * epoch :] == pytest.approx([1e-6] * epoch)
 
 
 def test_schedule_160k(load):
@@ -257,8 +273,16 @@ def photo(tmp_path):
     square = [100, 100, 200, 100, 200, 200, 100, 200]
     instance = dict(bbox=[100, 100, 200, 200], bbox_label=3, mask=[square], ignore_flag=0)
     return dict(
-        img_path=str(image), img_id=0, height=300, width=400, instances=[instance], seg_map_path=str(labels),
-        label_map=None, reduce_zero_label=True, seg_fields=[])
+        img_path=str(image),
+        img_id=0,
+        height=300,
+        width=400,
+        instances=[instance],
+        seg_map_path=str(labels),
+        label_map=None,
+        reduce_zero_label=True,
+        seg_fields=[],
+    )
 
 
 def test_detection_pipelines(photo, load):

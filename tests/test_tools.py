@@ -132,9 +132,7 @@ def data(tmp_path_factory):
         cv2.imwrite(str(root / f'images/{number}.png'), picture)
         cv2.imwrite(str(root / f'maps/{number}.png'), labels)
         images.append(dict(id=number, file_name=f'{number}.png', width=64, height=64))
-        boxes.append(
-            dict(id=number + 1, image_id=number, category_id=1, bbox=[8, 16, 32, 32], area=1024, iscrowd=0)
-        )
+        boxes.append(dict(id=number + 1, image_id=number, category_id=1, bbox=[8, 16, 32, 32], area=1024, iscrowd=0))
     (root / 'classes.txt').write_text(''.join(f'{number}.png {number % 2}\n' for number in range(4)))
     categories = [dict(id=1, name='a'), dict(id=2, name='b')]
     (root / 'boxes.json').write_text(json.dumps(dict(images=images, annotations=boxes, categories=categories)))

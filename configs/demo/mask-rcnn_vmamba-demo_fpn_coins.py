@@ -1,11 +1,8 @@
-_base_ = [
-    './_base_/mask-rcnn_fpn.py', './_base_/coins_instance.py', './_base_/schedule.py', './_base_/runtime_det.py'
-]
+_base_ = ['./_base_/mask-rcnn_fpn.py', './_base_/coins_instance.py', './_base_/schedule.py', './_base_/runtime_det.py']
 custom_imports = dict(imports=['mmvmamba'], allow_failed_imports=False)
 model = dict(
     backbone=dict(
-        type='VMamba',
-        arch=dict(dims=32, depths=(1, 1, 2, 1), ssm_ratio=1.0),
-        drop_path_rate=0.,
-        init_cfg=None),  # random weights
-    neck=dict(in_channels=[32, 64, 128, 256]))
+        type='VMamba', arch=dict(dims=32, depths=(1, 1, 2, 1), ssm_ratio=1.0), drop_path_rate=0.0, init_cfg=None
+    ),  # random weights
+    neck=dict(in_channels=[32, 64, 128, 256]),
+)

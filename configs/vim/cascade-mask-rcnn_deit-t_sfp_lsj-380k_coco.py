@@ -12,4 +12,6 @@ model = dict(
         out_type='featmap',
         final_norm=False,
         drop_path_rate=0.1,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone')))
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone'),
+    )
+)

@@ -9,10 +9,14 @@ model = dict(
         type='SwinTransformer',
         drop_path_rate=0.2,
         convert_weights=True,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
-    neck=dict(_delete_=True, type='FPN', in_channels=[96, 192, 384, 768], out_channels=256, num_outs=5))
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
+    neck=dict(_delete_=True, type='FPN', in_channels=[96, 192, 384, 768], out_channels=256, num_outs=5),
+)
 
 optim_wrapper = dict(
     constructor='DefaultOptimWrapperConstructor',
     paramwise_cfg=dict(
-        norm_decay_mult=0., bias_decay_mult=0., custom_keys={'relative_position_bias_table': dict(decay_mult=0.)}))
+        norm_decay_mult=0.0, bias_decay_mult=0.0, custom_keys={'relative_position_bias_table': dict(decay_mult=0.0)}
+    ),
+)

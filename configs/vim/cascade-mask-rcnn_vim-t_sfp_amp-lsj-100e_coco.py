@@ -8,8 +8,9 @@ model = dict(backbone=dict(rope_grid=14, pretrained_cls_slot='official'))
 train_cfg = dict(max_iters=184375, val_interval=10000)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=250),
-    dict(type='MultiStepLR', by_epoch=False, begin=0, end=184375, milestones=[163889, 177546], gamma=0.1)
+    dict(type='MultiStepLR', by_epoch=False, begin=0, end=184375, milestones=[163889, 177546], gamma=0.1),
 ]
 optim_wrapper = dict(
-    type='AmpOptimWrapper', loss_scale='dynamic', paramwise_cfg=dict(layer_decay_rate=0.837, decay_A=True))
+    type='AmpOptimWrapper', loss_scale='dynamic', paramwise_cfg=dict(layer_decay_rate=0.837, decay_A=True)
+)
 default_hooks = dict(checkpoint=dict(interval=10000))

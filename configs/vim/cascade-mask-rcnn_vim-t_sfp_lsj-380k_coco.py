@@ -1,8 +1,10 @@
 # Vim-Ti in the ViTDet frame, recipe of the paper: plain, without windows, 380K iterations of 64 images, linear decay.
 # Drop path, which the paper does not give, is that of the released code.
 _base_ = [
-    '../_base_/models/cascade-mask-rcnn_vitdet.py', '../_base_/datasets/coco_lsj_1024.py',
-    '../_base_/schedules/schedule_lsj_380k.py', '../_base_/default_runtime_det.py'
+    '../_base_/models/cascade-mask-rcnn_vitdet.py',
+    '../_base_/datasets/coco_lsj_1024.py',
+    '../_base_/schedules/schedule_lsj_380k.py',
+    '../_base_/default_runtime_det.py',
 ]
 custom_imports = dict(imports=['mmpretrain.models', 'mmvmamba'], allow_failed_imports=False)
 
@@ -13,8 +15,10 @@ model = dict(
         arch='tiny',
         img_size=1024,
         drop_path_rate=0.1,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
-    neck=dict(in_channels=192))
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
+    neck=dict(in_channels=192),
+)
 
 # The schedule counts iterations, unlike default_runtime_det.py.
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=20000), logger=dict(log_metric_by_epoch=False))

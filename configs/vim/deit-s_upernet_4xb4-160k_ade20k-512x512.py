@@ -6,4 +6,5 @@ model = dict(
     backbone=dict(arch='deit-small', init_cfg=dict(checkpoint=checkpoint)),
     neck=dict(embed_dim=384),
     decode_head=dict(in_channels=[384, 384, 384, 384], channels=384),
-    auxiliary_head=dict(in_channels=384))
+    auxiliary_head=dict(in_channels=384),
+)

@@ -13,4 +13,6 @@ model = dict(
         out_indices=[2, 5, 8, 11],
         final_norm=False,
         drop_path_rate=0.1,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone')))
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone'),
+    )
+)

@@ -5,11 +5,14 @@ model = dict(
     backbone=dict(_delete_=True, type='SwinTransformer', arch='tiny', drop_path_rate=0.2),
     neck=dict(_delete_=True, type='GlobalAveragePooling'),
     head=dict(in_channels=768),
-    init_cfg=[dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)])
+    init_cfg=[dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.0)],
+)
 optim_wrapper = dict(
     constructor='DefaultOptimWrapperConstructor',
     paramwise_cfg=dict(
         _delete_=True,
-        norm_decay_mult=0.,
-        bias_decay_mult=0.,
-        custom_keys={'relative_position_bias_table': dict(decay_mult=0.)}))
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        custom_keys={'relative_position_bias_table': dict(decay_mult=0.0)},
+    ),
+)

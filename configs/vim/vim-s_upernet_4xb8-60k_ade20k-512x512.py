@@ -7,6 +7,7 @@ model = dict(
     backbone=dict(arch='small', feature='residual', rope_grid=14, init_cfg=dict(checkpoint=checkpoint)),
     neck=dict(embed_dim=384),
     decode_head=dict(in_channels=[384, 384, 384, 384], channels=384),
-    auxiliary_head=dict(in_channels=384))
+    auxiliary_head=dict(in_channels=384),
+)
 
 optim_wrapper = dict(optimizer=dict(lr=1e-4, weight_decay=0.05), paramwise_cfg=dict(layer_decay_rate=0.95))

@@ -1,8 +1,10 @@
 # Vim-Ti with a Segmenter head of two layers, the frame of the paper's ablations. The paper gives no recipe for it:
 # this is its recipe for UperNet.
 _base_ = [
-    '../_base_/models/segmenter.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/schedule_160k.py',
-    '../_base_/default_runtime_seg.py'
+    '../_base_/models/segmenter.py',
+    '../_base_/datasets/ade20k_512.py',
+    '../_base_/schedules/schedule_160k.py',
+    '../_base_/default_runtime_seg.py',
 ]
 
 checkpoint = 'https://huggingface.co/hustvl/Vim-tiny-midclstok/resolve/main/vim_t_midclstok_76p1acc.pth'
@@ -13,7 +15,9 @@ model = dict(
         arch='tiny',
         img_size=512,
         drop_path_rate=0.1,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
-    decode_head=dict(in_channels=192, channels=192, embed_dims=192, num_heads=3))
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
+    decode_head=dict(in_channels=192, channels=192, embed_dims=192, num_heads=3),
+)
 
 optim_wrapper = dict(constructor='LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(_delete_=True))

@@ -1,8 +1,10 @@
 # Vim-Ti, recipe of the paper: AdamW, 160K iterations of 16 images. Where it is silent, on drop path and on what decays,
 # drop path is that of the released code, and norms, biases, position embeddings, D and A do not decay.
 _base_ = [
-    '../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/schedule_160k.py',
-    '../_base_/default_runtime_seg.py'
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512.py',
+    '../_base_/schedules/schedule_160k.py',
+    '../_base_/default_runtime_seg.py',
 ]
 
 checkpoint = 'https://huggingface.co/hustvl/Vim-tiny-midclstok/resolve/main/vim_t_midclstok_76p1acc.pth'
@@ -14,9 +16,11 @@ model = dict(
         img_size=512,
         out_indices=(5, 11, 17, 23),
         drop_path_rate=0.1,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
     neck=dict(type='Feature2Pyramid', embed_dim=192, rescales=[4, 2, 1, 0.5]),
     decode_head=dict(in_channels=[192, 192, 192, 192], channels=192),
-    auxiliary_head=dict(in_channels=192))
+    auxiliary_head=dict(in_channels=192),
+)
 
 optim_wrapper = dict(constructor='LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(_delete_=True))

@@ -1,8 +1,10 @@
 # Control: ConvNeXt-T with the UperNet recipe of VMamba-T and ConvNeXt's own drop path, without its layer-wise
 # learning rates.
 _base_ = [
-    '../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/schedule_160k.py',
-    '../_base_/default_runtime_seg.py'
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512.py',
+    '../_base_/schedules/schedule_160k.py',
+    '../_base_/default_runtime_seg.py',
 ]
 custom_imports = dict(imports=['mmvmamba', 'mmpretrain.models'], allow_failed_imports=False)
 
@@ -16,8 +18,10 @@ model = dict(
         drop_path_rate=0.4,
         layer_scale_init_value=1.0,
         gap_before_final_norm=False,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.')),
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.'),
+    ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
-    auxiliary_head=dict(in_channels=384))
+    auxiliary_head=dict(in_channels=384),
+)
 
 train_dataloader = dict(batch_size=4)

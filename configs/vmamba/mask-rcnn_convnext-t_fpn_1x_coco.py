@@ -1,8 +1,10 @@
 # Control: ConvNeXt-T with the Mask R-CNN 1x recipe of VMamba-T and ConvNeXt's own drop path, without its layer-wise
 # learning rates.
 _base_ = [
-    '../_base_/models/mask-rcnn_fpn.py', '../_base_/datasets/coco_instance.py', '../_base_/schedules/schedule_1x.py',
-    '../_base_/default_runtime_det.py'
+    '../_base_/models/mask-rcnn_fpn.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/schedule_1x.py',
+    '../_base_/default_runtime_det.py',
 ]
 custom_imports = dict(imports=['mmvmamba', 'mmpretrain.models'], allow_failed_imports=False)
 
@@ -15,5 +17,7 @@ model = dict(
         drop_path_rate=0.4,
         layer_scale_init_value=1.0,
         gap_before_final_norm=False,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.')),
-    neck=dict(in_channels=[96, 192, 384, 768]))
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint, prefix='backbone.'),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

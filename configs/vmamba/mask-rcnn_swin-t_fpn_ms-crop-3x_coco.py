@@ -1,7 +1,9 @@
 # Control: Swin-T with the Mask R-CNN 3x recipe of VMamba-T, recipe and model of mmdet.
 _base_ = [
-    '../_base_/models/mask-rcnn_fpn.py', '../_base_/datasets/coco_instance_ms-crop.py',
-    '../_base_/schedules/schedule_3x.py', '../_base_/default_runtime_det.py'
+    '../_base_/models/mask-rcnn_fpn.py',
+    '../_base_/datasets/coco_instance_ms-crop.py',
+    '../_base_/schedules/schedule_3x.py',
+    '../_base_/default_runtime_det.py',
 ]
 
 checkpoint = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth'
@@ -14,5 +16,7 @@ model = dict(
         window_size=7,
         drop_path_rate=0.2,
         convert_weights=True,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
-    neck=dict(in_channels=[96, 192, 384, 768]))
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

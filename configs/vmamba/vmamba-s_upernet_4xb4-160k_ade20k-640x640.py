@@ -1,7 +1,9 @@
 # VMamba-S (s2l15), recipe of the released code: that of 512x512 with crops of 640x640. Its result is not published.
 _base_ = [
-    '../_base_/models/upernet.py', '../_base_/datasets/ade20k_640.py', '../_base_/schedules/schedule_160k.py',
-    '../_base_/default_runtime_seg.py'
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_640.py',
+    '../_base_/schedules/schedule_160k.py',
+    '../_base_/default_runtime_seg.py',
 ]
 
 checkpoint = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm_small_0229_ckpt_epoch_222.pth'
@@ -12,8 +14,10 @@ model = dict(
         arch='small',
         out_indices=(0, 1, 2, 3),
         drop_path_rate=0.3,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
-    auxiliary_head=dict(in_channels=384))
+    auxiliary_head=dict(in_channels=384),
+)
 
 train_dataloader = dict(batch_size=4)

@@ -1,8 +1,10 @@
 # VMamba-T (s1l8), recipe of the released code to the weight-decay groups. Differences: the batch of 4 that the name
 # promises (the released file inherits 2, for 8 GPUs; both make 16), and the ImageNet file is named here.
 _base_ = [
-    '../_base_/models/upernet.py', '../_base_/datasets/ade20k_512.py', '../_base_/schedules/schedule_160k.py',
-    '../_base_/default_runtime_seg.py'
+    '../_base_/models/upernet.py',
+    '../_base_/datasets/ade20k_512.py',
+    '../_base_/schedules/schedule_160k.py',
+    '../_base_/default_runtime_seg.py',
 ]
 
 checkpoint = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/vssm1_tiny_0230s_ckpt_epoch_264.pth'
@@ -13,8 +15,10 @@ model = dict(
         arch='tiny',
         out_indices=(0, 1, 2, 3),
         drop_path_rate=0.2,
-        init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
-    auxiliary_head=dict(in_channels=384))
+    auxiliary_head=dict(in_channels=384),
+)
 
 train_dataloader = dict(batch_size=4)

@@ -7,4 +7,5 @@ checkpoint = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v0cls/vss
 model = dict(
     backbone=dict(arch='vanilla_base', drop_path_rate=0.3, init_cfg=dict(checkpoint=checkpoint)),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
-    auxiliary_head=dict(in_channels=512))
+    auxiliary_head=dict(in_channels=512),
+)

@@ -80,11 +80,12 @@ CASES = {
     'low rank': dict(b=1, H=11, W=6, d=96, n=1, traversals=CROSS, rank=6),
     'high rank': dict(b=1, H=7, W=7, d=33, n=1, traversals=CROSS, rank=19),
     'odd map': dict(b=1, H=27, W=29, d=3, n=2, traversals=CROSS),
-    'one channel, batch of 3': dict(b=3, H=4, W=9, d=1, n=8, traversals=(COLUMN_REVERSED, )),
+    'one channel, batch of 3': dict(b=3, H=4, W=9, d=1, n=8, traversals=(COLUMN_REVERSED,)),
     'many states': dict(b=2, H=6, W=5, d=20, n=16, traversals=(ROW, COLUMN), rank=5),
     'twenty states': dict(b=1, H=5, W=8, d=33, n=20, traversals=(ROW, ROW, COLUMN_REVERSED, COLUMN_REVERSED)),
-    'row vector, maps per traversal': dict(b=2, H=1, W=300, d=24, n=16, traversals=(ROW, ROW_REVERSED), rank=12,
-                                           per_traversal=True),
+    'row vector, maps per traversal': dict(
+        b=2, H=1, W=300, d=24, n=16, traversals=(ROW, ROW_REVERSED), rank=12, per_traversal=True
+    ),
     'column vector': dict(b=1, H=150, W=1, d=40, n=1, traversals=(COLUMN, COLUMN_REVERSED, ROW), per_traversal=True),
     'batch 1, long': dict(b=1, H=1, W=1500, d=16, n=1, traversals=(ROW, ROW_REVERSED)),
     'batch 1, long, many states': dict(b=1, H=1100, W=1, d=5, n=8, traversals=(COLUMN, ROW_REVERSED)),
@@ -148,7 +149,7 @@ def test_against_reference(name, isa):
 def test_16_bit_maps(dtype, rank, isa):
     inputs, traversals, softplus = case(2, 6, 5, 19, 2, CROSS, rank=rank)
     inputs = [t.to(dtype) if name in ('x', 'dt', 'B', 'C') else t for name, t in zip(NAMES, inputs)]
-    inputs[0][0, 0, 0, :4] = torch.tensor([0., 6e-8, -3e-6, 6e4]).to(dtype)  # subnormal and largest numbers of float16
+    inputs[0][0, 0, 0, :4] = torch.tensor([0.0, 6e-8, -3e-6, 6e4]).to(dtype)  # subnormal and largest numbers of float16
     y, grads = run_reference(inputs, traversals, softplus, torch.float64)
     for out_dtype in (torch.float32, dtype):
         eps = torch.finfo(out_dtype).eps
@@ -165,10 +166,10 @@ def test_16_bit_maps(dtype, rank, isa):
 
 def test_16_bit_maps_equal_their_float32_values(isa):
     """Conversion happens on reading and is exact, for every bit pattern."""
-    bits = torch.arange(-2**15, 2**15, dtype=torch.int32).to(torch.int16)
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     for dtype in (torch.bfloat16, torch.float16):
         x = bits.view(dtype).view(1, 32, 32, 64)
-        (_, dt, A, B, C, *rest), traversals, _ = case(1, 32, 32, 64, 1, (ROW, ), D=False, bias=False, edit=positive_dt)
+        (_, dt, A, B, C, *rest), traversals, _ = case(1, 32, 32, 64, 1, (ROW,), D=False, bias=False, edit=positive_dt)
         inputs = (dt * 0 + 1, A * 1e6, B * 0 + 1, C * 0 + 1, *rest)
         y, expected = (native.selective_scan_2d(t, *inputs, traversals, False, torch.float32) for t in (x, x.float()))
         torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
@@ -207,8 +208,9 @@ def test_nan_and_infinity_spread_as_in_the_reference(name, value, softplus, isa)
     assert all(grad is None or grad.shape == t.shape for grad, t in zip(grads, inputs))
 
 
-@pytest.mark.parametrize('b, H, W, d, n',
-                         [(0, 3, 4, 5, 1), (2, 0, 4, 5, 1), (2, 3, 0, 5, 2), (1, 3, 4, 0, 1), (1, 3, 4, 5, 0)])
+@pytest.mark.parametrize(
+    'b, H, W, d, n', [(0, 3, 4, 5, 1), (2, 0, 4, 5, 1), (2, 3, 0, 5, 2), (1, 3, 4, 0, 1), (1, 3, 4, 5, 0)]
+)
 def test_empty_maps_give_zeros(b, H, W, d, n):
     inputs, traversals, softplus = case(b, H, W, d, n, CROSS)
     y, grads = run_native(inputs, traversals, softplus)

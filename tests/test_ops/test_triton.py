@@ -3,6 +3,7 @@
 The interpreter has to be chosen before Triton is imported, so `test_in_the_interpreter` runs this file a second time in
 a process of its own, where the cases of `TestKernels` are collected.
 """
+
 import os
 import subprocess
 import sys
@@ -33,8 +34,9 @@ def test_in_the_interpreter():
 
 
 def test_import_needs_no_triton():
-    code = ("import sys; sys.modules['triton'] = None\n"
-            'from mmvmamba.ops import triton; print(triton.unavailable_reason())')
+    code = (
+        "import sys; sys.modules['triton'] = None\nfrom mmvmamba.ops import triton; print(triton.unavailable_reason())"
+    )
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert 'not installed' in run.stdout
 
@@ -49,8 +51,18 @@ def test_says_that_there_is_no_device():
     assert 'CUDA' in backend.unavailable_reason()
 
 
-def make_inputs(batch=1, size=(5, 7), channels=40, states=1, traversals=CROSS, shared=True, rank=3, dtype=torch.float32,
-                optional=True, seed=0):
+def make_inputs(
+    batch=1,
+    size=(5, 7),
+    channels=40,
+    states=1,
+    traversals=CROSS,
+    shared=True,
+    rank=3,
+    dtype=torch.float32,
+    optional=True,
+    seed=0,
+):
     """dict of the eight tensors; the last block of channels is not full, and B, C, dt are slices of one projection."""
     random = torch.Generator().manual_seed(seed)
     K = len(traversals)
@@ -61,9 +73,16 @@ def make_inputs(batch=1, size=(5, 7), channels=40, states=1, traversals=CROSS, s
     projection = normal(batch, *size, K, (rank or channels) + 2 * states).permute(0, 3, 1, 2, 4)
     dt, B, C = projection.to(DEVICE, dtype).split((rank or channels, states, states), -1)
     x = normal(batch, *size, channels) if shared else normal(batch, K, *size, channels)
-    inputs = dict(x=x.to(DEVICE, dtype), dt=dt, A=-4 * torch.rand(K, channels, states, generator=random), B=B, C=C,
-                  D=normal(K, channels) if optional else None, dt_bias=normal(K, channels) - 2 if optional else None,
-                  dt_weight=normal(K, channels, rank) / 2 if rank else None)
+    inputs = dict(
+        x=x.to(DEVICE, dtype),
+        dt=dt,
+        A=-4 * torch.rand(K, channels, states, generator=random),
+        B=B,
+        C=C,
+        D=normal(K, channels) if optional else None,
+        dt_bias=normal(K, channels) - 2 if optional else None,
+        dt_weight=normal(K, channels, rank) / 2 if rank else None,
+    )
     return {name: None if t is None else t.to(DEVICE) for name, t in inputs.items()}
 
 
@@ -105,6 +124,7 @@ def check(inputs, traversals=CROSS, dt_softplus=True):
 def schedule(request, monkeypatch):
     """How the work is cut up, which depends on how many multiprocessors there are to keep busy."""
     from mmvmamba.ops.triton import launch
+
     multiprocessors = {'one_sweep': 0, 'one_sweep_each': 10**6, 'chunks': 10**6}[request.param]
     min_chunk = {'one_sweep': 16, 'one_sweep_each': 10**6, 'chunks': 4}[request.param]
     monkeypatch.setattr(launch, 'multiprocessors', lambda device: multiprocessors)
@@ -118,8 +138,10 @@ class TestKernels:
     def test_cross(self, schedule, states, channels):
         check(make_inputs(size=(3, 5), states=states, channels=channels))
 
-    @pytest.mark.parametrize('traversals', [[ROW], [COLUMN_REVERSED], [COLUMN, COLUMN_REVERSED],
-                                            [ROW_REVERSED, ROW, ROW, COLUMN, ROW_REVERSED]])
+    @pytest.mark.parametrize(
+        'traversals',
+        [[ROW], [COLUMN_REVERSED], [COLUMN, COLUMN_REVERSED], [ROW_REVERSED, ROW, ROW, COLUMN, ROW_REVERSED]],
+    )
     def test_traversals(self, traversals, schedule):
         check(make_inputs(size=(3, 4), channels=3, traversals=traversals), traversals)
 
@@ -149,9 +171,11 @@ class TestKernels:
         inputs = make_inputs(batch=2, size=(3, 4), channels=5, states=3)
         for name in ('x', 'dt', 'B', 'C'):
             t = inputs[name]
-            inputs[name] = {'channels_first': t.transpose(-1, -3).contiguous().transpose(-1, -3),
-                            'cropped': torch.nn.functional.pad(t, (0, 0, 2, 1, 1, 0))[..., 1:, 2:-1, :],
-                            'sliced': torch.nn.functional.pad(t, (3, 2))[..., 3:-2]}[layout]
+            inputs[name] = {
+                'channels_first': t.transpose(-1, -3).contiguous().transpose(-1, -3),
+                'cropped': torch.nn.functional.pad(t, (0, 0, 2, 1, 1, 0))[..., 1:, 2:-1, :],
+                'sliced': torch.nn.functional.pad(t, (3, 2))[..., 3:-2],
+            }[layout]
         check(inputs)
 
     @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -171,7 +195,7 @@ class TestKernels:
 
     def test_extreme_steps_and_decays(self, schedule):
         inputs = make_inputs(size=(3, 4), channels=7, rank=None)
-        inputs['dt_bias'] = torch.tensor([-100., -30, -8, 0, 8, 30, 100], device=DEVICE).expand(4, 7)
+        inputs['dt_bias'] = torch.tensor([-100.0, -30, -8, 0, 8, 30, 100], device=DEVICE).expand(4, 7)
         inputs['A'] = torch.tensor([-64, -16, -4, -1, -0.1, -1e-2, -1e-4], device=DEVICE).expand(4, 7)[..., None]
         check(inputs)
 
@@ -194,6 +218,7 @@ class TestKernels:
 
     def test_batch_in_parts(self, monkeypatch):
         from mmvmamba.ops.triton import launch
+
         traversals = [ROW, COLUMN_REVERSED]
         inputs = make_inputs(batch=3, size=(2, 3), channels=5, traversals=traversals)
         grad_y = torch.ones_like(inputs['x'])
@@ -205,6 +230,7 @@ class TestKernels:
 
     def test_64_bit_offsets(self, monkeypatch):
         from mmvmamba.ops.triton import launch
+
         monkeypatch.setattr(launch.Scan, 'wide', lambda *_: True)
         check(make_inputs(size=(3, 4), channels=5))
 
@@ -217,8 +243,9 @@ class TestKernels:
     def test_too_many_traversals(self):
         traversals = [ROW] * 16
         with pytest.raises(ValueError, match='at most 15'):
-            backend.selective_scan_2d(*make_inputs(size=(1, 2), traversals=traversals).values(), traversals, True,
-                                      torch.float32)
+            backend.selective_scan_2d(
+                *make_inputs(size=(1, 2), traversals=traversals).values(), traversals, True, torch.float32
+            )
 
     @pytest.mark.skipif(DEVICE == 'cpu', reason='too long for the interpreter')
     @pytest.mark.parametrize(('batch', 'size', 'states'), [(1, (255, 257), 1), (1, (96, 96), 16), (64, (28, 28), 1)])
@@ -226,13 +253,18 @@ class TestKernels:
         check(make_inputs(batch=batch, size=size, states=states, channels=96))
 
 
-@pytest.mark.parametrize(('blocks', 'length', 'groups', 'chunks'), [
-    (10**4, 3136, [0, 1, 0, 1], 1),  # a batch: one sweep
-    (400, 3136, [0, 1, 2, 3], 1),  # a small one: one sweep for each traversal
-    (3, 3136, [0, 1, 0, 1], 196),  # one image: chunks
-    (3, 25, [0, 1, 2, 3], 1)])  # too short to cut
+@pytest.mark.parametrize(
+    ('blocks', 'length', 'groups', 'chunks'),
+    [
+        (10**4, 3136, [0, 1, 0, 1], 1),  # a batch: one sweep
+        (400, 3136, [0, 1, 2, 3], 1),  # a small one: one sweep for each traversal
+        (3, 3136, [0, 1, 0, 1], 196),  # one image: chunks
+        (3, 25, [0, 1, 2, 3], 1),
+    ],
+)  # too short to cut
 def test_schedule(blocks, length, groups, chunks):
     from mmvmamba.ops.triton import launch
+
     schedule = launch.schedule(blocks, length, 8, CROSS, multiprocessors=132)
     assert (schedule.groups, schedule.chunks) == (groups, chunks)
     assert (chunks - 1) * schedule.chunk < length <= chunks * schedule.chunk

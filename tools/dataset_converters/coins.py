@@ -20,6 +20,7 @@ Output, in the layouts of COCO (detection) and of ADE20K (segmentation; 0 is gro
         annotations/{training,validation}/*.png
         annotations/instances_{training,validation}.json
 """
+
 import argparse
 import json
 from pathlib import Path
@@ -40,13 +41,14 @@ MIN_VISIBLE = 0.5  # with less of a coin in a tile, a box around it teaches noth
 
 class Tile(NamedTuple):
     """A rectangle of the photograph, in pixels; bottom and right are exclusive."""
+
     top: int
     left: int
     bottom: int
     right: int
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        return image[self.top:self.bottom, self.left:self.right]
+        return image[self.top : self.bottom, self.left : self.right]
 
 
 def load_photo() -> np.ndarray:
@@ -67,16 +69,16 @@ def segment_coins(photo: np.ndarray) -> np.ndarray:
     coins = morphology.opening(coins, morphology.disk(10))  # spikes at the rims and specks of dust become ground
     labels = measure.label(coins)
     if labels.max() != NUM_COINS:
-        raise RuntimeError(f'Found {labels.max()} coins instead of {NUM_COINS}: this is not the photograph of '
-                           'skimage.data.coins(), or this version of scikit-image segments it differently.')
+        raise RuntimeError(
+            f'Found {labels.max()} coins instead of {NUM_COINS}: this is not the photograph of '
+            'skimage.data.coins(), or this version of scikit-image segments it differently.'
+        )
     return labels
 
 
 def training_tiles(shape: tuple) -> list:
     """Overlapping squares that cover the part above the split."""
-    return [
-        Tile(top, left, top + TILE, left + TILE) for top in _starts(SPLIT_ROW) for left in _starts(shape[1])
-    ]
+    return [Tile(top, left, top + TILE, left + TILE) for top in _starts(SPLIT_ROW) for left in _starts(shape[1])]
 
 
 def validation_tiles(shape: tuple) -> list:
@@ -138,7 +140,9 @@ def write_part(name: str, tiles: list, photo: np.ndarray, labels: np.ndarray, ou
                     bbox=[left, top, right - left, bottom - top],
                     area=int(coin.area),
                     segmentation=encode_rle(tile_labels == coin.label),
-                    iscrowd=int(coin.area < MIN_VISIBLE * coin_areas[coin.label])))
+                    iscrowd=int(coin.area < MIN_VISIBLE * coin_areas[coin.label]),
+                )
+            )
     coco = dict(images=images, annotations=annotations, categories=[dict(id=1, name='coin')])
     (out_dir / 'annotations' / f'instances_{name}.json').write_text(json.dumps(coco))
     coins = [annotation['coin_id'] for annotation in annotations if not annotation['iscrowd']]

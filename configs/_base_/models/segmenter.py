@@ -9,13 +9,16 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_val=0,
-        seg_pad_val=255),
+        seg_pad_val=255,
+    ),
     decode_head=dict(
         type='SegmenterMaskTransformerHead',
         num_layers=2,
         num_classes=150,
         dropout_ratio=0.0,
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+    ),
     train_cfg=dict(),
-    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(480, 480)))
+    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(480, 480)),
+)

@@ -1,6 +1,6 @@
 # The coins data set (tools/dataset_converters/coins.py) in COCO's layout.
 data_root = 'data/coins/'
-metainfo = dict(classes=('coin', ), palette=[(255, 128, 0)])
+metainfo = dict(classes=('coin',), palette=[(255, 128, 0)])
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -28,7 +28,9 @@ train_dataloader = dict(
         metainfo=metainfo,
         ann_file='annotations/instances_training.json',
         data_prefix=dict(img='images/training/'),
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     batch_size=1,
     num_workers=0,
@@ -40,12 +42,15 @@ val_dataloader = dict(
         ann_file='annotations/instances_validation.json',
         data_prefix=dict(img='images/validation/'),
         test_mode=True,
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = val_dataloader
 
 val_evaluator = dict(
     type='CocoMetric',
     ann_file=data_root + 'annotations/instances_validation.json',
     metric=['bbox', 'segm'],
-    metric_items=['mAP', 'mAP_50', 'mAP_75'])
+    metric_items=['mAP', 'mAP_50', 'mAP_75'],
+)
 test_evaluator = val_evaluator

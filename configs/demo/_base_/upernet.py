@@ -9,7 +9,8 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size=(256, 256),
-        test_cfg=dict(size_divisor=32)),
+        test_cfg=dict(size_divisor=32),
+    ),
     decode_head=dict(
         type='UPerHead',
         in_index=[0, 1, 2, 3],
@@ -19,5 +20,7 @@ model = dict(
         # Two images are too few for batch statistics of maps that are pooled to 1x1.
         norm_cfg=dict(type='GN', num_groups=16),
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss')),
-    test_cfg=dict(mode='whole'))
+        loss_decode=dict(type='CrossEntropyLoss'),
+    ),
+    test_cfg=dict(mode='whole'),
+)

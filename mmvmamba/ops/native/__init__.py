@@ -1,4 +1,5 @@
 """The native CPU scan: plain C kernels, loaded with ctypes, called below autograd on tensors already checked."""
+
 from .scan import info, selective_scan_2d, selective_scan_2d_backward, unavailable_reason
 
 __all__ = ['info', 'selective_scan_2d', 'selective_scan_2d_backward', 'unavailable_reason']

@@ -1,4 +1,5 @@
 """The scan on CUDA devices, in Triton. Importing this package does not import Triton; using it does."""
+
 import os
 
 import torch
@@ -18,17 +19,39 @@ def unavailable_reason() -> str | None:
     return "PyTorch sees no CUDA device (TRITON_INTERPRET=1, set at start, runs Triton's slow interpreter on the CPU)."
 
 
-def selective_scan_2d(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, dt_bias: Tensor | None,
-                      dt_weight: Tensor | None, traversals: list[int], dt_softplus: bool,
-                      out_dtype: torch.dtype) -> Tensor:
+def selective_scan_2d(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    traversals: list[int],
+    dt_softplus: bool,
+    out_dtype: torch.dtype,
+) -> Tensor:
     """Shapes as in `mmvmamba.ops.selective_scan_2d`: maps of 16 or 32 bits, states and sums in float32."""
     from .launch import forward
+
     return forward(x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus, out_dtype)
 
 
-def selective_scan_2d_backward(grad_y: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-                               dt_bias: Tensor | None, dt_weight: Tensor | None, traversals: list[int],
-                               dt_softplus: bool) -> tuple[Tensor | None, ...]:
+def selective_scan_2d_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_weight: Tensor | None,
+    traversals: list[int],
+    dt_softplus: bool,
+) -> tuple[Tensor | None, ...]:
     """The gradients of the eight tensors, each in its tensor's shape and dtype, from the forward's inputs alone."""
     from .launch import backward
+
     return backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus)

@@ -1,4 +1,5 @@
 """The backward kernel: the states once more forwards, then their gradients backwards."""
+
 import triton
 import triton.language as tl
 
@@ -7,16 +8,17 @@ from .walk import advance, facing, next_state, position, retreat, sigmoid, step_
 
 
 @triton.jit
-def replay_steps(h, pos, pace, length, a, bias, x, x_p, dt, dt_p, B, B_p, dm, nm, SOFTPLUS: tl.constexpr,
-                 T: tl.constexpr):
+def replay_steps(
+    h, pos, pace, length, a, bias, x, x_p, dt, dt_p, B, B_p, dm, nm, SOFTPLUS: tl.constexpr, T: tl.constexpr
+):
     """T steps of phase one."""
     x_t = ()
     z_t = ()
     B_t = ()
     for _ in tl.static_range(T):
-        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.), )
-        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.), )
-        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.), )
+        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.0),)
+        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.0),)
+        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.0),)
         pos = advance(pos, pace, length)
     for j in tl.static_range(T):
         delta = step_size(z_t[j], bias, SOFTPLUS)
@@ -25,9 +27,41 @@ def replay_steps(h, pos, pace, length, a, bias, x, x_p, dt, dt_p, B, B_p, dm, nm
 
 
 @triton.jit
-def grad_steps(h, g, sum_A, sum_D, sum_bias, pos, pace, length, A, bias, skip, x, x_p, dt, dt_p, B, B_p, C, C_p, grad,
-               grad_p, dx, dx_p, ddt, ddt_p, dB, dC, dBC_p, dm, nm, add, SOFTPLUS: tl.constexpr,
-               T: tl.constexpr):
+def grad_steps(
+    h,
+    g,
+    sum_A,
+    sum_D,
+    sum_bias,
+    pos,
+    pace,
+    length,
+    A,
+    bias,
+    skip,
+    x,
+    x_p,
+    dt,
+    dt_p,
+    B,
+    B_p,
+    C,
+    C_p,
+    grad,
+    grad_p,
+    dx,
+    dx_p,
+    ddt,
+    ddt_p,
+    dB,
+    dC,
+    dBC_p,
+    dm,
+    nm,
+    add,
+    SOFTPLUS: tl.constexpr,
+    T: tl.constexpr,
+):
     """T steps of phase two, from the last, at pos, to the first; h is the state before the first.
 
     Tuples run in that order too: item i is step T - 1 - i.
@@ -43,23 +77,23 @@ def grad_steps(h, g, sum_A, sum_D, sum_bias, pos, pace, length, A, bias, skip, x
     ddt_at = ()
     dBC_at = ()
     for i in tl.static_range(T):
-        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.), )
-        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.), )
-        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.), )
-        C_t = C_t + (tl.load(C + pos * C_p, mask=nm, other=0.), )
-        g_t = g_t + (tl.load(grad + pos * grad_p, mask=dm, other=0.), )
-        dx_at = dx_at + (dx + pos * dx_p, )
-        dx_t = dx_t + (tl.load(dx_at[i], mask=add, other=0.), )
-        ddt_at = ddt_at + (ddt + pos * ddt_p, )
-        dBC_at = dBC_at + (pos * dBC_p, )
+        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.0),)
+        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.0),)
+        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.0),)
+        C_t = C_t + (tl.load(C + pos * C_p, mask=nm, other=0.0),)
+        g_t = g_t + (tl.load(grad + pos * grad_p, mask=dm, other=0.0),)
+        dx_at = dx_at + (dx + pos * dx_p,)
+        dx_t = dx_t + (tl.load(dx_at[i], mask=add, other=0.0),)
+        ddt_at = ddt_at + (ddt + pos * ddt_p,)
+        dBC_at = dBC_at + (pos * dBC_p,)
         pos = retreat(pos, pace, length)
     delta_t = ()
-    before = (h, )
+    before = (h,)
     for j in tl.static_range(T):
         delta = step_size(z_t[T - 1 - j], bias, SOFTPLUS)
         h = next_state(h, tl.exp2(delta[:, None] * a), delta, x_t[T - 1 - j], B_t[T - 1 - j])
-        delta_t = delta_t + (delta, )
-        before = before + (h, )
+        delta_t = delta_t + (delta,)
+        before = before + (h,)
     for i in tl.static_range(T):
         delta = delta_t[T - 1 - i]
         u = x_t[i].to(tl.float32)
@@ -83,11 +117,59 @@ def grad_steps(h, g, sum_A, sum_D, sum_bias, pos, pace, length, A, bias, skip, x
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def sweep_back(x, dt, A, B, C, D, dt_bias, grad_y, start, last, scratch, dx, ddt, dA, dB, dC, dD, dbias,
-               xb, xk, xp, tb, tk, tp, Bb, Bk, Bp, Cb, Ck, Cp, gb, gp, ob, ok,
-               batch, groups, traversals, plan, height, width, channels, states, chunk, chunks, unit,
-               SHARED: tl.constexpr, SOFTPLUS: tl.constexpr, WIDE: tl.constexpr, N: tl.constexpr, BD: tl.constexpr,
-               T: tl.constexpr):
+def sweep_back(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    D,
+    dt_bias,
+    grad_y,
+    start,
+    last,
+    scratch,
+    dx,
+    ddt,
+    dA,
+    dB,
+    dC,
+    dD,
+    dbias,
+    xb,
+    xk,
+    xp,
+    tb,
+    tk,
+    tp,
+    Bb,
+    Bk,
+    Bp,
+    Cb,
+    Ck,
+    Cp,
+    gb,
+    gp,
+    ob,
+    ok,
+    batch,
+    groups,
+    traversals,
+    plan,
+    height,
+    width,
+    channels,
+    states,
+    chunk,
+    chunks,
+    unit,
+    SHARED: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    WIDE: tl.constexpr,
+    N: tl.constexpr,
+    BD: tl.constexpr,
+    T: tl.constexpr,
+):
     """Gradients of one chunk of steps and BD channels, for the traversals of one group; lanes and states as in `sweep`.
 
     With g_t the gradient of the state h_t, a_t = exp(delta_t A) and u_t = delta_t x_t:
@@ -131,21 +213,21 @@ def sweep_back(x, dt, A, B, C, D, dt_bias, grad_y, start, last, scratch, dx, ddt
         entry = (plan >> (4 * k)) & 15
         if (entry >> 2) == group:
             code = entry & 3
-            A_k = tl.load(A + (k * states + n[None, :]) * channels + d[:, None] * unit, mask=tile, other=0.)
+            A_k = tl.load(A + (k * states + n[None, :]) * channels + d[:, None] * unit, mask=tile, other=0.0)
             a = A_k * 1.4426950408889634
             bias = tl.zeros([BD], tl.float32)
             skip = tl.zeros([BD], tl.float32)
             if dt_bias is not None:
-                bias += tl.load(dt_bias + k * channels + d, mask=dm, other=0.)
+                bias += tl.load(dt_bias + k * channels + d, mask=dm, other=0.0)
             if D is not None:
-                skip += tl.load(D + k * channels + d, mask=dm, other=0.)
+                skip += tl.load(D + k * channels + d, mask=dm, other=0.0)
             image = b * traversals + k
             edge = (image * chunks + c) * states + n
             h = tl.zeros([BD, N], tl.float32)
             g = tl.zeros([BD, N], tl.float32)
             if start is not None:
-                h += tl.load(start + edge[None, :] * channels + d[:, None] * unit, mask=tile, other=0.)
-                g += tl.load(last + edge[None, :] * channels + d[:, None] * unit, mask=tile, other=0.)
+                h += tl.load(start + edge[None, :] * channels + d[:, None] * unit, mask=tile, other=0.0)
+                g += tl.load(last + edge[None, :] * channels + d[:, None] * unit, mask=tile, other=0.0)
             slots = chunk // T + T - 1
             slot = scratch + (image * chunks + c) * slots * states * channels
             inner = n[None, :] * channels + d[:, None] * unit
@@ -169,13 +251,15 @@ def sweep_back(x, dt, A, B, C, D, dt_bias, grad_y, start, last, scratch, dx, ddt
             for _ in range(0, even, T):
                 tl.store(slot + inner, h, mask=tile)
                 slot += states * channels
-                h, pos = replay_steps(h, pos, pace, length, a, bias, x_k, x_p, dt_k, dt_p, B_k, B_p, dm, nm, SOFTPLUS,
-                                      T)
+                h, pos = replay_steps(
+                    h, pos, pace, length, a, bias, x_k, x_p, dt_k, dt_p, B_k, B_p, dm, nm, SOFTPLUS, T
+                )
             for _ in range(0, odd):
                 tl.store(slot + inner, h, mask=tile)
                 slot += states * channels
-                h, pos = replay_steps(h, pos, pace, length, a, bias, x_k, x_p, dt_k, dt_p, B_k, B_p, dm, nm, SOFTPLUS,
-                                      1)
+                h, pos = replay_steps(
+                    h, pos, pace, length, a, bias, x_k, x_p, dt_k, dt_p, B_k, B_p, dm, nm, SOFTPLUS, 1
+                )
             tl.debug_barrier()  # phase two reads the scratch
 
             sum_A = tl.zeros([BD, N], tl.float32)
@@ -184,16 +268,80 @@ def sweep_back(x, dt, A, B, C, D, dt_bias, grad_y, start, last, scratch, dx, ddt
             pos = position(origin + end - begin - 1, code, height, width, WIDE)
             for _ in range(0, odd):
                 slot -= states * channels
-                h = tl.load(slot + inner, mask=tile, other=0.)
+                h = tl.load(slot + inner, mask=tile, other=0.0)
                 g, sum_A, sum_D, sum_bias, pos = grad_steps(
-                    h, g, sum_A, sum_D, sum_bias, pos, pace, length, A_k, bias, skip, x_k, x_p, dt_k, dt_p, B_k, B_p,
-                    C_k, C_p, grad_k, grad_p, dx_k, dx_p, ddt_k, ddt_p, dB_k, dC_k, dBC_p, dm, nm, add, SOFTPLUS, 1)
+                    h,
+                    g,
+                    sum_A,
+                    sum_D,
+                    sum_bias,
+                    pos,
+                    pace,
+                    length,
+                    A_k,
+                    bias,
+                    skip,
+                    x_k,
+                    x_p,
+                    dt_k,
+                    dt_p,
+                    B_k,
+                    B_p,
+                    C_k,
+                    C_p,
+                    grad_k,
+                    grad_p,
+                    dx_k,
+                    dx_p,
+                    ddt_k,
+                    ddt_p,
+                    dB_k,
+                    dC_k,
+                    dBC_p,
+                    dm,
+                    nm,
+                    add,
+                    SOFTPLUS,
+                    1,
+                )
             for _ in range(0, even, T):
                 slot -= states * channels
-                h = tl.load(slot + inner, mask=tile, other=0.)
+                h = tl.load(slot + inner, mask=tile, other=0.0)
                 g, sum_A, sum_D, sum_bias, pos = grad_steps(
-                    h, g, sum_A, sum_D, sum_bias, pos, pace, length, A_k, bias, skip, x_k, x_p, dt_k, dt_p, B_k, B_p,
-                    C_k, C_p, grad_k, grad_p, dx_k, dx_p, ddt_k, ddt_p, dB_k, dC_k, dBC_p, dm, nm, add, SOFTPLUS, T)
+                    h,
+                    g,
+                    sum_A,
+                    sum_D,
+                    sum_bias,
+                    pos,
+                    pace,
+                    length,
+                    A_k,
+                    bias,
+                    skip,
+                    x_k,
+                    x_p,
+                    dt_k,
+                    dt_p,
+                    B_k,
+                    B_p,
+                    C_k,
+                    C_p,
+                    grad_k,
+                    grad_p,
+                    dx_k,
+                    dx_p,
+                    ddt_k,
+                    ddt_p,
+                    dB_k,
+                    dC_k,
+                    dBC_p,
+                    dm,
+                    nm,
+                    add,
+                    SOFTPLUS,
+                    T,
+                )
 
             row = (b * chunks + c) * traversals + k
             tl.store(dA + (row * states + n[None, :]) * channels + d[:, None] * unit, sum_A, mask=tile)

@@ -1,4 +1,5 @@
 """The forward kernels: a serial sweep in time, and the two that let all chunks of a long sequence start at once."""
+
 import triton
 import triton.language as tl
 
@@ -8,8 +9,30 @@ _SIZES = ['batch', 'groups', 'traversals', 'plan', 'height', 'width', 'chunk', '
 
 
 @triton.jit
-def scan_steps(h, pos, pace, length, a, bias, skip, x, x_p, dt, dt_p, B, B_p, C, C_p, y, y_p, dm, nm, add,
-               SOFTPLUS: tl.constexpr, U: tl.constexpr):
+def scan_steps(
+    h,
+    pos,
+    pace,
+    length,
+    a,
+    bias,
+    skip,
+    x,
+    x_p,
+    dt,
+    dt_p,
+    B,
+    B_p,
+    C,
+    C_p,
+    y,
+    y_p,
+    dm,
+    nm,
+    add,
+    SOFTPLUS: tl.constexpr,
+    U: tl.constexpr,
+):
     """U steps of `sweep`: all loads, then all arithmetic and stores."""
     x_t = ()
     z_t = ()
@@ -18,12 +41,12 @@ def scan_steps(h, pos, pace, length, a, bias, skip, x, x_p, dt, dt_p, B, B_p, C,
     y_at = ()
     y_t = ()
     for j in tl.static_range(U):
-        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.), )
-        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.), )
-        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.), )
-        C_t = C_t + (tl.load(C + pos * C_p, mask=nm, other=0.), )
-        y_at = y_at + (y + pos * y_p, )
-        y_t = y_t + (tl.load(y_at[j], mask=add, other=0.), )
+        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.0),)
+        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.0),)
+        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.0),)
+        C_t = C_t + (tl.load(C + pos * C_p, mask=nm, other=0.0),)
+        y_at = y_at + (y + pos * y_p,)
+        y_t = y_t + (tl.load(y_at[j], mask=add, other=0.0),)
         pos = advance(pos, pace, length)
     for j in tl.static_range(U):
         delta = step_size(z_t[j], bias, SOFTPLUS)
@@ -34,11 +57,45 @@ def scan_steps(h, pos, pace, length, a, bias, skip, x, x_p, dt, dt_p, B, B_p, C,
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def sweep(x, dt, A, B, C, D, dt_bias, start, y,
-          xb, xk, xp, tb, tk, tp, Bb, Bk, Bp, Cb, Ck, Cp,
-          batch, groups, traversals, plan, height, width, channels, states, chunk, chunks, unit,
-          SOFTPLUS: tl.constexpr, WIDE: tl.constexpr, N: tl.constexpr, BD: tl.constexpr,
-          U: tl.constexpr):
+def sweep(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    D,
+    dt_bias,
+    start,
+    y,
+    xb,
+    xk,
+    xp,
+    tb,
+    tk,
+    tp,
+    Bb,
+    Bk,
+    Bp,
+    Cb,
+    Ck,
+    Cp,
+    batch,
+    groups,
+    traversals,
+    plan,
+    height,
+    width,
+    channels,
+    states,
+    chunk,
+    chunks,
+    unit,
+    SOFTPLUS: tl.constexpr,
+    WIDE: tl.constexpr,
+    N: tl.constexpr,
+    BD: tl.constexpr,
+    U: tl.constexpr,
+):
     """y[group, b] = the sum over the group's traversals of <C_t, h_t> + D x_t, for one chunk of steps and BD channels.
 
     One program is one warp and one lane is one channel. The states h of its channels are a (BD, N) tile, so every lane
@@ -78,18 +135,18 @@ def sweep(x, dt, A, B, C, D, dt_bias, start, y,
         entry = (plan >> (4 * k)) & 15
         if (entry >> 2) == group:
             code = entry & 3
-            a = tl.load(A + (k * states + n[None, :]) * channels + d[:, None] * unit, mask=tile, other=0.)
+            a = tl.load(A + (k * states + n[None, :]) * channels + d[:, None] * unit, mask=tile, other=0.0)
             a *= 1.4426950408889634  # so that exp(delta A) is exp2(delta a)
             bias = tl.zeros([BD], tl.float32)
             skip = tl.zeros([BD], tl.float32)
             if dt_bias is not None:
-                bias += tl.load(dt_bias + k * channels + d, mask=dm, other=0.)
+                bias += tl.load(dt_bias + k * channels + d, mask=dm, other=0.0)
             if D is not None:
-                skip += tl.load(D + k * channels + d, mask=dm, other=0.)
+                skip += tl.load(D + k * channels + d, mask=dm, other=0.0)
             h = tl.zeros([BD, N], tl.float32)
             if start is not None:
                 edge = ((b * traversals + k) * chunks + c) * states + n
-                h += tl.load(start + edge[None, :] * channels + d[:, None] * unit, mask=tile, other=0.)
+                h += tl.load(start + edge[None, :] * channels + d[:, None] * unit, mask=tile, other=0.0)
             k64 = tl.cast(k, tl.int64)
             x_k, x_p = facing(x + b * xb + k64 * xk + d, xp, code, length)
             dt_k, dt_p = facing(dt + b * tb + k64 * tk + d, tp, code, length)
@@ -100,18 +157,86 @@ def sweep(x, dt, A, B, C, D, dt_bias, start, y,
             pace = tl.where((code & 1) == 1, width, 1)
             pos = position(tl.where(code >= 2, length - end, begin), code, height, width, WIDE)
             for _ in range(0, even, U):
-                h, pos = scan_steps(h, pos, pace, length, a, bias, skip, x_k, x_p, dt_k, dt_p, B_k, B_p, C_k, C_p, y_k,
-                                    y_p, dm, nm, add, SOFTPLUS, U)
+                h, pos = scan_steps(
+                    h,
+                    pos,
+                    pace,
+                    length,
+                    a,
+                    bias,
+                    skip,
+                    x_k,
+                    x_p,
+                    dt_k,
+                    dt_p,
+                    B_k,
+                    B_p,
+                    C_k,
+                    C_p,
+                    y_k,
+                    y_p,
+                    dm,
+                    nm,
+                    add,
+                    SOFTPLUS,
+                    U,
+                )
             for _ in range(even, end - begin):
-                h, pos = scan_steps(h, pos, pace, length, a, bias, skip, x_k, x_p, dt_k, dt_p, B_k, B_p, C_k, C_p, y_k,
-                                    y_p, dm, nm, add, SOFTPLUS, 1)
+                h, pos = scan_steps(
+                    h,
+                    pos,
+                    pace,
+                    length,
+                    a,
+                    bias,
+                    skip,
+                    x_k,
+                    x_p,
+                    dt_k,
+                    dt_p,
+                    B_k,
+                    B_p,
+                    C_k,
+                    C_p,
+                    y_k,
+                    y_p,
+                    dm,
+                    nm,
+                    add,
+                    SOFTPLUS,
+                    1,
+                )
             first = 0
             tl.debug_barrier()  # the next traversal reads y
 
 
 @triton.jit
-def chunk_steps(h, g, since, total, pos, pace, length, a, bias, x, x_p, dt, dt_p, B, B_p, C, C_p, grad, grad_p, dm, nm,
-                ADJOINT: tl.constexpr, SOFTPLUS: tl.constexpr, U: tl.constexpr):
+def chunk_steps(
+    h,
+    g,
+    since,
+    total,
+    pos,
+    pace,
+    length,
+    a,
+    bias,
+    x,
+    x_p,
+    dt,
+    dt_p,
+    B,
+    B_p,
+    C,
+    C_p,
+    grad,
+    grad_p,
+    dm,
+    nm,
+    ADJOINT: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    U: tl.constexpr,
+):
     """U steps of `chunk_ends`."""
     x_t = ()
     z_t = ()
@@ -119,12 +244,12 @@ def chunk_steps(h, g, since, total, pos, pace, length, a, bias, x, x_p, dt, dt_p
     C_t = ()
     g_t = ()
     for _ in tl.static_range(U):
-        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.), )
-        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.), )
-        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.), )
+        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.0),)
+        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.0),)
+        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.0),)
         if ADJOINT:
-            C_t = C_t + (tl.load(C + pos * C_p, mask=nm, other=0.), )
-            g_t = g_t + (tl.load(grad + pos * grad_p, mask=dm, other=0.), )
+            C_t = C_t + (tl.load(C + pos * C_p, mask=nm, other=0.0),)
+            g_t = g_t + (tl.load(grad + pos * grad_p, mask=dm, other=0.0),)
         pos = advance(pos, pace, length)
     for j in tl.static_range(U):
         delta = step_size(z_t[j], bias, SOFTPLUS)
@@ -138,11 +263,47 @@ def chunk_steps(h, g, since, total, pos, pace, length, a, bias, x, x_p, dt, dt_p
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def chunk_ends(x, dt, A, B, C, dt_bias, grad_y, end_state, end_grad, decay,
-               xb, xk, xp, tb, tk, tp, Bb, Bk, Bp, Cb, Ck, Cp, gb, gp,
-               traversals, plan, height, width, channels, states, chunk, chunks, unit,
-               ADJOINT: tl.constexpr, SOFTPLUS: tl.constexpr, WIDE: tl.constexpr, N: tl.constexpr, BD: tl.constexpr,
-               U: tl.constexpr):
+def chunk_ends(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    dt_bias,
+    grad_y,
+    end_state,
+    end_grad,
+    decay,
+    xb,
+    xk,
+    xp,
+    tb,
+    tk,
+    tp,
+    Bb,
+    Bk,
+    Bp,
+    Cb,
+    Ck,
+    Cp,
+    gb,
+    gp,
+    traversals,
+    plan,
+    height,
+    width,
+    channels,
+    states,
+    chunk,
+    chunks,
+    unit,
+    ADJOINT: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    WIDE: tl.constexpr,
+    N: tl.constexpr,
+    BD: tl.constexpr,
+    U: tl.constexpr,
+):
     """What one chunk hands to its neighbours if it starts from zero.
 
     end_state (b, K, chunks, N, d): the state after it; decay (b, K, chunks, d): the sum of its step sizes, of which
@@ -168,10 +329,10 @@ def chunk_ends(x, dt, A, B, C, dt_bias, grad_y, end_state, end_grad, decay,
     even = (end - begin) // U * U
     code = ((plan >> (4 * k)) & 3).to(tl.int32)
 
-    a = tl.load(A + (k * states + n[None, :]) * channels + d[:, None] * unit, mask=tile, other=0.) * 1.4426950408889634
+    a = tl.load(A + (k * states + n[None, :]) * channels + d[:, None] * unit, mask=tile, other=0.0) * 1.4426950408889634
     bias = tl.zeros([BD], tl.float32)
     if dt_bias is not None:
-        bias += tl.load(dt_bias + k * channels + d, mask=dm, other=0.)
+        bias += tl.load(dt_bias + k * channels + d, mask=dm, other=0.0)
     x, x_p = facing(x + b * xb + k64 * xk + d, xp, code, length)
     dt, dt_p = facing(dt + b * tb + k64 * tk + d, tp, code, length)
     B, B_p = facing(B + b * Bb + k64 * Bk + n, Bp, code, length)
@@ -182,16 +343,64 @@ def chunk_ends(x, dt, A, B, C, dt_bias, grad_y, end_state, end_grad, decay,
         grad, grad_p = x, x_p  # not read
     h = tl.zeros([BD, N], tl.float32)
     g = tl.zeros([BD, N], tl.float32)
-    since = tl.full([BD, N], 1., tl.float32)
+    since = tl.full([BD, N], 1.0, tl.float32)
     total = tl.zeros([BD], tl.float32)
     pace = tl.where((code & 1) == 1, width, 1)
     pos = position(tl.where(code >= 2, length - end, begin), code, height, width, WIDE)
     for _ in range(0, even, U):
-        h, g, since, total, pos = chunk_steps(h, g, since, total, pos, pace, length, a, bias, x, x_p, dt, dt_p, B, B_p,
-                                              C, C_p, grad, grad_p, dm, nm, ADJOINT, SOFTPLUS, U)
+        h, g, since, total, pos = chunk_steps(
+            h,
+            g,
+            since,
+            total,
+            pos,
+            pace,
+            length,
+            a,
+            bias,
+            x,
+            x_p,
+            dt,
+            dt_p,
+            B,
+            B_p,
+            C,
+            C_p,
+            grad,
+            grad_p,
+            dm,
+            nm,
+            ADJOINT,
+            SOFTPLUS,
+            U,
+        )
     for _ in range(even, end - begin):
-        h, g, since, total, pos = chunk_steps(h, g, since, total, pos, pace, length, a, bias, x, x_p, dt, dt_p, B, B_p,
-                                              C, C_p, grad, grad_p, dm, nm, ADJOINT, SOFTPLUS, 1)
+        h, g, since, total, pos = chunk_steps(
+            h,
+            g,
+            since,
+            total,
+            pos,
+            pace,
+            length,
+            a,
+            bias,
+            x,
+            x_p,
+            dt,
+            dt_p,
+            B,
+            B_p,
+            C,
+            C_p,
+            grad,
+            grad_p,
+            dm,
+            nm,
+            ADJOINT,
+            SOFTPLUS,
+            1,
+        )
     row = (b * traversals + k) * chunks + c
     tl.store(decay + row * channels + d, total, mask=dm)
     edge = (row * states + n[None, :]) * channels + d[:, None] * unit
@@ -201,8 +410,19 @@ def chunk_ends(x, dt, A, B, C, dt_bias, grad_y, end_state, end_grad, decay,
 
 
 @triton.jit(do_not_specialize=_SIZES)
-def prefix(A, decay, state, traversals, plan, channels, states, chunks,
-           ADJOINT: tl.constexpr, BD: tl.constexpr, U: tl.constexpr):
+def prefix(
+    A,
+    decay,
+    state,
+    traversals,
+    plan,
+    channels,
+    states,
+    chunks,
+    ADJOINT: tl.constexpr,
+    BD: tl.constexpr,
+    U: tl.constexpr,
+):
     """Replaces, in place, what each chunk ends with by what it starts with: carry <- exp(A decay) carry + end.
 
     The walk over the chunks runs as the traversal does, and the other way round for gradients (ADJOINT). One program
@@ -217,7 +437,7 @@ def prefix(A, decay, state, traversals, plan, channels, states, chunks,
     row = (pid // states).to(tl.int64) * chunks
     dm = d < channels
     backwards = (((plan >> (4 * k)) & 2) != 0) != ADJOINT
-    a = tl.load(A + (k * states + n) * channels + d, mask=dm, other=0.) * 1.4426950408889634
+    a = tl.load(A + (k * states + n) * channels + d, mask=dm, other=0.0) * 1.4426950408889634
     carry = tl.zeros([BD], tl.float32)
     for i in range(0, chunks, U):
         at = ()
@@ -226,9 +446,9 @@ def prefix(A, decay, state, traversals, plan, channels, states, chunks,
         for j in tl.static_range(U):
             c = row + tl.where(backwards, chunks - 1 - i - j, i + j)
             live = dm & (i + j < chunks)
-            at = at + (state + (c * states + n) * channels + d, )
-            delta = delta + (tl.load(decay + c * channels + d, mask=live, other=0.), )
-            end = end + (tl.load(at[j], mask=live, other=0.), )
+            at = at + (state + (c * states + n) * channels + d,)
+            delta = delta + (tl.load(decay + c * channels + d, mask=live, other=0.0),)
+            end = end + (tl.load(at[j], mask=live, other=0.0),)
         for j in tl.static_range(U):
             tl.store(at[j], carry, mask=dm & (i + j < chunks))
             carry = tl.exp2(delta[j] * a) * carry + end[j]
@@ -240,6 +460,6 @@ def merge(terms, out, parts, size, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for _ in range(0, parts):
-        total += tl.load(terms + i, mask=i < size, other=0.)
+        total += tl.load(terms + i, mask=i < size, other=0.0)
         terms += size
     tl.store(out + i, total.to(out.dtype.element_ty), mask=i < size)

@@ -7,6 +7,7 @@ channel and step, on top of about 50 instructions.
 Block sizes come from the few constants below and not from an autotuner: they fix the order in which partial sums are
 added, so a choice by stopwatch could change the last bits of a gradient from one run to the next.
 """
+
 import functools
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ def steps_ahead(states: int, length: int) -> int:
 
 class Schedule(NamedTuple):
     """Who computes what. The traversals of a group share one program and one map to sum into."""
+
     groups: list[int]  # of each traversal
     chunk: int  # steps
     chunks: int
@@ -98,8 +100,18 @@ def backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softp
             images = max(1, MAX_SCRATCH // scratch_bytes(x.shape, A.shape))
             for i in range(0, len(x), images):
                 part = slice(i, i + images)
-                scan = Scan(x[part], full[part], A, B[part], C[part], D, dt_bias, traversals, dt_softplus,
-                            backward_channels(A.shape[-1]))
+                scan = Scan(
+                    x[part],
+                    full[part],
+                    A,
+                    B[part],
+                    C[part],
+                    D,
+                    dt_bias,
+                    traversals,
+                    dt_softplus,
+                    backward_channels(A.shape[-1]),
+                )
                 scan.backward(grad_y[part], dx[part], ddt[part], dB[part], dC[part], *sums)
     dA, dD, dbias = (None if t is None else total.to(t.dtype) for t, total in zip((A, D, dt_bias), sums))
     if dt_weight is None:
@@ -142,7 +154,7 @@ def as_sequence(maps: Tensor) -> Tensor:
 
 def write_sum(terms: Tensor, out: Tensor) -> None:
     """out = terms.sum(0), added in order and rounded once; both are contiguous, terms is float32."""
-    merge[(triton.cdiv(out.numel(), 1024), )](terms, out, len(terms), out.numel(), BLOCK=1024, num_warps=4, **FUSION)
+    merge[(triton.cdiv(out.numel(), 1024),)](terms, out, len(terms), out.numel(), BLOCK=1024, num_warps=4, **FUSION)
 
 
 class Scan:
@@ -158,8 +170,9 @@ class Scan:
         self.channels, self.states = A.shape[1:]
         self.blocks = triton.cdiv(self.channels, block)
         self.steps = steps_ahead(self.states, self.length)
-        groups, self.chunk, self.chunks = schedule(self.batch * self.blocks, self.length, self.steps, codes,
-                                                   multiprocessors(x.device))
+        groups, self.chunk, self.chunks = schedule(
+            self.batch * self.blocks, self.length, self.steps, codes, multiprocessors(x.device)
+        )
         self.groups = max(groups) + 1
         self.programs = self.blocks * self.chunks * self.batch  # for one traversal or group
         self.plan = sum((code | group << 2) << 4 * k for k, (code, group) in enumerate(zip(codes, groups)))
@@ -174,8 +187,9 @@ class Scan:
         if self.shared:
             self.strides[1] = 0
         self.geometry = (self.K, self.plan, height, width, self.channels, self.states, self.chunk, self.chunks, 1)
-        self.constants = dict(SOFTPLUS=dt_softplus, N=triton.next_power_of_2(self.states), BD=block, num_warps=1,
-                              **FUSION)
+        self.constants = dict(
+            SOFTPLUS=dt_softplus, N=triton.next_power_of_2(self.states), BD=block, num_warps=1, **FUSION
+        )
 
     def wide(self, *strides: int) -> bool:
         """Whether an offset within an image needs 64 bits, given further strides from position to position."""
@@ -188,9 +202,24 @@ class Scan:
         """Writes out, (b, H, W, d) of any dtype."""
         start = self.chunk_states() if self.chunks > 1 else None
         terms = out[None] if self.K == 1 else self.new(self.groups, *out.shape)
-        sweep[(self.programs * self.groups, )](
-            self.x, self.dt, self.A, self.B, self.C, self.D, self.dt_bias, start, terms, *self.strides, self.batch,
-            self.groups, *self.geometry, WIDE=self.wide(), U=self.steps, **self.constants)
+        sweep[(self.programs * self.groups,)](
+            self.x,
+            self.dt,
+            self.A,
+            self.B,
+            self.C,
+            self.D,
+            self.dt_bias,
+            start,
+            terms,
+            *self.strides,
+            self.batch,
+            self.groups,
+            *self.geometry,
+            WIDE=self.wide(),
+            U=self.steps,
+            **self.constants,
+        )
         if self.K > 1:
             write_sum(terms, out)
 
@@ -201,13 +230,41 @@ class Scan:
         decay = self.new(self.batch, self.K, self.chunks, self.channels)
         before = self.new(self.batch, self.K, self.chunks, self.states, self.channels)
         behind = torch.empty_like(before) if adjoint else None
-        chunk_ends[(self.programs * self.K, )](
-            self.x, self.dt, self.A, self.B, self.C, self.dt_bias, grad_y, before, behind, decay, *self.strides,
-            *strides, *self.geometry, ADJOINT=adjoint, WIDE=self.wide(*strides), U=self.steps, **self.constants)
-        for state in (before, behind) if adjoint else (before, ):
-            prefix[(triton.cdiv(self.channels, 128) * self.states * self.K * self.batch, )](
-                self.A, decay, state, self.K, self.plan, self.channels, self.states, self.chunks,
-                ADJOINT=state is behind, BD=128, U=8, num_warps=4, **FUSION)
+        chunk_ends[(self.programs * self.K,)](
+            self.x,
+            self.dt,
+            self.A,
+            self.B,
+            self.C,
+            self.dt_bias,
+            grad_y,
+            before,
+            behind,
+            decay,
+            *self.strides,
+            *strides,
+            *self.geometry,
+            ADJOINT=adjoint,
+            WIDE=self.wide(*strides),
+            U=self.steps,
+            **self.constants,
+        )
+        for state in (before, behind) if adjoint else (before,):
+            prefix[(triton.cdiv(self.channels, 128) * self.states * self.K * self.batch,)](
+                self.A,
+                decay,
+                state,
+                self.K,
+                self.plan,
+                self.channels,
+                self.states,
+                self.chunks,
+                ADJOINT=state is behind,
+                BD=128,
+                U=8,
+                num_warps=4,
+                **FUSION,
+            )
         return (before, behind) if adjoint else before
 
     def backward(self, grad_y, dx, ddt, dB, dC, dA, dD, dbias) -> None:
@@ -221,10 +278,35 @@ class Scan:
         totals = (dA.transpose(1, 2), dD, dbias)
         rows = [None if t is None else self.new(self.batch * self.chunks, *t.shape) for t in totals]
         strides = grad_y.stride()[:2]
-        sweep_back[(self.programs * self.groups, )](
-            self.x, self.dt, self.A, self.B, self.C, self.D, self.dt_bias, grad_y, before, behind, scratch, dx_terms,
-            ddt, rows[0], dB_terms, dC_terms, *rows[1:], *self.strides, *strides, *ddt.stride()[:2], self.batch,
-            self.groups, *self.geometry, SHARED=self.shared, WIDE=self.wide(*strides), T=self.steps, **self.constants)
+        sweep_back[(self.programs * self.groups,)](
+            self.x,
+            self.dt,
+            self.A,
+            self.B,
+            self.C,
+            self.D,
+            self.dt_bias,
+            grad_y,
+            before,
+            behind,
+            scratch,
+            dx_terms,
+            ddt,
+            rows[0],
+            dB_terms,
+            dC_terms,
+            *rows[1:],
+            *self.strides,
+            *strides,
+            *ddt.stride()[:2],
+            self.batch,
+            self.groups,
+            *self.geometry,
+            SHARED=self.shared,
+            WIDE=self.wide(*strides),
+            T=self.steps,
+            **self.constants,
+        )
         if self.shared and self.K > 1:
             write_sum(dx_terms, dx)
         write_sum(dB_terms, dB)

@@ -1,4 +1,5 @@
 """What the kernels share: how a traversal walks a map, and the two transcendentals of the scan."""
+
 import triton
 import triton.language as tl
 
@@ -56,14 +57,14 @@ def softplus(z):
     p = p * u + 0.3331909477710724
     p = p * u - 0.4999949336051941
     p = p * u + 0.9999999403953552
-    return tl.maximum(z, 0.) + u * p
+    return tl.maximum(z, 0.0) + u * p
 
 
 @triton.jit
 def sigmoid(z):
     """The derivative of softplus."""
     u = tl.exp2(tl.abs(z) * -1.4426950408889634)
-    return tl.where(z >= 0, 1., u) / (1. + u)
+    return tl.where(z >= 0, 1.0, u) / (1.0 + u)
 
 
 @triton.jit
