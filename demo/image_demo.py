@@ -7,7 +7,7 @@ import mmcv
 from mmengine.config import DictAction
 from mmengine.device import get_device
 
-from mmvmamba.checkpoint import check_fits, read_checkpoint, unwrap_state_dict
+from mmvmamba.checkpoint import load_checked, read_checkpoint, unwrap_state_dict
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import launching, load_config
 
@@ -82,7 +82,7 @@ def load_model(init, cfg, args):
     """The library's own way to a model; it would go on with a checkpoint that fits nowhere, so that is checked here."""
     state_dict = unwrap_state_dict(read_checkpoint(args.checkpoint), args.checkpoint)
     model = init(cfg, args.checkpoint, device=args.device)
-    check_fits(model, state_dict, args.checkpoint)
+    load_checked(model, state_dict, args.checkpoint)
     return model
 
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from mmvmamba.checkpoint import (
     CheckpointError,
-    check_fits,
+    load_checked,
     load_pretrained,
     read_checkpoint,
     trust_checkpoints,
@@ -176,7 +176,7 @@ def test_checkpoint_of_mmengine(tmp_path):
     assert content['meta']['iter'] == 4
     assert {'optimizer', 'param_schedulers', 'message_hub'} <= content.keys()
     assert content['message_hub']['log_scalars']['train/loss'].current() > 0
-    check_fits(Regression(), unwrap_state_dict(content), 'epoch_2.pth')
+    load_checked(Regression(), unwrap_state_dict(content), 'epoch_2.pth')
 
 
 def test_url(tmp_path, monkeypatch):
@@ -251,24 +251,24 @@ def test_load_pretrained(file):
         load_pretrained(nn.Linear(2, 4), file, prefix='backbone.')
 
 
-def test_check_fits():
+def test_load_checked():
     model = nn.Sequential(OrderedDict(body=nn.Linear(4, 4), norm=nn.BatchNorm1d(4), head=nn.Linear(4, 2)))
     own = model.state_dict()
-    check_fits(model, own, 'own.pth')
-    check_fits(model, {name: value for name, value in own.items() if 'num_batches' not in name}, 'old.pth')
+    load_checked(model, own, 'own.pth')
+    load_checked(model, {name: value for name, value in own.items() if 'num_batches' not in name}, 'old.pth')
 
     other_classes = {**own, 'head.weight': torch.ones(5, 4), 'head.bias': torch.ones(5), 'more': torch.ones(1)}
-    check_fits(model, other_classes, 'other.pth', least=0.5)
+    load_checked(model, other_classes, 'other.pth', least=0.5)
     with pytest.raises(CheckpointError) as error:
-        check_fits(model, other_classes, 'other.pth')
+        load_checked(model, other_classes, 'other.pth')
     assert 'other.pth does not fit the model of this config: it has 6 of the 8 tensors' in str(error.value)
     assert '2 of another shape: head.weight (file 5, 4, model 2, 4), head.bias (file 5, model 2)' in str(error.value)
     assert '1 unknown to the model: more' in str(error.value)
 
     del other_classes['body.weight'], other_classes['body.bias'], other_classes['norm.bias']
     with pytest.raises(CheckpointError, match='has 3 of the 8 .* at least 50% .* 3 missing in the file: body.weight'):
-        check_fits(model, other_classes, 'other.pth', least=0.5)
+        load_checked(model, other_classes, 'other.pth', least=0.5)
 
     many = {f'layer{i}.weight': torch.ones(1) for i in range(40)}
     with pytest.raises(CheckpointError, match='has 0 of the 8 .* 40 unknown to the model: .*layer9.weight and 30 more'):
-        check_fits(model, many, 'many.pth', least=0)
+        load_checked(model, many, 'many.pth', least=0)

@@ -17,13 +17,13 @@ from mmengine.registry import MODELS, DefaultScope
 from mmvmamba import Vim, VMamba
 from mmvmamba.checkpoint import (
     CheckpointError,
-    check_fits,
+    load_checked,
     load_pretrained,
+    match,
     read_checkpoint,
     unwrap_state_dict,
 )
-from mmvmamba.matching import match
-from mmvmamba.official import to_mmengine, to_official
+from mmvmamba.conversion import to_mmengine, to_official
 
 ROOT = Path(__file__).parents[1]
 KEYS = json.loads((ROOT / 'tests/golden/keys_vmamba.json').read_text())
@@ -229,7 +229,7 @@ class TestEveryLayoutAndGeneration:
         tensors = classifier(variant)
         path = save(GENERATIONS[generation](tensors), layout)
         model = build('classifier', dict(type='VMamba', arch=ARCHS[variant], out_indices=(3,)))
-        check_fits(model, unwrap_state_dict(read_checkpoint(path)), path)
+        load_checked(model, unwrap_state_dict(read_checkpoint(path)), path)
         assert torch.equal(model.backbone.outnorm3.weight, tensors['classifier.norm.weight'])
         assert torch.equal(model.head.fc.bias, tensors['classifier.head.bias'])
         assert equal(
@@ -247,7 +247,7 @@ class TestEveryLayoutAndGeneration:
         older = {f'backbone.{name}': tensor for name, tensor in older.items()}
         path = save(older | {k: v for k, v in tensors.items() if k not in names}, 'mmengine')
         model = build(kind, dict(type='VMamba', arch=ARCHS[variant]))
-        check_fits(model, unwrap_state_dict(read_checkpoint(path)), path)
+        load_checked(model, unwrap_state_dict(read_checkpoint(path)), path)
         assert equal(model, tensors)
 
         # its backbone alone, with and without saying so
@@ -271,7 +271,7 @@ def test_vim(save):
     tensors = vim_classifier()
     path = save(tensors, 'argparse')
     model = build('classifier', dict(type='Vim', arch=VIM, pooling='middle'))
-    check_fits(model, unwrap_state_dict(read_checkpoint(path)), path)
+    load_checked(model, unwrap_state_dict(read_checkpoint(path)), path)
     assert torch.equal(model.head.fc.weight, tensors['head.weight'])
     assert equal(model.backbone, tensors)
 
@@ -303,9 +303,9 @@ def test_classifier_file_starts_a_detector(save):
     before = snapshot(model)
     # fine-tuning takes the backbone of it; testing needs all
     with pytest.raises(CheckpointError, match='all must be there; .* missing in the file: .*outnorm'):
-        check_fits(model, tensors, 'cls.pth')
+        load_checked(model, tensors, 'cls.pth')
     assert equal(model, before)
-    check_fits(model, tensors, 'cls.pth', least=0.5)
+    load_checked(model, tensors, 'cls.pth', least=0.5)
     assert torch.equal(model.backbone.patch_embed[0].bias, tensors['patch_embed.0.bias'])
     assert torch.equal(model.backbone.outnorm3.weight, before['backbone.outnorm3.weight'])
 
@@ -319,7 +319,7 @@ def test_own_classifier_starts_a_backbone(save):
         backbone.init_weights()
         assert torch.equal(backbone.patch_embed[0].weight, source.backbone.patch_embed[0].weight)
     detector = build('detector', dict(type='VMamba', arch=CURRENT))
-    check_fits(detector, source.state_dict(), 'own.pth', least=0.5)
+    load_checked(detector, source.state_dict(), 'own.pth', least=0.5)
 
 
 def test_report(save):
@@ -378,7 +378,7 @@ def test_one_bad_tensor_is_refused_and_nothing_is_loaded(kind, change, message, 
     before = snapshot(model)
     state_dict = unwrap_state_dict(read_checkpoint(path))
     load = (
-        (lambda: load_pretrained(model, path)) if kind == 'backbone' else (lambda: check_fits(model, state_dict, path))
+        (lambda: load_pretrained(model, path)) if kind == 'backbone' else (lambda: load_checked(model, state_dict, path))
     )
     with pytest.raises(CheckpointError, match=rf'{path.name}: .*{message}') as error:
         load()
@@ -397,7 +397,7 @@ def test_one_bad_tensor_outside_the_backbone(part, change, save):
     model = build('detector', dict(type='VMamba', arch=CURRENT))
     before = snapshot(model)
     with pytest.raises(CheckpointError, match=rf'{change}.*{part}'):
-        check_fits(model, tensors, 'detector.pth')
+        load_checked(model, tensors, 'detector.pth')
     assert equal(model, before)
 
 
@@ -554,6 +554,6 @@ def test_hub(save, monkeypatch):
         read_checkpoint('hf://owner/models/none.pth')
     with pytest.raises(CheckpointError, match='write hf://OWNER/REPOSITORY/FILE'):
         read_checkpoint('hf://owner/models')
-    monkeypatch.setattr('mmvmamba.checkpoint.find_spec', lambda name: None)
+    monkeypatch.setattr('mmvmamba.checkpoint.locating.find_spec', lambda name: None)
     with pytest.raises(CheckpointError, match='needs huggingface_hub, which is not installed: pip install'):
         read_checkpoint('hf://owner/models/vssm.pth')

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
@@ -17,9 +18,10 @@ from mmengine.dist import is_distributed
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
-from ..checkpoint import CheckpointError, check_fits, read_checkpoint, trust_checkpoints, unwrap_state_dict
+from ..checkpoint import CheckpointError, match_checked, read_checkpoint, trust_checkpoints, unwrap_state_dict
 from .errors import LaunchError
-from .official_names import PlaceOfficialNamesHook
+from .place_hook import PlaceOfficialNamesHook
+from .training_state import believe_only_names, check_training_state
 
 # how to get each library that a config may need
 _INSTALL = {
@@ -56,7 +58,7 @@ def launching(args):
     """Runs a tool: known errors end it with one line and exit status 1, and checkpoints are read by us throughout."""
     try:
         with trust_checkpoints(args.trust_checkpoint):
-            _read_checkpoints_safely()
+            _hand_over('')
             yield
     except (LaunchError, CheckpointError) as error:
         sys.exit(f'{Path(sys.argv[0]).name}: {error}')
@@ -91,59 +93,62 @@ def load_config(args):
     return cfg
 
 
-def build_runner(cfg, least=1.0, needs_training_state=False):
+def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = False) -> Runner:
     """Builds the Runner, after reading the checkpoint that it is going to load, and compares the two.
 
     Args:
-        cfg (Config): complete config; ``cfg.load_from`` names the checkpoint, if any.
-        least (float): share of the model's tensors that must fit, see ``check_fits``.
-        needs_training_state (bool): whether the checkpoint is there to resume from.
+        cfg: complete config; `cfg.load_from` names the checkpoint, if any.
+        least: share of the model's tensors that must fit, see `match_checked`.
+        needs_training_state: whether the checkpoint is there to resume from.
 
     Raises:
         CheckpointError: the checkpoint is refused, unreadable, or does not fit.
     """
-    state_dict = None
-    if cfg.get('load_from'):
-        checkpoint = read_checkpoint(cfg.load_from)
-        state_dict = unwrap_state_dict(checkpoint, cfg.load_from)
-        lacking = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
-        if needs_training_state and lacking:
-            raise CheckpointError(
-                f'{cfg.load_from} has no training state ({", ".join(lacking)}) to resume from: '
-                'start a new training from its weights with --cfg-options load_from=FILE'
-            )
-        del checkpoint
+    if not cfg.get('load_from'):
+        return RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)
+    checkpoint = read_checkpoint(cfg.load_from)
+    state_dict = unwrap_state_dict(checkpoint, cfg.load_from)
+    if needs_training_state:
+        check_training_state(checkpoint, cfg.load_from)
+    believe_only_names(checkpoint, _checkpoint_folder(cfg))
+    _hand_over(cfg.load_from, checkpoint)
     runner = RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)
-    runner.register_hook(PlaceOfficialNamesHook())
-    if state_dict is not None:
-        # FlexibleRunner builds its model only when it starts
-        model = runner.model if isinstance(runner.model, torch.nn.Module) else MODELS.build(cfg.model)
-        check_fits(model, state_dict, cfg.load_from, least)
+    # FlexibleRunner builds its model only when it starts
+    model = runner.model if isinstance(runner.model, torch.nn.Module) else MODELS.build(cfg.model)
+    runner.register_hook(PlaceOfficialNamesHook(match_checked(model, state_dict, cfg.load_from, least)))
     return runner
+
+
+def _checkpoint_folder(cfg: Config) -> Path:
+    """Where CheckpointHook writes: with an `out_dir`, in a folder there that is named like the work dir."""
+    out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
+    return Path(out_dir, Path(cfg.work_dir).resolve().name) if out_dir else Path(cfg.work_dir)
 
 
 # Reading checkpoints inside mmengine
 
+# The names of the libraries' own model zoos (torchvision://, open-mmlab://) stay as they are: they stand for a fixed
+# list of files.
+_SCHEMES = ['', 'http://', 'https://', 'hf://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
 
-def _read_checkpoints_safely():
-    """Makes mmengine itself read files through ``read_checkpoint``.
 
-    Its own loader unpickles a file that the safe reader refused, and every file that comes from a URL. The names of the
-    libraries' own model zoos (torchvision://, open-mmlab://) stay as they are: they stand for a fixed list of files.
+def _hand_over(filename: str, checkpoint: dict | None = None) -> None:
+    """Makes mmengine take what has been read of this file once, and read all others through `read_checkpoint`.
+
+    Its own loader unpickles a file that the safe reader refused, and every file that comes from a URL.
     """
-    schemes = ['', 'http://', 'https://', 'hf://', 'pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://']
-    CheckpointLoader.register_scheme(schemes, load_from_checked_file, force=True)
+    held = {filename: checkpoint} if checkpoint else {}
 
+    def load_from_checked_file(filename: str, map_location: Any) -> dict:  # mmengine logs the end of this name
+        checkpoint = held.pop(filename, None)
+        if checkpoint is None:
+            checkpoint = read_checkpoint(filename, map_location or 'cpu')
+            believe_only_names(checkpoint, None)
+        if 'state_dict' not in checkpoint:
+            checkpoint = {'state_dict': unwrap_state_dict(checkpoint, filename)}
+        return checkpoint
 
-def load_from_checked_file(filename, map_location):
-    """A loader for mmengine (which logs the end of its name)."""
-    checkpoint = read_checkpoint(filename, map_location or 'cpu')
-    if 'state_dict' not in checkpoint:
-        checkpoint = {'state_dict': unwrap_state_dict(checkpoint, filename)}
-    # resuming executes this entry as a Python config, only to compare a number of GPUs that mmengine no longer saves
-    if isinstance(checkpoint.get('meta'), dict):
-        checkpoint['meta'].pop('config', None)
-    return checkpoint
+    CheckpointLoader.register_scheme(_SCHEMES, load_from_checked_file, force=True)
 
 
 # Libraries

@@ -1,5 +1,6 @@
 """What the backbones share as modules of MMEngine: how they load, start and freeze."""
 
+from collections.abc import Iterable
 from functools import cache
 
 import torch
@@ -8,42 +9,75 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor
 
-from ..checkpoint import CheckpointError, load_pretrained
+from ..checkpoint import fit, load_pretrained
+from ..checkpoint.matching import reshaped
 
 
 class Backbone(BaseModule):
     """A backbone that loads all of its weights or raises, and says so when it starts from random ones.
 
-    MMEngine loads with ``strict=False`` and only warns about what does not match. Here the check is part of the module,
+    MMEngine loads with `strict=False` and only warns about what does not match. Here the check is part of the module,
     so it holds for every tool that loads a model; `CheckpointError` lists the tensors that do not fit. To load a part
     on purpose, call `load_state_dict` on that part.
+
+    What a family says of its released files: `archs`, the three tables of names, `own_name`, `adapt`, `says_nothing`
+    and `variant_of`.
     """
+
+    # The released architectures by name.
+    archs: dict[str, dict] = {}
 
     # Beginnings of names: of tensors that a classification file lacks, and of those that only a classifier has.
     absent_in_classifier: tuple[str, ...] = ()
     absent_in_backbone: tuple[str, ...] = ()
 
-    # The released architectures by name.
-    archs: dict[str, dict] = {}
+    # Beginnings of names in a classification file, where an mmpretrain `ImageClassifier` has others; of several that
+    # stand for the same, the first is the one to write.
+    classifier_names: dict[str, str] = {'head.': 'head.fc.'}
 
     @staticmethod
-    def official_name(name: str) -> str:
+    def own_name(name: str) -> str:
         """The parameter's name here, for a name in any released file."""
         return name
 
+    def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file, under its names, with those resized that depend on the size of an image."""
+        return tensors
+
+    def says_nothing(self, names: Iterable[str]) -> set[str]:
+        """Those names of a file that mean something else than in this model, which has to do without."""
+        return set()
+
     @classmethod
-    def released_variant(cls, tensors: dict[str, Tensor]) -> str | None:
-        """The first of `archs` whose blocks have the names and shapes of these tensors."""
+    def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
+        """The arguments, `arch` first, of the released variant whose blocks have the names and shapes of these tensors."""
         for arch in cls.archs:
             shapes = _block_shapes(cls, arch)
             held = {
-                name if name in shapes else cls.official_name(name): tensor
+                name if name in shapes else cls.own_name(name): tensor
                 for name, tensor in tensors.items()
                 if name.startswith('layers.')
             }
-            if held.keys() == shapes.keys() and all(_reshape(held[name], shapes[name]) is not None for name in held):
-                return arch
+            if held.keys() == shapes.keys() and all(reshaped(held[name], shapes[name]) is not None for name in held):
+                return dict(arch=arch)
         return None
+
+    @classmethod
+    def recognises(cls, names: Iterable[str]) -> bool:
+        """Whether names without prefix are those of this family, of whatever size."""
+        first = 'layers.0.'
+        known = {name for name in _block_shapes(cls, next(iter(cls.archs))) if name.startswith(first)}
+        return not known.isdisjoint(cls.own_name(name) for name in names if name.startswith(first))
+
+    def misfit(self, tensors: dict[str, Tensor]) -> str:
+        """What is wrong in a word with a file that does not fit: which released variant it is, if it is another."""
+        own, asked = self.variant_of(self.state_dict()), type(self).__name__
+        for family in Backbone.__subclasses__():
+            held = family.variant_of(tensors)
+            if held and not (own and isinstance(self, family) and own['arch'] == held['arch']):
+                of = own['arch'] if own else 'of other sizes'
+                return f'This file is {family.__name__} {held["arch"]}, the config asks for {asked} {of}'
+        return f'This checkpoint does not fit {asked}'
 
     def frozen_modules(self) -> list:
         """The modules that `frozen_stages` freezes."""
@@ -89,49 +123,13 @@ class Backbone(BaseModule):
             module.requires_grad_(False)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-        """Rename and reshape what is known, then raise unless everything fits."""
-        own = {prefix + name: tensor for name, tensor in self.state_dict().items()}
-        file = {key[len(prefix) :]: tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
-        surplus, misshapen = [], {}
-        for key in [key for key in state_dict if key.startswith(prefix)]:
-            name = key if key in own else prefix + self.official_name(key[len(prefix) :])
-            tensor = state_dict.pop(key)
-            if name not in own:
-                surplus.append(key)
-                continue
-            state_dict[name] = _reshape(tensor, own[name].shape)
-            if state_dict[name] is None:
-                misshapen[name] = f'{key} {tuple(tensor.shape)} (here {tuple(own[name].shape)})'
-        missing = [name for name in own if name not in state_dict]
-
-        fresh = self._beginning(own, prefix, self.absent_in_classifier)
-        if set(fresh) <= set(missing):
-            missing = [name for name in missing if name not in fresh]
-            state_dict.update((name, own[name]) for name in fresh)
-        left = self._beginning(surplus, prefix, self.absent_in_backbone)
-        surplus = [key for key in surplus if key not in left]
-        problems = (
-            ('lacks', missing),
-            ('holds, but the model does not,', surplus),
-            ('has another shape for', list(misshapen.values())),
-        )
-        if found := [f'it {what} {_some(names)}' for what, names in problems if names]:
-            raise CheckpointError(f'{self._misfit(file)}: {"; ".join(found)}.')
-        if left:
-            print_log(f'{type(self).__name__} leaves out of the checkpoint: {", ".join(left)}.', logger='current')
+        """Give the tensors their names and shapes here, or raise; what a classifier's file lacks stays as it is."""
+        part = {key[len(prefix) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
+        found = fit(self, part)
+        own = self.state_dict()
+        tensors = found.taken | {name: own[name] for name in found.fresh}
+        state_dict.update((prefix + name, tensor) for name, tensor in tensors.items())
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _misfit(self, file: dict[str, Tensor]) -> str:
-        """What is wrong in a word, if the file is another released variant."""
-        asked = type(self).__name__
-        for family in Backbone.__subclasses__():
-            if (held := family.released_variant(file)) and (own := self.released_variant(self.state_dict())) != held:
-                return f'This file is {family.__name__} {held}, the config asks for {asked} {own or "of other sizes"}'
-        return f'This checkpoint does not fit {asked}'
-
-    @staticmethod
-    def _beginning(names, prefix: str, beginnings: tuple[str, ...]) -> list[str]:
-        return [name for name in names if name.startswith(tuple(prefix + beginning for beginning in beginnings))]
 
 
 @cache
@@ -139,18 +137,3 @@ def _block_shapes(family: type[Backbone], arch: str) -> dict[str, torch.Size]:
     with torch.device('meta'):
         tensors = family(arch=arch).state_dict()
     return {name: tensor.shape for name, tensor in tensors.items() if name.startswith('layers.')}
-
-
-def _reshape(tensor: Tensor, shape) -> Tensor | None:
-    """The tensor in this shape, if it differs only in grouping or trailing ones (a 1x1 convolution), else None."""
-    if tensor.shape == shape:
-        return tensor
-    ungrouped = (shape[0] * shape[1], *shape[2:]) if len(shape) > 2 else None
-    trimmed = tuple(tensor.shape)
-    while len(trimmed) > len(shape) and trimmed[-1] == 1:
-        trimmed = trimmed[:-1]
-    return tensor.reshape(shape) if trimmed in (tuple(shape), ungrouped) else None
-
-
-def _some(names: list[str]) -> str:
-    return ', '.join(names[:10]) + (f' and {len(names) - 10} more' if len(names) > 10 else '')

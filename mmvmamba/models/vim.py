@@ -287,13 +287,19 @@ class Vim(Backbone):
             for block in self.layers:  # a sum of this many branches starts with the variance of one (GPT-2)
                 block.mixer.out_proj.weight.div_(math.sqrt(len(self.layers)))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-        """Fit the position embedding of the file to this model's class tokens and grid, then load strictly."""
-        key = f'{prefix}pos_embed'
-        if key in state_dict and state_dict[key].dim() == 3 and state_dict[key].shape != self.pos_embed.shape:
-            names = [name for name in state_dict if name.startswith(f'{prefix}cls_token')]
-            state_dict[key] = self._fit_pos_embed(state_dict[key], len(names))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fit the position embedding of the file to this model's class tokens and grid."""
+        pos_embed = tensors.get('pos_embed')
+        if pos_embed is None or pos_embed.dim() != 3 or pos_embed.shape == self.pos_embed.shape:
+            return tensors
+        class_tokens = sum(name.startswith('cls_token') for name in tensors)
+        return tensors | dict(pos_embed=self._fit_pos_embed(pos_embed, class_tokens))
+
+    @classmethod
+    def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
+        variant = super().variant_of(tensors)
+        long_sequence = 'pos_embed' in tensors and tensors['pos_embed'].shape[1] > 197
+        return variant and variant | dict(patch_stride=8 if long_sequence else 16, pooling='middle')
 
     def _fit_pos_embed(self, pos_embed: Tensor, class_tokens: int) -> Tensor:
         side, own_side = square_side(pos_embed.shape[1], class_tokens), self._side(self.img_size, self.patch_stride)

@@ -1,6 +1,7 @@
 """VMamba: a hierarchical backbone of SS2D blocks, in the two generations that were released."""
 
 import re
+from collections.abc import Iterable
 
 import torch
 from einops import rearrange
@@ -158,6 +159,12 @@ class VMamba(Backbone):
     archs = ARCHS
     absent_in_classifier = ('outnorm',)
     absent_in_backbone = ('classifier.', 'norm.', 'head.', 'outnorm')
+    classifier_names = {
+        'classifier.norm.': 'backbone.outnorm3.',
+        'norm.': 'backbone.outnorm3.',
+        'classifier.head.': 'head.fc.',
+        'head.': 'head.fc.',
+    }
 
     def __init__(
         self,
@@ -236,10 +243,22 @@ class VMamba(Backbone):
         return 1 + sum(len(stage.blocks) for stage in self.layers[:stage]) + index
 
     @staticmethod
-    def official_name(name: str) -> str:
+    def own_name(name: str) -> str:
         for old, new in _OLDER_NAMES:
             name = re.sub(old, new, name)
         return name
+
+    def says_nothing(self, names: Iterable[str]) -> set[str]:
+        """A classifier has the norm of its last output alone, which says nothing about those of several outputs."""
+        norms = {name for name in names if name.startswith('outnorm')}
+        is_classifier = all(name.startswith('outnorm3.') for name in norms)
+        return norms if is_classifier and self.out_indices != (3,) else set()
+
+    @classmethod
+    def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
+        variant = super().variant_of(tensors)
+        outputs = tuple(i for i in range(4) if f'outnorm{i}.weight' in tensors) or (3,)
+        return variant and variant | dict(out_indices=outputs)
 
 
 # The same tensor in other generations of released files.

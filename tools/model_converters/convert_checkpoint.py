@@ -17,9 +17,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 import mmvmamba  # noqa: F401, registers the backbones
-from mmvmamba.checkpoint import read_checkpoint, unwrap_state_dict
-from mmvmamba.official import to_mmengine, to_official
-from mmvmamba.safe_loading import CheckpointError
+from mmvmamba.checkpoint import CheckpointError, read_checkpoint, unwrap_state_dict
+from mmvmamba.conversion import to_mmengine, to_official
 
 SUFFIXES = ('.pth', '.safetensors')
 

@@ -1,0 +1,89 @@
+"""What a checkpoint says of the training that wrote it, looked at before mmengine acts on it.
+
+mmengine believes such a file: it executes the config in it, and replaces the best checkpoint by deleting the path that
+it names.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import CheckpointError
+
+NEEDED = ('meta', 'message_hub', 'optimizer')
+
+
+def check_training_state(checkpoint: dict, filename: str) -> None:
+    """Refuses a checkpoint that a training cannot continue from.
+
+    Raises:
+        CheckpointError: a part is missing, of another type, or no longer finite.
+    """
+    if lacking := [key for key in NEEDED if key not in checkpoint]:
+        raise CheckpointError(
+            f'{filename} has no training state ({", ".join(lacking)}) to resume from: '
+            'start a new training from its weights with --cfg-options load_from=FILE'
+        )
+    meta, hub = checkpoint['meta'], checkpoint['message_hub']
+    runtime = hub.get('runtime_info') if isinstance(hub, dict) else None
+    sound = {
+        'meta': isinstance(meta, dict),
+        'meta.epoch': isinstance(meta, dict) and _is_count(meta.get('epoch')),
+        'meta.iter': isinstance(meta, dict) and _is_count(meta.get('iter')),
+        'meta.seed': isinstance(meta, dict) and (meta.get('seed') is None or _is_count(meta['seed'])),
+        'message_hub': isinstance(hub, dict) and all(isinstance(hub.get(key), dict) for key in _HUB),
+        'optimizer': isinstance(checkpoint['optimizer'], dict),
+        'param_schedulers': isinstance(checkpoint.get('param_schedulers', []), (list, dict)),
+        'keep_ckpt_ids': not isinstance(runtime, dict) or all(map(_is_count, _listed(runtime.get('keep_ckpt_ids')))),
+    }
+    if wrong := [name for name, is_sound in sound.items() if not is_sound]:
+        raise CheckpointError(
+            f'the training state of {filename} is damaged ({", ".join(wrong)}): resume from another checkpoint, or '
+            'start a new training from its weights with --cfg-options load_from=FILE'
+        )
+    if not all(tensor.isfinite().all() for tensor in _tensors(checkpoint['optimizer']) if tensor.is_floating_point()):
+        raise CheckpointError(
+            f'there is NaN or Inf in the optimizer of {filename}: the training went wrong, resume from an earlier one'
+        )
+
+
+_HUB = ('log_scalars', 'runtime_info', 'resumed_keys')
+
+
+def believe_only_names(checkpoint: dict, folder: Path | None) -> None:
+    """Changes a checkpoint so that resuming from it runs nothing, and deletes nothing outside the folder of this run.
+
+    Args:
+        checkpoint: of mmengine, as read.
+        folder: where this run keeps its checkpoints, if it is one that does.
+    """
+    if isinstance(checkpoint.get('meta'), dict):
+        # executed as a Python config, only to compare a number of GPUs that mmengine no longer saves
+        checkpoint['meta'].pop('config', None)
+    hub = checkpoint.get('message_hub')
+    runtime = hub.get('runtime_info') if isinstance(hub, dict) else None
+    if not isinstance(runtime, dict):
+        return
+    for key in [key for key in runtime if isinstance(key, str) and key.startswith('best_ckpt')]:
+        name = Path(runtime[key]).name if isinstance(runtime[key], str) else ''
+        runtime[key] = str(folder / name) if folder and re.fullmatch(r'best_.+\.pth', name) else None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _listed(value: Any) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _tensors(node: Any) -> Iterator[Tensor]:
+    if isinstance(node, torch.Tensor):
+        yield node
+    elif isinstance(node, (dict, list, tuple)):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _tensors(child)
