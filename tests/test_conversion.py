@@ -378,7 +378,9 @@ def test_one_bad_tensor_is_refused_and_nothing_is_loaded(kind, change, message, 
     before = snapshot(model)
     state_dict = unwrap_state_dict(read_checkpoint(path))
     load = (
-        (lambda: load_pretrained(model, path)) if kind == 'backbone' else (lambda: load_checked(model, state_dict, path))
+        (lambda: load_pretrained(model, path))
+        if kind == 'backbone'
+        else (lambda: load_checked(model, state_dict, path))
     )
     with pytest.raises(CheckpointError, match=rf'{path.name}: .*{message}') as error:
         load()

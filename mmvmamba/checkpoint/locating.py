@@ -40,7 +40,9 @@ def local_path(filename: str) -> Path:
     except CheckpointError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # too long, of an unknown user, no URL at all
-        raise CheckpointError(f'checkpoint {filename[:200]!r} cannot be looked up ({error}): correct its name') from error
+        raise CheckpointError(
+            f'checkpoint {filename[:200]!r} cannot be looked up ({error}): correct its name'
+        ) from error
 
 
 def is_download(path: Path) -> bool:

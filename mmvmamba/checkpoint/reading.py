@@ -103,7 +103,9 @@ def unwrap_state_dict(
             if len(state_dict) < len(place):
                 raise CheckpointError(f'{filename} has two tensors of one name, with and without module. before it')
             if empty := [name for name, value in state_dict.items() if value.is_meta]:
-                raise CheckpointError(f'{filename} has shapes but no values for {listing(empty)}: save the real tensors')
+                raise CheckpointError(
+                    f'{filename} has shapes but no values for {listing(empty)}: save the real tensors'
+                )
             state_dict._metadata = _versions(getattr(place, '_metadata', {}), filename)
             return state_dict
     raise CheckpointError(f'{filename} holds no {searched}; its keys are: {listing(checkpoint)}')
@@ -116,6 +118,10 @@ def _is_named_tensor(name: Any, value: Any) -> bool:
 def _versions(metadata: Any, filename: str | Path) -> OrderedDict[str, dict]:
     """The versions of its modules, which some of them need to read an old file."""
     for name, entry in metadata.items():
-        if not isinstance(name, str) or not isinstance(entry, dict) or type(entry.get('version', 1)) not in (int, type(None)):
+        if (
+            not isinstance(name, str)
+            or not isinstance(entry, dict)
+            or type(entry.get('version', 1)) not in (int, type(None))
+        ):
             raise CheckpointError(f'{filename} is damaged: the versions of its modules (_metadata) are no numbers')
     return OrderedDict((name.removeprefix('module.'), entry) for name, entry in metadata.items())

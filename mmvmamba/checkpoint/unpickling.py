@@ -198,6 +198,12 @@ def _history_method(owner: type, name: str) -> str:
     return name
 
 
+@_named('builtins.bytes')
+def _no_bytes() -> bytes:
+    """An empty string of bytes, which protocol 2 writes as `bytes()`; all others are encoded text."""
+    return b''
+
+
 def _full_name(thing: Any) -> str:
     return thing[1] if isinstance(thing, tuple) else f'{thing.__module__}.{thing.__qualname__}'
 
@@ -215,7 +221,7 @@ def _numpy_functions() -> Iterator[Callable]:
 
 _ALLOWED = [
     argparse.Namespace,
-    *(_CfgNode, _Dtype, _dtype, _Array, _History, _history_method),
+    *(_CfgNode, _Dtype, _dtype, _Array, _History, _history_method, _no_bytes),
     *_numpy_functions(),
     *(set, bytearray, complex),  # torch allows these by itself from 2.5 on
 ]

@@ -1,0 +1,16 @@
+"""A minute of the fuzzer, in a process of its own: a crash is a failure like any other."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_no_file_does_harm():
+    pytest.importorskip('safetensors')
+    fuzz = Path(__file__).with_name('fuzz.py')
+    done = subprocess.run([sys.executable, fuzz, '--cases', '1400', '--seed', '1'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    assert '1400 files' in done.stdout and '0 faults' in done.stdout
