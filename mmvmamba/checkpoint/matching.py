@@ -211,12 +211,13 @@ class _Rehearsal:
             raise CheckpointError(' '.join(others[0].split())[:300])
 
     def _load(self, module: nn.Module, prefix: str, state_dict: dict[str, Tensor], errors: list[str]) -> None:
-        own = {name: tensor for name, tensor in chain(module._parameters.items(), module._buffers.items())}
-        before = set(state_dict)
+        own = dict(chain(module._parameters.items(), module._buffers.items()))
+        before = list(state_dict)
         # assigned, not copied: the copy has no memory
         versions = {**self.metadata.get(prefix[:-1], {}), 'assign_to_params_buffers': True}
         module._load_from_state_dict(state_dict, prefix, versions, True, self.found.missing, [], errors)
-        vanished = [name for name in before if name not in state_dict]
+        there = {self.origin.get(id(tensor)) for tensor in state_dict.values()}
+        vanished = [name for name in before if name not in state_dict and name not in there]
         for name, tensor in own.items():
             persistent = tensor is not None and name not in module._non_persistent_buffers_set
             if persistent and prefix + name in state_dict:

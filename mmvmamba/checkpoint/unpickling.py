@@ -12,7 +12,6 @@ import pickle
 import re
 import tarfile
 import threading
-import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -50,7 +50,7 @@ class Backbone(BaseModule):
 
     @classmethod
     def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
-        """The arguments, `arch` first, of the released variant whose blocks have the names and shapes of these tensors."""
+        """The arguments, `arch` first, of the released variant whose blocks have these names and shapes."""
         for arch in cls.archs:
             shapes = _block_shapes(cls, arch)
             held = {

@@ -1,6 +1,6 @@
 """Damaged and crafted checkpoint files, made again from a seed, read and loaded.
 
-    python tests/test_checkpoint/fuzz.py --cases 2000 --seed 0
+    python -m tests.test_checkpoint.fuzz --cases 2000 --seed 0
 
 Of each file one of three things must come: the weights that were saved, other weights where the file says so itself
 (a pickle that was rewritten with its checksum), or one sentence of ours and an unchanged model. No file may run code.
@@ -21,15 +21,13 @@ import zipfile
 from collections import Counter, OrderedDict
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2])]
-
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
 from mmvmamba import VMamba
 from mmvmamba.checkpoint import CheckpointError, load_checked, read_checkpoint, unwrap_state_dict
-from tests.test_checkpoint.attacks import CODE, MEMORY, Calls, rewrite
+from .attacks import CODE, MEMORY, Calls, rewrite
 
 ARCH = dict(dims=4, depths=(1, 1, 1, 1), ssm_ratio=1.0)
 SECONDS = 20  # for one file
