@@ -27,6 +27,7 @@ from mmengine.logging import HistoryBuffer
 
 from mmvmamba import VMamba
 from mmvmamba.checkpoint import CheckpointError, load_checked, read_checkpoint, unwrap_state_dict
+
 from .attacks import CODE, MEMORY, Calls, rewrite
 
 ARCH = dict(dims=4, depths=(1, 1, 1, 1), ssm_ratio=1.0)
