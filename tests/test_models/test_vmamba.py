@@ -176,6 +176,18 @@ def test_frozen_stages(frozen_stages):
     assert model.patch_embed.training == (frozen_stages < 0)
 
 
+def test_float64_stays_float64():
+    """A change of A_logs that float32 does not hold changes the output, by as much as its gradient says."""
+    torch.manual_seed(0)
+    model, x = VMamba(TINY).double().eval(), torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    A_logs = model.layers[0].blocks[0].op.A_logs
+    before = model(x)[0].square().sum()
+    (slope,) = torch.autograd.grad(before, A_logs)
+    with torch.no_grad():
+        A_logs += 1e-9
+        assert (model(x)[0].square().sum() - before).item() == pytest.approx(1e-9 * slope.sum().item(), rel=1e-3)
+
+
 def test_drop_path_rises_linearly_and_only_acts_in_training():
     model = VMamba(dict(dims=8, depths=(1, 2, 1, 1)), drop_path_rate=0.4)
     rates = [block.drop_path.p for stage in model.layers for block in stage.blocks]
