@@ -125,6 +125,7 @@ def synthetic_batch(cfg, shape=(SIZE, SIZE)):
     """Two images with their annotations; fits the model's preprocessor to their size."""
     if cfg.default_scope == 'mmdet':
         heads = cfg.model.roi_head.bbox_head
+        cfg.model.data_preprocessor.pad_size_divisor = 32
         sample, head = detection_sample, heads[0] if isinstance(heads, list) else heads
     elif cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = shape

@@ -1,10 +1,18 @@
-# Vim-S, recipe of the released code: that of Vim-Ti with another rate, maps of the residual stream, and a rotary
-# position embedding, which the ImageNet file was not trained with.
+# Vim-S, recipe of the released code: that of Vim-Ti with other rates, maps of the residual stream, and a rotary
+# position embedding, which the ImageNet file was not trained with. As there, all maps but the last are rotated once
+# more ('residual' would not), and the first entry of the position embedding is dropped, not that of the class token
+# ('middle' would).
 _base_ = './vim-t_upernet_4xb8-60k_ade20k-512x512.py'
 
 checkpoint = 'https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth'
 model = dict(
-    backbone=dict(arch='small', feature='residual', rope_grid=14, init_cfg=dict(checkpoint=checkpoint)),
+    backbone=dict(
+        arch='small',
+        feature='residual_official',
+        pretrained_cls_slot='official',
+        rope_grid=14,
+        init_cfg=dict(checkpoint=checkpoint),
+    ),
     neck=dict(embed_dim=384),
     decode_head=dict(in_channels=[384, 384, 384, 384], channels=384),
     auxiliary_head=dict(in_channels=384),

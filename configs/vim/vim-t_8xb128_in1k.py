@@ -1,5 +1,7 @@
 # Vim-Ti, recipe of the released code: DeiT's, which augments like Swin's, with weight decay 0.1 and no drop path, in
-# float32.
+# float32. Differences:
+# - Validation and the choice of the best checkpoint use the averaged weights; there, the plain ones.
+# - The rate changes every iteration, by a cosine from epoch 5 to 300; there every epoch, by one that starts at epoch 0.
 _base_ = [
     '../_base_/models/image-classifier.py',
     '../_base_/datasets/imagenet_swin_224.py',

@@ -1,5 +1,5 @@
-# VMamba-S (s2l15), 512x512's recipe with crops of 896x896. The released config means this, but sets 19 classes and
-# crops 512x512, padded; its result is not published.
+# VMamba-S (s2l15), 512x512's recipe with crops of 896x896 and tests at that scale. The released config means this, but
+# sets 19 classes, crops 512x512, padded, and tests at 2048x512; its result is not published.
 _base_ = [
     '../_base_/models/upernet.py',
     '../_base_/datasets/ade20k_896.py',

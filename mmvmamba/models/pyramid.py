@@ -12,7 +12,7 @@ class SimpleFeaturePyramid(BaseModule):
     """Feature pyramid from a single map: with a map of stride 16, the levels have strides 4, 8, 16, 32 and 64.
 
     The map is enlarged by transposed convolutions or halved by max-pooling, then each level has its own 1x1 and 3x3
-    convolution; a last max-pooling gives the coarsest level. All norms are LayerNorms over channels.
+    convolution; a last max-pooling gives the coarsest level. All norms are LayerNorms over channels, with eps 1e-6.
     Source: Exploring Plain Vision Transformer Backbones for Object Detection (arXiv 2203.16527), section 3.
 
     Args:
@@ -61,4 +61,4 @@ def _enlarge(in_channels: int, out_channels: int) -> nn.Module:
 
 def _norm(channels: int) -> nn.Module:
     """LayerNorm over the channels of an NCHW map."""
-    return nn.Sequential(ChannelsLast(), nn.LayerNorm(channels), ChannelsFirst())
+    return nn.Sequential(ChannelsLast(), nn.LayerNorm(channels, eps=1e-6), ChannelsFirst())

@@ -77,10 +77,11 @@ class SS2D(nn.Module):
         projected = F.linear(x, self.x_proj_weight.flatten(0, 1))
         projected = rearrange(projected, 'b h w (k c) -> b k h w c', k=directions)
         dt, B, C = projected.split((rank, d_state, d_state), -1)
+        state_dtype = torch.promote_types(self.A_logs.dtype, torch.float32)
         y = selective_scan_2d(
             x,
             dt,
-            -torch.exp(self.A_logs.float()).unflatten(0, (directions, -1)),
+            -torch.exp(self.A_logs.to(state_dtype)).unflatten(0, (directions, -1)),
             B,
             C,
             D=self.Ds.unflatten(0, (directions, -1)),

@@ -40,9 +40,8 @@ DIRECTIONS = {
 }
 CLASS_TOKENS = {'middle': ('cls_token',), 'head': ('cls_token',), 'double': ('cls_token_head', 'cls_token_tail')}
 POOLINGS = (*CLASS_TOKENS, 'mean', 'max')
-FEATURES = ('residual', 'mixer')
-# Where a file has the one class token that this model lacks; the official dense code takes the first entry of any file.
-PRETRAINED_SLOTS = {'middle': 'middle', 'head': 'head', 'official': 'head'}
+FEATURES = ('residual', 'residual_official', 'mixer')
+PRETRAINED_SLOTS = ('middle', 'head', 'official')
 
 RELEASED_SIZE = 224
 LONG_SEQUENCE_STRIDE = 8
@@ -82,17 +81,20 @@ class Vim(Backbone):
             ``mean`` of all tokens, or all tokens for a head that takes the maximum of their scores (``max``, with
             `TokenMaxClsHead`).
         out_indices: blocks whose outputs are returned as maps, in ascending order; negative ones count from the last.
-        feature: what a map shows: the ``residual`` stream after the block, or the ``mixer``'s output alone.
-        pretrained_cls_slot: for a model without class token: where the file that it starts from has one, so that this
-            entry of the position embedding is left out. ``middle`` (the released files), ``head``, or ``official``:
-            the first entry of a file that has it in the middle. The official dense code does that; it shifts half of
-            the embedding by one token.
+        feature: what a map shows: the ``residual`` stream after the block, the ``mixer``'s output alone, or
+            ``residual_official``: the stream as the official segmentation code reads it, inside the next block. It
+            differs with a rotary embedding, which has then rotated all maps but that of the last block once more.
+        pretrained_cls_slot: where the file that a model without class token starts from has one, so that this entry of
+            the position embedding is left out: ``middle`` (the released files) or ``head``. ``official``, for any
+            model: the first entry counts for the class token's, wherever that is, and stays the first. The official
+            code does so when it resizes an embedding; that shifts half of the grid by one token.
         bidirectionality: ``ssm_conv`` (the released models), or the paper's ablations: ``ssm`` (both directions share
             the convolution), ``alternating_blocks`` (every second block walks backwards), ``random_flip`` (in
             training, half of the batches are walked backwards) and ``none``.
         rope_grid: None, or the side of the pre-training grid (14 for 224 pixels), which turns on the rotary position
             embedding. It rotates the whole stream before each block, like both rotary switches of the official code.
-        drop_path_rate: stochastic depth, rising linearly to this rate over the blocks.
+        drop_path_rate: stochastic depth, rising linearly to this rate over the blocks. Without `pooling` the last block
+            is never dropped, as in the official dense code.
         frozen_stages: -1 freezes nothing, 0 the patch and position embeddings and class tokens, i > 0 these and the
             first i blocks.
         with_cp: recompute each block in the backward pass, to save memory.
@@ -171,6 +173,8 @@ class Vim(Backbone):
         tokens = self._side(img_size, patch_stride) ** 2 + len(self.class_tokens)
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, channels))
         rates = torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
+        if pooling is None:
+            rates[-1] = 0.0
         backward = DIRECTIONS[bidirectionality]
         self.layers = nn.ModuleList(
             VimBlock(
@@ -222,6 +226,8 @@ class Vim(Backbone):
                 mixed, x = block(x, reverse)
             if self.pooling is None and i in self.out_indices:
                 out = mixed if self.feature == 'mixer' else x
+                if self.feature == 'residual_official' and rotation is not None and i + 1 < len(self.layers):
+                    out = rotate(x, *rotation)
                 maps.append(out.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous().to(dtype))
         return tuple(maps) if self.pooling is None else (self._pool(x, slots).to(dtype),)
 
@@ -312,15 +318,17 @@ class Vim(Backbone):
                     f'patch_stride={self.patch_stride} (if the file has that too, and was trained on larger images, '
                     'give their size as img_size).'
                 )
-        if class_tokens == len(self.class_tokens):
-            place = self.place
-        elif self.class_tokens:
+        if self.class_tokens and class_tokens != len(self.class_tokens):
             return pos_embed  # the file has other class tokens, which the check of names and shapes will tell
+        if self.pretrained_cls_slot == 'official':
+            slots = own_slots = tuple(range(class_tokens))
         else:
-            place = PRETRAINED_SLOTS[self.pretrained_cls_slot] if class_tokens == 1 else 'double'
-        grid, slot_embed = split_tokens(pos_embed, class_slots(place, side * side))
+            place_in_file = {0: 'none', 1: self.pretrained_cls_slot}.get(class_tokens, 'double')
+            slots = class_slots(self.place if self.class_tokens else place_in_file, side**2)
+            own_slots = class_slots(self.place, own_side**2)
+        grid, slot_embed = split_tokens(pos_embed, slots)
         grid = resize_pos_embed(grid, own_side, own_side)
-        return insert_tokens(grid, slot_embed, class_slots(self.place, own_side**2)) if self.class_tokens else grid
+        return insert_tokens(grid, slot_embed, own_slots) if self.class_tokens else grid
 
 
 def _resolve_arch(arch: str | dict) -> dict:

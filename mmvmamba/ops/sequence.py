@@ -50,7 +50,7 @@ def selective_scan(
         )
         y = torch.cat([_scan_row(*group, delta_softplus) for group in zip(x_g, dt_g, A_g, B, C, D_g, bias_g)], -1)
     if z is not None:
-        y = y * F.silu(z.transpose(1, 2))
+        y = y * F.silu(z.transpose(1, 2).to(y.dtype))
     y = y.transpose(1, 2).to(u.dtype)
     if not return_last_state:
         return y
@@ -79,6 +79,7 @@ def _scan_row(x, dt, A, B, C, D, bias, softplus) -> Tensor:
 def _scan_each_state(x, dt, A, B, C, D, bias, softplus) -> Tensor:
     """The scan when B or C differs between channels: d * n channels of one state, B in the input and C in the sum."""
     n = A.shape[1]
+    x, dt = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (x, dt))  # 16 bit would round x * B
     one = x.new_ones(*x.shape[:2], 1)
     bias = bias if bias is None else bias.repeat_interleave(n)
     y = _scan_row(

@@ -27,6 +27,12 @@ def test_levels_are_normalised_over_channels():
         torch.testing.assert_close(out.var(1, unbiased=False), torch.ones_like(out[:, 0]), atol=1e-2, rtol=0)
 
 
+def test_epsilon_of_detectron2():
+    """Its own LayerNorm, which small inputs tell from PyTorch's default of 1e-5."""
+    norms = [module for module in SimpleFeaturePyramid(16).modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert [norm.eps for norm in norms] == [1e-6] * 9
+
+
 def test_parameter_count_of_vitdet():
     """Counted by hand from the paper's description, for a width of 192 and 256 channels."""
     enlarge = (192 * 96 * 4 + 96) * 2 + 2 * 96 + 96 * 48 * 4 + 48

@@ -83,6 +83,12 @@ def test_maps_and_every_gradient_equal_the_official_ones(name):
     for i, out in enumerate(model(x)):
         torch.testing.assert_close(tokens(out), data[f'hidden{i}'], atol=1e-5, rtol=1e-5)
 
+    # The official segmentation code takes what the next block returns as its residual; after the last one comes none.
+    model = golden_model(state, out_indices=(0, 1, 2, 3), feature='residual_official', **DENSE[name])
+    expected = [data['residual1'], data['residual2'], data['residual3'], data['hidden3'] + data['residual3']]
+    for out, residual in zip(model(x), expected):
+        torch.testing.assert_close(tokens(out), residual, atol=1e-5, rtol=1e-5)
+
 
 @pytest.mark.parametrize(
     'name, count',
@@ -319,9 +325,10 @@ def test_frozen_stages(frozen_stages):
     assert model.patch_embed.training == (frozen_stages < 0)
 
 
-def test_drop_path_rises_linearly_and_only_acts_in_training():
-    model = Vim(dict(embed_dims=16, depth=5), drop_path_rate=0.4)
-    assert [block.drop_path.p for block in model.layers] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+@pytest.mark.parametrize('pooling, last', [('middle', 0.4), (None, 0)])
+def test_drop_path_rises_linearly_and_only_acts_in_training(pooling, last):
+    model = Vim(dict(embed_dims=16, depth=5), drop_path_rate=0.4, pooling=pooling)
+    assert [block.drop_path.p for block in model.layers] == pytest.approx([0, 0.1, 0.2, 0.3, last])
     x = torch.randn(4, 3, 32, 32)
     model.eval()
     assert torch.equal(model(x)[0], model(x)[0])
@@ -366,7 +373,7 @@ def test_layer_depths():
         (dict(pooling='cls'), "pooling='cls' must be one of middle, head, double, mean, max"),
         (dict(pooling='mean', feature='mixer'), "pooling='mean' gives one feature of the last block"),
         (dict(pooling='middle', out_indices=(5, 11)), "pooling='middle' gives one feature of the last block"),
-        (dict(feature='both'), "feature='both' must be one of residual, mixer"),
+        (dict(feature='both'), "feature='both' must be one of residual, residual_official, mixer"),
         (dict(bidirectionality='both'), "bidirectionality='both' must be one of none, random_flip"),
         (dict(pretrained_cls_slot='double'), "pretrained_cls_slot='double' must be one of middle, head, official"),
         (dict(out_indices=(24,)), r'out_indices=\(24,\) must name blocks -24 to 23'),
@@ -473,6 +480,14 @@ class TestLoading:
     def test_stride_16_starts_the_long_sequence_model(self, official):
         path, _ = official()
         assert self.start(path, patch_stride=8, pooling='middle').pos_embed.shape[1] == 11 * 11 + 1
+
+    def test_official_start_of_the_long_sequence_model(self, official):
+        """The first of the 37 entries stays, and the true class entry, the 19th, counts as one of the grid."""
+        path, state = official()
+        model = self.start(path, patch_stride=8, pooling='middle', pretrained_cls_slot='official')
+        grid = state['pos_embed'][:, 1:].mT.unflatten(2, (6, 6))
+        grid = F.interpolate(grid, (11, 11), mode='bicubic', align_corners=False).flatten(2).mT
+        assert torch.equal(model.pos_embed, torch.cat([state['pos_embed'][:, :1], grid], 1))
 
     @pytest.mark.parametrize('size', [96, 224])
     def test_stride_8_does_not_start_a_model_of_stride_16(self, official, size):

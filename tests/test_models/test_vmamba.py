@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 
 from mmvmamba import VMamba
 from mmvmamba.checkpoint import CheckpointError
+from mmvmamba.models.ss2d import SS2D
 from mmvmamba.models.vmamba import ARCHS
 
 GOLDEN = Path(__file__).parents[1] / 'golden'
@@ -174,6 +175,17 @@ def test_frozen_stages(frozen_stages):
         assert parameter.requires_grad != frozen, name
         assert (parameter.grad is None) == frozen, name
     assert model.patch_embed.training == (frozen_stages < 0)
+
+
+def test_float64_stays_float64():
+    """A change of A_logs that float32 does not hold changes the output, by as much as its gradient says."""
+    torch.manual_seed(0)
+    mixer, x = SS2D(8).double(), torch.randn(1, 5, 6, 8, dtype=torch.float64)
+    before = (mixer(x) * x).sum()
+    (slope,) = torch.autograd.grad(before, mixer.A_logs)
+    with torch.no_grad():
+        mixer.A_logs += 2e-8
+        assert ((mixer(x) * x).sum() - before).item() == pytest.approx(2e-8 * slope.sum().item(), rel=1e-3, abs=0)
 
 
 def test_drop_path_rises_linearly_and_only_acts_in_training():

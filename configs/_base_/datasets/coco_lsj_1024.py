@@ -1,9 +1,8 @@
-# COCO 2017 instance segmentation with large-scale jitter: images are scaled by 0.1 to 2.0 and cropped or padded to
-# 1024x1024, for training by iterations. Tested with the long side at 1024.
+# COCO 2017 instance segmentation with large-scale jitter: images are scaled by 0.1 to 2.0 and cropped to 1024x1024, for
+# training by iterations. Tested with the long side at 1024. The model's preprocessor pads what is smaller.
 _base_ = './coco_instance.py'
 
 image_size = (1024, 1024)
-pad = dict(type='Pad', size=image_size, pad_val=dict(img=(114, 114, 114), masks=0))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -11,14 +10,12 @@ train_pipeline = [
     dict(type='RandomResize', scale=image_size, ratio_range=(0.1, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_type='absolute', crop_size=image_size, recompute_bbox=True, allow_negative_crop=True),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1e-2, 1e-2)),
-    pad,
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_size, keep_ratio=True),
-    # Padded like the training images. The ground truth stays in the coordinates of the original image.
-    pad,
+    # After Resize: the ground truth stays in the coordinates of the original image.
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]

@@ -40,6 +40,7 @@ train_dataloader = dict(
     batch_size=128,  # x 8 GPUs = 1024
     num_workers=8,
     persistent_workers=True,
+    drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(type=dataset_type, data_root=data_root, split='train', pipeline=train_pipeline),
 )

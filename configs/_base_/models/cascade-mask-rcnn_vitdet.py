@@ -1,5 +1,6 @@
 # Cascade Mask R-CNN as in ViTDet: simple feature pyramid, two RPN convolutions, box heads of four convolutions and one
 # fully connected layer, all norms LayerNorms over channels. For any plain backbone that gives one map of stride 16.
+# mmdet has a mask head in each of the three stages, detectron2 one in all.
 # The child fills `backbone` and `neck.in_channels`, the channels of that map, and imports mmpretrain.models for LN2d.
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
 
@@ -11,7 +12,7 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_mask=True,
-        pad_size_divisor=32,
+        pad_size_divisor=1024,  # images are padded to 1024x1024, with zeros after normalisation
     ),
     neck=dict(type='SimpleFeaturePyramid', out_channels=256),
     rpn_head=dict(
@@ -27,7 +28,9 @@ model = dict(
     roi_head=dict(
         type='CascadeRoIHead',
         num_stages=3,
-        stage_loss_weights=[1, 0.5, 0.25],
+        # detectron2 adds the losses and passes a third of each stage's gradient on to the features. This is the same
+        # with Adam, which does not see the scale of a head's own gradients.
+        stage_loss_weights=[1 / 3, 1 / 3, 1 / 3],
         bbox_roi_extractor=dict(
             type='SingleRoIExtractor',
             roi_layer=dict(type='RoIAlign', output_size=7, sampling_ratio=0),
