@@ -7,10 +7,11 @@ import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import update_init_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint import fit, load_pretrained
 from ..checkpoint.matching import reshaped
+from .arguments import pretrained_init_cfg
 
 
 class Backbone(BaseModule):
@@ -34,6 +35,9 @@ class Backbone(BaseModule):
     # Beginnings of names in a classification file, where an mmpretrain `ImageClassifier` has others; of several that
     # stand for the same, the first is the one to write.
     classifier_names: dict[str, str] = {'head.': 'head.fc.'}
+
+    def __init__(self, init_cfg: dict | list | None, pretrained: str | None):
+        super().__init__(pretrained_init_cfg(init_cfg, pretrained))
 
     @staticmethod
     def own_name(name: str) -> str:
@@ -79,9 +83,9 @@ class Backbone(BaseModule):
                 return f'This file is {family.__name__} {held["arch"]}, the config asks for {asked} {of}'
         return f'This checkpoint does not fit {asked}'
 
-    def frozen_modules(self) -> list:
-        """The modules that `frozen_stages` freezes."""
-        return []
+    def frozen_modules(self) -> list[nn.Module]:
+        """What `frozen_stages` freezes: at 0 what comes before the layers, then one layer after the other."""
+        return [self.patch_embed, *self.layers[: self.frozen_stages]] if self.frozen_stages >= 0 else []
 
     def layer_of(self, name: str) -> int:
         """0 for a parameter before the blocks, i for one of the i-th block, num_blocks + 1 for one after them."""

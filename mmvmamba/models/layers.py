@@ -68,12 +68,6 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, channels, patch_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        patch = self.proj.kernel_size
-        if x.shape[2] < patch[0] or x.shape[3] < patch[1]:
-            raise ValueError(
-                f'The image is {x.shape[2]} x {x.shape[3]} pixels, smaller than a patch of {patch[0]} x {patch[1]}: '
-                'enlarge or pad it.'
-            )
         return self.proj(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
 
 

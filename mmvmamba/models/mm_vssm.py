@@ -135,20 +135,17 @@ def MM_VSSM(
         drop_path_rate=drop_path_rate,
         traversals=_TRAVERSALS.get(kind['class_v2'], 'cross'),
         with_cp=with_cp or use_checkpoint,
-        init_cfg=_weights(pretrained, init_cfg),
+        init_cfg=_without_swin(init_cfg),
+        pretrained=pretrained or None,
     )
 
 
-def _weights(pretrained: str | None, init_cfg: dict | None) -> dict | None:
+def _without_swin(init_cfg: dict | None) -> dict | None:
     if isinstance(init_cfg, dict) and 'swin' in Path(str(init_cfg.get('checkpoint', ''))).name.lower():
         print_log(
             f'MM_VSSM drops the init_cfg that its config has from Swin: {init_cfg["checkpoint"]}.',
             logger='current',
             level=logging.WARNING,
         )
-        init_cfg = None
-    if not pretrained:
-        return init_cfg
-    if init_cfg:
-        raise ValueError(f'pretrained={pretrained!r} and init_cfg={init_cfg} both name weights: give one of them.')
-    return dict(type='Pretrained', checkpoint=pretrained)
+        return None
+    return init_cfg

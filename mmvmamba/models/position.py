@@ -1,6 +1,7 @@
 """Where the tokens of a plain backbone stand: places of class tokens, absolute and rotary position embeddings."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +9,78 @@ from torch import Tensor
 
 from ..checkpoint import CheckpointError
 
+# Of the released models: the size of their images, and the stride of those written with a +.
+RELEASED_SIZE = 224
+LONG_SEQUENCE_STRIDE = 8
+
 
 def class_slots(place: str, patches: int) -> tuple[int, ...]:
     """Indices of the class tokens in a sequence that holds them and this many patches."""
     return {'none': (), 'head': (0,), 'middle': (patches // 2,), 'double': (0, patches + 1)}[place]
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Where the patches of a square image and the class tokens stand in a sequence, and in its position embedding.
+
+    Args:
+        img_size: side of the image in pixels.
+        patch_size: side of a patch.
+        patch_stride: distance of patches.
+        place: of the class tokens, as in `class_slots`.
+    """
+
+    img_size: int
+    patch_size: int
+    patch_stride: int
+    place: str
+
+    @property
+    def side(self) -> int:
+        """Patches in a row."""
+        return self._side(self.img_size, self.patch_stride)
+
+    def _side(self, img_size: int, patch_stride: int) -> int:
+        return (img_size - self.patch_size) // patch_stride + 1
+
+    def slots(self, patches: int) -> tuple[int, ...]:
+        """Indices of the class tokens beside this many patches."""
+        return class_slots(self.place, patches)
+
+    def fit(self, pos_embed: Tensor, class_tokens: int, slot: str) -> Tensor:
+        """The position embedding of a file for this grid.
+
+        Args:
+            pos_embed: (1, side * side + class_tokens, C).
+            class_tokens: how many the file has: none, as many as this grid, or, for a grid without, one or two.
+            slot: where the one is that a grid without class token does without, 'middle' or 'head'; 'official', for any
+                grid: the first entry counts for the class token's, wherever that is, and stays the first.
+
+        Raises:
+            CheckpointError: the file has no square grid, or patches of another stride.
+        """
+        side = square_side(pos_embed.shape[1], class_tokens)
+        self._check_stride(side)
+        if slot == 'official':
+            slots = own_slots = tuple(range(class_tokens))
+        else:
+            place_in_file = {0: 'none', 1: slot}.get(class_tokens, 'double')
+            slots = class_slots(place_in_file if self.place == 'none' else self.place, side**2)
+            own_slots = self.slots(self.side**2)
+        grid, slot_embed = split_tokens(pos_embed, slots)
+        grid = resize_pos_embed(grid, self.side, self.side)
+        return grid if self.place == 'none' else insert_tokens(grid, slot_embed, own_slots)
+
+    def _check_stride(self, side: int) -> None:
+        stride = LONG_SEQUENCE_STRIDE
+        for size in (RELEASED_SIZE, self.img_size):
+            if self.patch_stride > stride and side != self.side and side == self._side(size, stride):
+                raise CheckpointError(
+                    f'The position embedding of this checkpoint is a {side} x {side} grid, that of '
+                    f'patch_stride={stride} at {size} pixels: it needs Vim(patch_stride={stride}), this model has '
+                    f'patch_stride={self.patch_stride} (if the file has that too, and was trained on larger images, '
+                    'give their size as img_size).'
+                )
 
 
 def insert_tokens(sequence: Tensor, tokens: Tensor, slots: tuple[int, ...]) -> Tensor:
@@ -24,6 +93,8 @@ def insert_tokens(sequence: Tensor, tokens: Tensor, slots: tuple[int, ...]) -> T
 
 def split_tokens(sequence: Tensor, slots: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """The inverse of `insert_tokens`: (B, M + S, D) -> (B, M, D) and (B, S, D)."""
+    if not slots:
+        return sequence, sequence[:, :0]
     rest = [index for index in range(sequence.shape[1]) if index not in slots]
     return sequence[:, rest], sequence[:, list(slots)]
 

@@ -7,19 +7,11 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..checkpoint import CheckpointError
+from .arguments import check_choice, check_count, check_image, check_outputs, check_rate, linear_rates, resolve_arch
 from .backbone import Backbone
 from .bimamba import BiMamba
 from .layers import DropPath, PatchEmbed, RMSNorm
-from .position import (
-    class_slots,
-    insert_tokens,
-    resize_pos_embed,
-    rotary_angles,
-    rotate,
-    split_tokens,
-    square_side,
-)
+from .position import TokenGrid, insert_tokens, resize_pos_embed, rotary_angles, rotate, split_tokens
 
 # The released variants (Vim, arXiv 2401.09417, section 4.1). Fields left out: see `arch` below.
 ARCHS = {
@@ -30,7 +22,7 @@ ARCHS = {
 
 ARCH_DEFAULTS = dict(d_state=16, expand=2, divide_out=True)
 
-# The paper's ablations (section 4.4): what a block has for the backward direction, and which blocks walk backwards.
+# The paper's ablations (section 4.4): what a block has for the backward direction.
 DIRECTIONS = {
     'none': 'none',
     'random_flip': 'none',
@@ -42,9 +34,6 @@ CLASS_TOKENS = {'middle': ('cls_token',), 'head': ('cls_token',), 'double': ('cl
 POOLINGS = (*CLASS_TOKENS, 'mean', 'max')
 FEATURES = ('residual', 'residual_official', 'mixer')
 PRETRAINED_SLOTS = ('middle', 'head', 'official')
-
-RELEASED_SIZE = 224
-LONG_SEQUENCE_STRIDE = 8
 
 
 class VimBlock(nn.Module):
@@ -81,6 +70,7 @@ class Vim(Backbone):
             ``mean`` of all tokens, or all tokens for a head that takes the maximum of their scores (``max``, with
             `TokenMaxClsHead`).
         out_indices: blocks whose outputs are returned as maps, in ascending order; negative ones count from the last.
+            Blocks after the last of them are not built.
         feature: what a map shows: the ``residual`` stream after the block, the ``mixer``'s output alone, or
             ``residual_official``: the stream as the official segmentation code reads it, inside the next block. It
             differs with a rotary embedding, which has then rotated all maps but that of the last block once more.
@@ -100,9 +90,10 @@ class Vim(Backbone):
         with_cp: recompute each block in the backward pass, to save memory.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` takes official files as they are; None starts from
             random weights.
+        pretrained: mmseg's spelling of such an `init_cfg`: FILE_OR_URL.
 
     Raises:
-        ValueError: an argument that makes no sense, or an image smaller than a patch.
+        ValueError: an argument or an image that makes no sense.
         CheckpointError: weights that do not fit, by name and shape.
     """
 
@@ -125,38 +116,43 @@ class Vim(Backbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list | None = None,
+        pretrained: str | None = None,
     ):
-        super().__init__(init_cfg)
-        arch = _resolve_arch(arch)
+        super().__init__(init_cfg, pretrained)
+        arch = resolve_arch(arch, ARCHS, ('embed_dims', 'depth'), ARCH_DEFAULTS, 'embed_dims=192, depth=24')
         channels, depth = arch['embed_dims'], arch['depth']
-        _check_choice('feature', feature, FEATURES)
-        _check_choice('pretrained_cls_slot', pretrained_cls_slot, PRETRAINED_SLOTS)
-        _check_choice('bidirectionality', bidirectionality, DIRECTIONS)
-        if not out_indices or any(i not in range(-depth, depth) for i in out_indices):
-            raise ValueError(f'out_indices={out_indices} must name blocks {-depth} to {depth - 1}.')
+        for name in ('embed_dims', 'depth', 'd_state', 'expand'):
+            check_count(name, arch[name])
+        for name, value in (('in_channels', in_channels), ('patch_size', patch_size), ('patch_stride', patch_stride)):
+            check_count(name, value)
+        check_choice('feature', feature, FEATURES)
+        check_choice('pretrained_cls_slot', pretrained_cls_slot, PRETRAINED_SLOTS)
+        check_choice('bidirectionality', bidirectionality, DIRECTIONS)
+        check_rate('drop_path_rate', drop_path_rate)
+        check_outputs(out_indices, depth, 'block', -depth)
         self.out_indices = tuple(sorted({i % depth for i in out_indices}))
         if pooling is not None:
-            _check_choice('pooling', pooling, POOLINGS)
+            check_choice('pooling', pooling, POOLINGS)
             if self.out_indices != (depth - 1,) or feature != 'residual':
                 raise ValueError(
                     f'pooling={pooling!r} gives one feature of the last block: leave out_indices and feature alone, '
                     'or set pooling=None for maps.'
                 )
-        if not isinstance(img_size, int) or img_size < patch_size:
+        if type(img_size) is not int or img_size < patch_size:
             raise ValueError(
                 f'img_size={img_size} must be one integer, at least patch_size={patch_size}: the position embedding is '
                 'a square grid, which is resized to images of any size.'
             )
-        if frozen_stages not in range(-1, depth + 1):
+        if type(frozen_stages) is not int or frozen_stages not in range(-1, depth + 1):
             raise ValueError(f'frozen_stages={frozen_stages} must be -1 (nothing) to {depth} (all blocks).')
-        if rope_grid is not None and (not isinstance(rope_grid, int) or rope_grid < 1 or channels % 4):
+        if rope_grid is not None and (type(rope_grid) is not int or rope_grid < 1 or channels % 4):
             raise ValueError(
                 f'rope_grid={rope_grid} with embed_dims={channels}: the rotary embedding needs the side of a square '
                 'pre-training grid, one positive integer (14 for 224 pixels), and a width divisible by 4.'
             )
-        self.img_size = img_size
+        self.depth = depth
+        self.in_channels = in_channels
         self.patch_size = patch_size
-        self.patch_stride = patch_stride
         self.pooling = pooling
         self.feature = feature
         self.pretrained_cls_slot = pretrained_cls_slot
@@ -165,38 +161,36 @@ class Vim(Backbone):
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
 
-        self.place = pooling if pooling in CLASS_TOKENS else 'none'
         self.class_tokens = CLASS_TOKENS.get(pooling, ())
+        self.grid = TokenGrid(img_size, patch_size, patch_stride, pooling if self.class_tokens else 'none')
         self.patch_embed = PatchEmbed(in_channels, channels, patch_size, patch_stride)
         for name in self.class_tokens:
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, channels)))
-        tokens = self._side(img_size, patch_stride) ** 2 + len(self.class_tokens)
-        self.pos_embed = nn.Parameter(torch.empty(1, tokens, channels))
-        rates = torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
+        self.pos_embed = nn.Parameter(torch.empty(1, self.grid.side**2 + len(self.class_tokens), channels))
+        rates = linear_rates(drop_path_rate, depth)
         if pooling is None:
             rates[-1] = 0.0
-        backward = DIRECTIONS[bidirectionality]
-        self.layers = nn.ModuleList(
-            VimBlock(
-                channels, BiMamba(channels, arch['d_state'], arch['expand'], backward, arch['divide_out']), drop_path
-            )
-            for drop_path in rates
-        )
+        mixer = (channels, arch['d_state'], arch['expand'], DIRECTIONS[bidirectionality], arch['divide_out'])
+        built = self.out_indices[-1] + 1
+        self.layers = nn.ModuleList(VimBlock(channels, BiMamba(*mixer), rate) for rate in rates[:built])
         if pooling is not None:
             self.norm_f = RMSNorm(channels)
         # The classifier is the head's; a rotary embedding is computed for the size at hand, not read.
-        self.absent_in_backbone = ('head.',)
-        if pooling is None:
-            self.absent_in_backbone += ('norm_f.',)
-        if not self.class_tokens:
-            self.absent_in_backbone += ('cls_token',)
-        if rope_grid is not None:
-            self.absent_in_backbone += ('rope.freqs_',)
-        self._reset_parameters()
+        absent = {
+            'head.': True,
+            'norm_f.': pooling is None,
+            'cls_token': not self.class_tokens,
+            'rope.freqs_': rope_grid is not None,
+        }
+        self.absent_in_backbone = (
+            *(name for name, is_absent in absent.items() if is_absent),
+            *(f'layers.{i}.' for i in range(built, depth)),
+        )
+        self._reset_parameters(depth)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps, or one feature.
+        """Maps, or one feature: embed the patches, walk through the blocks, and look at the tokens (Algorithm 1).
 
         Args:
             x: (B, in_channels, H, W), any size not less than a patch.
@@ -206,60 +200,66 @@ class Vim(Backbone):
             h = (H - patch_size) // patch_stride + 1 and w likewise; else a tuple of one (B, embed_dims), or for 'max'
             of one (B, h * w, embed_dims).
         """
+        check_image(x, self.in_channels, self.patch_size)
         dtype = x.dtype
         x = self.patch_embed(x)
         height, width = x.shape[1:3]
-        x = self._embed_positions(x)  # (B, L, C)
-        slots = class_slots(self.place, height * width)
-        rotation = self._rotation(height, width, slots, x)
+        x = self._embed(x)  # (B, L, C), float32 at least
+        rotation = self._rotation(height, width, x)
 
-        flip = self.bidirectionality == 'random_flip' and self.training and torch.rand((), device='cpu').item() < 0.5
-        alternate = self.bidirectionality == 'alternating_blocks'
-        maps = []
-        for i, block in enumerate(self.layers[: self.out_indices[-1] + 1]):
+        outs = []
+        for i, (block, reverse) in enumerate(zip(self.layers, self._reversals())):
             if rotation is not None:
                 x = rotate(x, *rotation)
-            reverse = flip or (alternate and i % 2 == 1)
             if self.with_cp and torch.is_grad_enabled():
                 mixed, x = checkpoint(block, x, reverse, use_reentrant=False)
             else:
                 mixed, x = block(x, reverse)
-            if self.pooling is None and i in self.out_indices:
-                out = mixed if self.feature == 'mixer' else x
-                if self.feature == 'residual_official' and rotation is not None and i + 1 < len(self.layers):
-                    out = rotate(x, *rotation)
-                maps.append(out.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous().to(dtype))
-        return tuple(maps) if self.pooling is None else (self._pool(x, slots).to(dtype),)
+            if i in self.out_indices:
+                outs.append(self._feature(mixed, x, rotation, i))
+        if self.pooling is not None:
+            return (self._pool(x, height * width).to(dtype),)
+        return tuple(out.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous().to(dtype) for out in outs)
 
-    def _embed_positions(self, x: Tensor) -> Tensor:
+    def _embed(self, x: Tensor) -> Tensor:
         """(B, h, w, C) -> (B, L, C), float32 at least: add the position embedding, insert the class tokens."""
         height, width = x.shape[1:3]
         pos_embed = self.pos_embed.to(torch.promote_types(self.pos_embed.dtype, torch.float32))
-        own_slots = class_slots(self.place, self._side(self.img_size, self.patch_stride) ** 2)
-        grid, slot_embed = split_tokens(pos_embed, own_slots) if own_slots else (pos_embed, None)
+        grid, slot_embed = split_tokens(pos_embed, self.grid.slots(self.grid.side**2))
         x = x.flatten(1, 2) + resize_pos_embed(grid, height, width)
-        if own_slots:
+        if self.class_tokens:
             tokens = torch.cat([getattr(self, name) for name in self.class_tokens], 1) + slot_embed
-            x = insert_tokens(x, tokens, class_slots(self.place, height * width))
+            x = insert_tokens(x, tokens, self.grid.slots(height * width))
         return x
 
-    def _rotation(self, height: int, width: int, slots: tuple[int, ...], x: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _rotation(self, height: int, width: int, x: Tensor) -> tuple[Tensor, Tensor] | None:
         """cos and sin of every token's angles; class tokens are not rotated."""
         if self.rope_grid is None:
             return None
         angles = rotary_angles(height, width, x.shape[-1], self.rope_grid, like=x)
-        if slots:
+        if slots := self.grid.slots(height * width):
             angles = insert_tokens(angles, angles.new_zeros(1, len(slots), x.shape[-1]), slots)
         return angles.cos(), angles.sin()
 
-    def _pool(self, x: Tensor, slots: tuple[int, ...]) -> Tensor:
-        if slots:
-            return self.norm_f(x[:, list(slots)]).mean(1)
+    def _reversals(self) -> list[bool]:
+        """Whether each block walks from the end, where it has one direction only."""
+        if self.bidirectionality == 'alternating_blocks':
+            return [i % 2 == 1 for i in range(len(self.layers))]
+        flips = self.bidirectionality == 'random_flip' and self.training
+        return [flips and torch.rand((), device='cpu').item() < 0.5] * len(self.layers)
+
+    def _feature(self, mixed: Tensor, x: Tensor, rotation: tuple[Tensor, Tensor] | None, i: int) -> Tensor:
+        if self.feature == 'mixer':
+            return mixed
+        has_next = i + 1 < self.depth
+        rotated_again = self.feature == 'residual_official' and rotation is not None and has_next
+        return rotate(x, *rotation) if rotated_again else x
+
+    def _pool(self, x: Tensor, patches: int) -> Tensor:
+        if self.class_tokens:
+            return self.norm_f(x[:, list(self.grid.slots(patches))]).mean(1)
         x = self.norm_f(x)
         return x.mean(1) if self.pooling == 'mean' else x
-
-    def frozen_modules(self) -> list[nn.Module]:
-        return [self.patch_embed, *self.layers[: self.frozen_stages]] if self.frozen_stages >= 0 else []
 
     def _freeze_stages(self) -> None:
         super()._freeze_stages()
@@ -277,10 +277,7 @@ class Vim(Backbone):
             return 1 + int(rest[0])
         return self.num_blocks + 1 if top == 'norm_f' else 0
 
-    def _side(self, img_size: int, stride: int) -> int:
-        return (img_size - self.patch_size) // stride + 1
-
-    def _reset_parameters(self) -> None:
+    def _reset_parameters(self, depth: int) -> None:
         """Initialisation of the official code; that of what the scan reads is in `BiMamba`."""
         proj = self.patch_embed.proj
         # LeCun's variance, 1 / fan in, after the cut at two standard deviations, which leaves 0.8796 of them
@@ -291,7 +288,7 @@ class Vim(Backbone):
             nn.init.trunc_normal_(getattr(self, name), std=0.02)
         with torch.no_grad():
             for block in self.layers:  # a sum of this many branches starts with the variance of one (GPT-2)
-                block.mixer.out_proj.weight.div_(math.sqrt(len(self.layers)))
+                block.mixer.out_proj.weight.div_(math.sqrt(depth))
 
     def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fit the position embedding of the file to this model's class tokens and grid."""
@@ -299,51 +296,12 @@ class Vim(Backbone):
         if pos_embed is None or pos_embed.dim() != 3 or pos_embed.shape == self.pos_embed.shape:
             return tensors
         class_tokens = sum(name.startswith('cls_token') for name in tensors)
-        return tensors | dict(pos_embed=self._fit_pos_embed(pos_embed, class_tokens))
+        if self.class_tokens and class_tokens != len(self.class_tokens):
+            return tensors  # the file has other class tokens, which the check of names and shapes will tell
+        return tensors | dict(pos_embed=self.grid.fit(pos_embed, class_tokens, self.pretrained_cls_slot))
 
     @classmethod
     def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
         variant = super().variant_of(tensors)
         long_sequence = 'pos_embed' in tensors and tensors['pos_embed'].shape[1] > 197
         return variant and variant | dict(patch_stride=8 if long_sequence else 16, pooling='middle')
-
-    def _fit_pos_embed(self, pos_embed: Tensor, class_tokens: int) -> Tensor:
-        side, own_side = square_side(pos_embed.shape[1], class_tokens), self._side(self.img_size, self.patch_stride)
-        stride = LONG_SEQUENCE_STRIDE
-        for size in (RELEASED_SIZE, self.img_size):
-            if self.patch_stride > stride and side != own_side and side == self._side(size, stride):
-                raise CheckpointError(
-                    f'The position embedding of this checkpoint is a {side} x {side} grid, that of '
-                    f'patch_stride={stride} at {size} pixels: it needs Vim(patch_stride={stride}), this model has '
-                    f'patch_stride={self.patch_stride} (if the file has that too, and was trained on larger images, '
-                    'give their size as img_size).'
-                )
-        if self.class_tokens and class_tokens != len(self.class_tokens):
-            return pos_embed  # the file has other class tokens, which the check of names and shapes will tell
-        if self.pretrained_cls_slot == 'official':
-            slots = own_slots = tuple(range(class_tokens))
-        else:
-            place_in_file = {0: 'none', 1: self.pretrained_cls_slot}.get(class_tokens, 'double')
-            slots = class_slots(self.place if self.class_tokens else place_in_file, side**2)
-            own_slots = class_slots(self.place, own_side**2)
-        grid, slot_embed = split_tokens(pos_embed, slots)
-        grid = resize_pos_embed(grid, own_side, own_side)
-        return insert_tokens(grid, slot_embed, own_slots) if self.class_tokens else grid
-
-
-def _resolve_arch(arch: str | dict) -> dict:
-    """All fields of an architecture, checked."""
-    if isinstance(arch, str):
-        _check_choice('arch', arch, ARCHS)
-        arch = ARCHS[arch]
-    known = {'embed_dims', 'depth', *ARCH_DEFAULTS}
-    if unknown := set(arch) - known:
-        raise ValueError(f'Unknown field of arch: {", ".join(sorted(unknown))}. Fields are {", ".join(sorted(known))}.')
-    if missing := {'embed_dims', 'depth'} - set(arch):
-        raise ValueError(f'arch lacks {" and ".join(sorted(missing))}: give both, e.g. embed_dims=192, depth=24.')
-    return ARCH_DEFAULTS | dict(arch)
-
-
-def _check_choice(name: str, value: str, choices) -> None:
-    if value not in choices:
-        raise ValueError(f'{name}={value!r} must be one of {", ".join(choices)}.')

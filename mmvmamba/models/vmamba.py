@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
-from ..ops.traversal import traversal_codes
+from .arguments import check_choice, check_count, check_image, check_outputs, check_rate, linear_rates, resolve_arch
 from .backbone import Backbone
 from .layers import ChannelsFirst, ChannelsLast, DropPath
 from .mlp import MLP
@@ -43,12 +43,16 @@ SCANS = {'cross': CROSS, 'unidirectional': UNIDIRECTIONAL, 'bidirectional': BIDI
 class PatchStem(nn.Sequential):
     """First generation: non-overlapping 4x4 patches. (B, 3, H, W) -> (B, H // 4, W // 4, C)."""
 
+    smallest_image = 4
+
     def __init__(self, in_channels: int, channels: int):
         super().__init__(nn.Conv2d(in_channels, channels, 4, stride=4), ChannelsLast(), nn.LayerNorm(channels))
 
 
 class ConvStem(nn.Sequential):
     """Current generation: two 3x3 convolutions of stride 2. (B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
+
+    smallest_image = 1
 
     def __init__(self, in_channels: int, channels: int):
         super().__init__(
@@ -142,7 +146,8 @@ class VMamba(Backbone):
             none), ``gate`` (False), ``conv_bias`` (False), ``stem`` ('conv' or 'patch') and ``downsample`` ('conv' or
             'merging').
         in_channels: channels of the input image.
-        out_indices: the stages whose outputs are returned, 0 to 3, each through its own LayerNorm.
+        out_indices: the stages whose outputs are returned, 0 to 3, each through its own LayerNorm. Stages after the
+            last of them are not built.
         drop_path_rate: stochastic depth, rising linearly to this rate over the blocks.
         traversals: ``cross``, or the paper's ablations ``unidirectional`` and ``bidirectional``, or a tuple of names
             out of `mmvmamba.ops.TRAVERSALS`, one for each direction.
@@ -150,9 +155,10 @@ class VMamba(Backbone):
         with_cp: recompute each block in the backward pass, to save memory.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` takes official files as they are; None starts from
             random weights.
+        pretrained: mmseg's spelling of such an `init_cfg`: FILE_OR_URL.
 
     Raises:
-        ValueError: an argument that makes no sense, by name.
+        ValueError: an argument or an image that makes no sense, by name.
         CheckpointError: weights that do not fit, by name and shape.
     """
 
@@ -176,56 +182,54 @@ class VMamba(Backbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list | None = None,
+        pretrained: str | None = None,
     ):
-        super().__init__(init_cfg)
+        super().__init__(init_cfg, pretrained)
         arch = _resolve_arch(arch)
         dims, depths = arch['dims'], arch['depths']
-        if not out_indices or any(i not in range(4) for i in out_indices):
-            raise ValueError(f'out_indices={out_indices} must name stages 0 to 3.')
-        if frozen_stages not in range(-1, 5):
+        check_count('in_channels', in_channels)
+        check_rate('drop_path_rate', drop_path_rate)
+        check_outputs(out_indices, 4, 'stage')
+        if type(frozen_stages) is not int or frozen_stages not in range(-1, 5):
             raise ValueError(
                 f'frozen_stages={frozen_stages} must be -1 (nothing) to 4 (everything but the output norms).'
             )
-        if isinstance(traversals, str):
-            if traversals not in SCANS:
-                raise ValueError(
-                    f'Unknown traversals {traversals!r}: choose from {", ".join(SCANS)}, '
-                    f'or give a tuple of {", ".join(CROSS)}.'
-                )
-            traversals = SCANS[traversals]
-        traversal_codes(traversals)
-        self.out_indices = tuple(out_indices)
+        traversals = _resolve_traversals(traversals)
+        self.in_channels = in_channels
+        self.out_indices = tuple(sorted(out_indices))
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
+        self.smallest_image = STEMS[arch['stem']].smallest_image
 
         self.patch_embed = STEMS[arch['stem']](in_channels, dims[0])
         mixer = {field: arch[field] for field in ('d_state', 'ssm_ratio', 'dt_rank', 'gate', 'conv_bias')}
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
+        rates = iter(linear_rates(drop_path_rate, sum(depths)))
+        last = self.out_indices[-1]
         self.layers = nn.ModuleList()
-        for i, (channels, depth) in enumerate(zip(dims, depths)):
+        for i, (channels, depth) in enumerate(zip(dims, depths[: last + 1])):
             blocks = [
                 VSSBlock(channels, SS2D(channels, **mixer, traversals=traversals), arch['mlp_ratio'], next(rates))
                 for _ in range(depth)
             ]
-            downsample = DOWNSAMPLES[arch['downsample']](channels, dims[i + 1]) if i < 3 else nn.Identity()
+            downsample = DOWNSAMPLES[arch['downsample']](channels, dims[i + 1]) if i < last else nn.Identity()
             self.layers.append(Stage(blocks, downsample))
         for i in self.out_indices:
             self.add_module(f'outnorm{i}', nn.LayerNorm(dims[i]))
+        not_built = (f'layers.{last}.downsample.', *(f'layers.{i}.' for i in range(last + 1, 4)))
+        self.absent_in_backbone = (*type(self).absent_in_backbone, *not_built)
         self.apply(_init_linear)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, dims[i], ~H / (4 * 2**i), ~W / (4 * 2**i)) for each i in out_indices."""
+        check_image(x, self.in_channels, self.smallest_image)
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
         outs = []
-        for i, stage in enumerate(self.layers[: max(self.out_indices) + 1]):
+        for i, stage in enumerate(self.layers):
             out, x = stage(x, self.with_cp)
             if i in self.out_indices:
                 outs.append(getattr(self, f'outnorm{i}')(out).permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
-
-    def frozen_modules(self) -> list[nn.Module]:
-        return [self.patch_embed, *self.layers[: self.frozen_stages]] if self.frozen_stages >= 0 else []
 
     @property
     def num_blocks(self) -> int:
@@ -276,27 +280,33 @@ _OLDER_NAMES = (
 
 def _resolve_arch(arch: str | dict) -> dict:
     """All fields of an architecture, checked, with the four widths and depths written out."""
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            raise ValueError(
-                f'Unknown arch {arch!r}: choose from {", ".join(ARCHS)}, or give a dict with dims and depths.'
-            )
-        arch = ARCHS[arch]
-    known = {'dims', 'depths', *ARCH_DEFAULTS}
-    if unknown := set(arch) - known:
-        raise ValueError(f'Unknown field of arch: {", ".join(sorted(unknown))}. Fields are {", ".join(sorted(known))}.')
-    if missing := {'dims', 'depths'} - set(arch):
-        raise ValueError(f'arch lacks {" and ".join(sorted(missing))}: give both, e.g. dims=96, depths=(2, 2, 8, 2).')
-    arch = ARCH_DEFAULTS | dict(arch)
+    arch = resolve_arch(arch, ARCHS, ('dims', 'depths'), ARCH_DEFAULTS, 'dims=96, depths=(2, 2, 8, 2)')
     if isinstance(arch['dims'], int):
         arch['dims'] = [arch['dims'] * 2**i for i in range(4)]
     for field in ('dims', 'depths'):
         if len(arch[field]) != 4:
             raise ValueError(f'{field}={arch[field]} must have 4 entries, one for each stage.')
-    for field, choices in (('stem', STEMS), ('downsample', DOWNSAMPLES)):
-        if arch[field] not in choices:
-            raise ValueError(f'{field}={arch[field]!r} must be one of {", ".join(choices)}.')
+        for value in arch[field]:
+            check_count(field, value, least=0 if field == 'depths' else 1)
+    check_choice('stem', arch['stem'], STEMS)
+    check_choice('downsample', arch['downsample'], DOWNSAMPLES)
+    check_count('d_state', arch['d_state'])
+    if arch['dt_rank'] != 'auto':
+        check_count('dt_rank', arch['dt_rank'])
+    if not arch['ssm_ratio'] > 0 or not arch['mlp_ratio'] >= 0:
+        raise ValueError(f'ssm_ratio={arch["ssm_ratio"]} must be positive, mlp_ratio={arch["mlp_ratio"]} at least 0.')
     return arch
+
+
+def _resolve_traversals(traversals: str | tuple[str, ...]) -> tuple[str, ...]:
+    if not traversals or (isinstance(traversals, str) and traversals not in SCANS):
+        raise ValueError(
+            f'Unknown traversals {traversals!r}: choose from {", ".join(SCANS)}, or give a tuple of {", ".join(CROSS)}.'
+        )
+    traversals = SCANS[traversals] if isinstance(traversals, str) else tuple(traversals)
+    for name in traversals:
+        check_choice('traversals', name, CROSS)
+    return traversals
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -235,7 +235,7 @@ class TestAblations:
     def test_class_token_is_not_rotated(self):
         """Rotating by the grid of the tokens alone leaves the angle of every class token at zero."""
         model = Vim(TINY, img_size=48, pooling='middle', rope_grid=3)
-        cos, sin = model._rotation(3, 3, (4,), torch.zeros(1, 10, 16))
+        cos, sin = model._rotation(3, 3, torch.zeros(1, 10, 16))
         assert (cos[0, 4] == 1).all() and (sin[0, 4] == 0).all()
         assert (sin[0, 5] != 0).any() and sin.shape == (1, 10, 16)
 
@@ -367,7 +367,7 @@ def test_layer_depths():
 @pytest.mark.parametrize(
     'kwargs, message',
     [
-        (dict(arch='huge'), "arch='huge' must be one of tiny, small, base"),
+        (dict(arch='huge'), "Unknown arch 'huge': choose from tiny, small, base"),
         (dict(arch=dict(embed_dims=16)), 'arch lacks depth'),
         (dict(arch=dict(embed_dims=16, depth=2, depths=3)), 'Unknown field of arch: depths'),
         (dict(pooling='cls'), "pooling='cls' must be one of middle, head, double, mean, max"),
