@@ -51,7 +51,7 @@ def to_official(state_dict: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
     if 'head.fc.weight' not in state_dict:
         return OrderedDict(state_dict)
     bare = [name.removeprefix('backbone.') for name in state_dict]
-    family = next((family for family in Backbone.__subclasses__() if family.recognises(bare)), Backbone)
+    family = max(Backbone.__subclasses__(), key=lambda family: family.resemblance(bare))
     back = {new: old for old, new in reversed(family.classifier_names.items())}  # of several old names the first
     names = {}
     for name in state_dict:

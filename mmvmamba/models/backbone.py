@@ -67,11 +67,11 @@ class Backbone(BaseModule):
         return None
 
     @classmethod
-    def recognises(cls, names: Iterable[str]) -> bool:
-        """Whether names without prefix are those of this family, of whatever size."""
+    def resemblance(cls, names: Iterable[str]) -> int:
+        """How many of these names, without prefix, a first layer of this family has: the highest family's they are."""
         first = 'layers.0.'
         known = {name for name in _block_shapes(cls, next(iter(cls.archs))) if name.startswith(first)}
-        return not known.isdisjoint(cls.own_name(name) for name in names if name.startswith(first))
+        return len(known.intersection(cls.own_name(name) for name in names if name.startswith(first)))
 
     def misfit(self, tensors: dict[str, Tensor]) -> str:
         """What is wrong in a word with a file that does not fit: which released variant it is, if it is another."""

@@ -1,0 +1,253 @@
+"""What every backbone promises to a config, whatever its family: a new one is found here by being a `Backbone`."""
+
+import inspect
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmvmamba.models import Vim, VMamba
+from mmvmamba.models.backbone import Backbone
+from tests.toy_family import RowMamba
+
+# A small model of each family, with two outputs or more where it has several.
+SMALL = {
+    VMamba: dict(arch=dict(dims=8, depths=(1, 2, 1, 1), ssm_ratio=1.0)),
+    Vim: dict(arch=dict(embed_dims=16, depth=3, d_state=4), out_indices=(0, 2)),
+    RowMamba: dict(arch='tiny', out_indices=(0, 1)),
+}
+FAMILIES = Backbone.__subclasses__()
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.__name__)
+def family(request):
+    return request.param
+
+
+def build(family, **arguments):
+    torch.manual_seed(0)
+    return family(**SMALL[family] | arguments)
+
+
+def loss(model, x):
+    return sum(out.sin().mean() for out in model(x))
+
+
+def image(*size, channels=3):
+    torch.manual_seed(1)
+    return torch.randn(2, channels, *size)
+
+
+def test_every_family_is_here():
+    assert set(SMALL) == set(FAMILIES)
+
+
+def test_arguments_that_configs_share(family):
+    parameters = inspect.signature(family).parameters.values()
+    shared = {
+        'arch',
+        'in_channels',
+        'out_indices',
+        'drop_path_rate',
+        'frozen_stages',
+        'with_cp',
+        'init_cfg',
+        'pretrained',
+    }
+    assert shared <= {parameter.name for parameter in parameters}
+    assert not [
+        parameter for parameter in parameters if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    assert type(MODELS.build(dict(type=family.__name__, **SMALL[family]))) is family
+    with pytest.raises(TypeError, match='no_such_argument'):
+        MODELS.build(dict(type=family.__name__, no_such_argument=1))
+
+
+@pytest.mark.parametrize('size', [(32, 32), (37, 65), (16, 50)])
+@pytest.mark.parametrize('channels', [1, 4])
+def test_maps_of_any_size_and_channels(family, size, channels):
+    model = build(family, in_channels=channels)
+    outs = model(image(*size, channels=channels))
+    assert len(outs) == len(model.out_indices)
+    assert all(out.shape[0] == 2 and out.dim() == 4 and out.is_contiguous() for out in outs)
+
+
+@pytest.mark.parametrize(
+    'x, message',
+    [
+        (torch.randn(1, 4, 64, 64), r'The input is \(1, 4, 64, 64\): it must be \(B, 3, H, W\)'),
+        (torch.randn(3, 64, 64), r'The input is \(3, 64, 64\): it must be \(B, 3, H, W\)'),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), 'The images are torch.uint8: they must be floating-point'),
+    ],
+)
+def test_inputs_that_are_no_images(family, x, message):
+    with pytest.raises(ValueError, match=message):
+        build(family)(x)
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(arch='huge'), "Unknown arch 'huge': choose from"),
+        (dict(arch=7), 'arch=7 must be one of'),
+        (dict(out_indices=3), 'out_indices=3 must be a tuple'),
+        (dict(out_indices=()), r'out_indices=\(\) must name'),
+        (dict(out_indices=(99,)), r'out_indices=\(99,\) must name'),
+        (dict(init_cfg='file.pth'), r"init_cfg=dict\(type='Pretrained', checkpoint='file.pth'\)"),
+        (dict(pretrained='a.pth', init_cfg=dict(type='Pretrained', checkpoint='b.pth')), 'both name weights'),
+    ],
+)
+def test_arguments_that_make_no_sense(family, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(family, **arguments)
+
+
+@pytest.mark.parametrize('spelling', ['init_cfg', 'pretrained'])
+def test_weights_come_whole_or_not_at_all(family, spelling, tmp_path):
+    source = build(family)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(1)
+    path = str(tmp_path / 'file.pth')
+    torch.save({'state_dict': source.state_dict()}, path)
+    weights = (
+        dict(pretrained=path) if spelling == 'pretrained' else dict(init_cfg=dict(type='Pretrained', checkpoint=path))
+    )
+    model = build(family, **weights)
+    model.init_weights()
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), source.state_dict().values()))
+
+    lacking = dict(list(source.state_dict().items())[:-1])
+    for loads in (
+        lambda: model.load_state_dict(lacking, strict=False),
+        lambda: model.load_state_dict({'x': lacking.popitem()[1]}),
+    ):
+        with pytest.raises(RuntimeError, match='does not fit'):
+            loads()
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2])
+def test_frozen_stages(family, frozen_stages):
+    model = build(family, frozen_stages=frozen_stages).train()
+    loss(model, image(32, 32)).backward()
+    for name, parameter in model.named_parameters():
+        top, index = (name.split('.') + ['0'])[:2]
+        outside = not name.startswith(('layers', 'outnorm', 'norm_f'))
+        frozen = frozen_stages >= 0 if outside else top == 'layers' and int(index) < frozen_stages
+        assert parameter.requires_grad != frozen, name
+        assert (parameter.grad is None) == frozen, name
+    assert model.patch_embed.training == (frozen_stages < 0)
+
+
+def test_what_no_output_reads_is_not_built(family):
+    """It would get no gradient, upon which DistributedDataParallel stops; the whole file still loads."""
+    whole, part = build(family), build(family, out_indices=(0,))
+    part.load_state_dict({name: t for name, t in whole.state_dict().items() if not name.startswith('outnorm')})
+    loss(part, image(32, 32)).backward()
+    assert all(parameter.grad is not None for parameter in part.parameters())
+    assert sum(p.numel() for p in part.parameters()) < sum(p.numel() for p in whole.parameters())
+
+
+def test_drop_path_acts_in_training_only(family):
+    model, x = build(family, drop_path_rate=0.5), image(32, 32).repeat(8, 1, 1, 1)
+    assert max(module.p for module in model.modules() if hasattr(module, 'p')) > 0
+    model.eval()
+    assert all(torch.equal(a, b) for a, b in zip(model(x), model(x)))
+    model.train()
+    assert not all(torch.equal(a, b) for a, b in zip(model(x), model(x)))
+
+
+def test_with_cp_gives_the_same_gradients_and_keeps_less(family):
+    model, x = build(family, drop_path_rate=0.5).train(), image(96, 96)
+    grads, kept = [], []
+    for model.with_cp in (False, True):
+        model.zero_grad()
+        kept.append(0)
+
+        def count(tensor):
+            kept[-1] += tensor.numel()
+            return tensor
+
+        torch.manual_seed(2)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            value = loss(model, x)
+        value.backward()
+        grads.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads))
+    assert any(grad.abs().max() > 0 for grad in grads[0])
+    assert kept[1] < 0.6 * kept[0]
+
+
+@pytest.mark.parametrize('context', [torch.no_grad, torch.inference_mode])
+def test_inference_gives_what_training_gives(family, context):
+    model, x = build(family).eval(), image(64, 80)
+    expected = model(x)
+    with context():
+        for out, eager in zip(model(x), expected):
+            torch.testing.assert_close(out, eager, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('context', [torch.enable_grad, torch.inference_mode])
+def test_autocast_stays_close(family, dtype, context):
+    model, x = build(family).eval(), image(64, 64)
+    expected = model(x)
+    with torch.autocast('cpu', dtype), context():
+        outs = model(x)
+    for out, eager in zip(outs, expected):
+        assert (out.float() - eager).abs().max() < 0.05 * eager.abs().max()
+
+
+def test_export_sees_one_operator_a_block(family):
+    model, x = build(family).eval(), image(48, 70)
+    program = torch.export.export(model, (x,))
+    scans = [node for node in program.graph.nodes if node.target is torch.ops.mmvmamba.selective_scan_2d.default]
+    assert len(scans) == model.num_blocks
+    for out, eager in zip(program.module()(x), model(x)):
+        torch.testing.assert_close(out, eager)
+
+
+def test_copies(family):
+    """deepcopy, pickle by torch.save, and memory given later to a model of shapes alone."""
+    import copy
+
+    model, x = build(family).eval(), image(32, 32)
+    with torch.device('meta'):
+        empty = family(**SMALL[family])
+    empty = empty.to_empty(device='cpu').eval()
+    empty.load_state_dict(model.state_dict())
+    for other in (copy.deepcopy(model), empty):
+        assert all(torch.equal(a, b) for a, b in zip(other(x), model(x)))
+
+
+def test_depths_cover_every_parameter(family):
+    model = build(family)
+    depths = [model.get_layer_depth(f'backbone.{name}', 'backbone.') for name, _ in model.named_parameters()]
+    assert {total for _, total in depths} == {model.num_blocks + 2}
+    assert {depth for depth, _ in depths} >= set(range(model.num_blocks + 1))
+    assert model.get_layer_depth('head.fc.weight', 'backbone.') == (model.num_blocks + 1, model.num_blocks + 2)
+
+
+def test_released_variants_are_told_apart(family):
+    for name in family.archs:
+        with torch.device('meta'):
+            tensors = family(name).state_dict()
+        found = family.variant_of(tensors)
+        assert found and family.archs[found['arch']] == family.archs[name]
+        assert max(FAMILIES, key=lambda other: other.resemblance(tensors)) is family
+
+
+def test_training_learns(family):
+    model, head, x = build(family).train(), nn.LazyLinear(1), image(32, 32)
+    target = torch.tensor([[1.0], [-1.0]])
+    head(model(x)[-1].mean((2, 3)))
+    optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=1e-2)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        error = (head(model(x)[-1].mean((2, 3))) - target).square().mean()
+        error.backward()
+        optimizer.step()
+        losses.append(error.item())
+    assert losses[-1] < 0.5 * losses[0]

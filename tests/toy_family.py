@@ -1,0 +1,85 @@
+"""A third family, as somebody else would add one: this file is all that it takes."""
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmvmamba.models.arguments import check_image, check_outputs, linear_rates, resolve_arch
+from mmvmamba.models.backbone import Backbone
+from mmvmamba.models.layers import DropPath
+from mmvmamba.ops import selective_scan_2d
+
+ARCHS = {'tiny': dict(width=8, depth=2), 'wide': dict(width=12, depth=2)}
+
+
+class RowBlock(nn.Module):
+    """x + a scan along the rows of norm(x)."""
+
+    def __init__(self, channels: int, drop_path: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.proj = nn.Linear(channels, channels + 2)
+        self.A_log = nn.Parameter(torch.zeros(channels, 1))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        dt, B, C = self.proj(y).unsqueeze(1).split((x.shape[-1], 1, 1), -1)
+        y = selective_scan_2d(y, dt, -self.A_log.exp()[None], B, C, traversals=('row',), out_dtype=y.dtype)
+        return x + self.drop_path(F.silu(y))
+
+
+@MODELS.register_module()
+class RowMamba(Backbone):
+    archs = ARCHS
+    absent_in_classifier = ('outnorm',)
+    absent_in_backbone = ('head.', 'norm.', 'outnorm')
+    classifier_names = {'norm.': 'backbone.outnorm1.', 'head.': 'head.fc.'}
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        in_channels: int = 3,
+        out_indices: tuple[int, ...] = (1,),
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list | None = None,
+        pretrained: str | None = None,
+    ):
+        super().__init__(init_cfg, pretrained)
+        arch = resolve_arch(arch, ARCHS, ('width', 'depth'), {}, 'width=8, depth=2')
+        check_outputs(out_indices, arch['depth'], 'block')
+        self.in_channels, self.out_indices, self.with_cp = in_channels, tuple(sorted(out_indices)), with_cp
+        self.frozen_stages = frozen_stages
+        self.patch_embed = nn.Conv2d(in_channels, arch['width'], 4, stride=4)
+        rates = linear_rates(drop_path_rate, arch['depth'])[: self.out_indices[-1] + 1]
+        self.layers = nn.ModuleList(RowBlock(arch['width'], rate) for rate in rates)
+        for i in self.out_indices:
+            self.add_module(f'outnorm{i}', nn.LayerNorm(arch['width']))
+        not_built = tuple(f'layers.{i}.' for i in range(self.out_indices[-1] + 1, arch['depth']))
+        self.absent_in_backbone = type(self).absent_in_backbone + not_built
+        self._freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        check_image(x, self.in_channels, least=4)
+        x, outs = self.patch_embed(x).permute(0, 2, 3, 1), []
+        for i, block in enumerate(self.layers):
+            x = checkpoint(block, x, use_reentrant=False) if self.with_cp and torch.is_grad_enabled() else block(x)
+            if i in self.out_indices:
+                outs.append(getattr(self, f'outnorm{i}')(x).permute(0, 3, 1, 2).contiguous())
+        return tuple(outs)
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.layers)
+
+    def layer_of(self, name: str) -> int:
+        top, *rest = name.split('.')
+        return {'patch_embed': 0, 'layers': 1 + int(rest[0]) if top == 'layers' else 0}.get(top, self.num_blocks + 1)
+
+    @staticmethod
+    def own_name(name: str) -> str:
+        return name.replace('.log_decay', '.A_log')
