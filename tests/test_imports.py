@@ -1,0 +1,54 @@
+"""The arrows between the files of the package: down only, and never in a circle."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / 'mmvmamba'
+
+# Each room, and those that it may look into besides itself.
+ROOMS = {
+    'checkpoint': set(),
+    'ops': set(),
+    'models': {'checkpoint', 'ops'},
+    'conversion': {'checkpoint', 'models'},
+    'engine': {'checkpoint'},
+    '__init__': {'engine', 'models', 'ops'},
+    '__main__': {'__init__', 'ops'},
+}
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE).with_suffix('').parts
+    return '.'.join(parts[:-1] if len(parts) > 1 and parts[-1] == '__init__' else parts)
+
+
+FILES = {module_name(path): path for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts}
+
+
+def imported(name):
+    """The files of the package that a file imports, wherever in it."""
+    path = FILES[name]
+    home = path.parent.relative_to(PACKAGE).parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = home[: len(home) - node.level + 1]
+            target = '.'.join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f'{target}.{alias.name}'.lstrip('.')
+                yield inner if inner in FILES else target or '__init__'
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            assert not [name for name in names if name.split('.')[0] == 'mmvmamba'], f'{name}: relative imports only'
+
+
+def test_arrows_point_down():
+    assert {name.split('.')[0] for name in FILES} == set(ROOMS)
+    for name in FILES:
+        room = name.split('.')[0]
+        up = {target for target in imported(name) if target.split('.')[0] not in {room, *ROOMS[room]}}
+        assert not up, f'{name} looks up to {up}'
+
+
+def test_no_circle():
+    list(TopologicalSorter({name: set(imported(name)) - {name} for name in FILES}).static_order())
