@@ -77,7 +77,7 @@ def jobs_of(name: str, options: argparse.Namespace) -> list[tuple[int, bool]]:
 def variants(options: argparse.Namespace) -> list[str]:
     family = FAMILIES[options.family]
     names = list(family.names + family.larger if options.full else family.names)
-    peers = ['mamba_ssm'] if options.device == 'cuda' and BACKENDS['mamba_ssm']() is None else []
+    peers = ['mamba_ssm'] if options.device == 'cuda' and BACKENDS['mamba_ssm'].unavailable_reason() is None else []
     names += [f'{names[0]}{SCAN}{scan}' for scan in (peers if options.scans is None else options.scans)]
     names = [name + FPN for name in names] if options.fpn else names
     if options.device == 'cuda':

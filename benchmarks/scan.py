@@ -18,7 +18,6 @@ from mmvmamba.ops.backend import BACKENDS
 
 LOOP = 'PyTorch loop'
 LONG = 1000  # positions from which on autograd through the reference, quadratic in them, is not worth the wait
-DEVICES = {'native': 'cpu', 'triton': 'cuda', 'mamba_ssm': 'cuda'}  # the others run on any
 
 # VMamba: one map for four traversals; rank 0 takes dt at its full width. Vim: two maps of height 1, N = 16.
 CASES = {
@@ -72,10 +71,10 @@ def implementations(device: str) -> dict:
     """Name -> (function, backend to choose)."""
     found = {LOOP: (peers.batched_loop, 'auto')}
     skipped = {}
-    for name, unavailable_reason in BACKENDS.items():
-        if DEVICES.get(name, device) != device:
+    for name, backend in BACKENDS.items():
+        if backend.devices and device not in backend.devices:
             continue
-        if reason := unavailable_reason():
+        if reason := backend.unavailable_reason():
             skipped[name] = reason
         else:
             found[name] = (selective_scan_2d, name)

@@ -1,4 +1,4 @@
-"""``python -m mmvmamba``: what is installed, and which scan backends can run here."""
+"""`python -m mmvmamba`: what is installed, which scan backends can run here, and which of them scans what."""
 
 import importlib
 import platform
@@ -7,7 +7,7 @@ import torch
 
 from . import __version__
 from .ops import native
-from .ops.backend import BACKENDS, current_backend
+from .ops.backend import AUTO, BACKENDS, DTYPES, choose, current_backend
 
 LIBRARIES = ('torch', 'torchvision', 'triton', 'einops', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 PACKAGES = (*LIBRARIES, 'mamba_ssm', 'causal_conv1d')
@@ -26,10 +26,22 @@ def main() -> None:
     print(f'{torch.get_num_threads()} threads, {device}')
     for package in PACKAGES:
         print(f'  {package:14}{version(package)}')
-    print(f'Scan backends (now: {current_backend()}):')
-    for name, unavailable_reason in BACKENDS.items():
+    print(f'Scan backends (chosen: {current_backend()}):')
+    for name, backend in BACKENDS.items():
         can_run = f'can run ({native.info()})' if name == 'native' else 'can run'
-        print(f'  {name:14}{unavailable_reason() or can_run}')
+        print(f'  {name:14}{backend.unavailable_reason() or can_run}')
+    print(f'{AUTO!r} scans:')
+    for device_type in devices():
+        takes = (f'{str(dtype).removeprefix("torch.")} {choose(device_type, [dtype])[0].name}' for dtype in DTYPES)
+        print(f'  {device_type:14}{", ".join(takes)}')
+
+
+def devices() -> list[str]:
+    """Types of the devices that PyTorch sees here."""
+    if not hasattr(torch, 'accelerator'):  # before PyTorch 2.6
+        return ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return ['cpu'] if accelerator is None else ['cpu', accelerator.type]
 
 
 if __name__ == '__main__':

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import selective_scan_2d
-from ..ops.causal_conv import project_conv_silu
-from ..ops.pieces import in_pieces
+from ..ops.cpu_fastpath import gate_and_project, project_conv_silu
 from .layers import init_time_step_
+from .plain import are_plain
 
 KERNEL = 4  # taps of the causal convolution
 
@@ -27,10 +27,6 @@ class BiMamba(nn.Module):
         backward: what the backward direction has of its own: 'ssm_conv' (the convolution, the projections, A and D),
             'ssm' (all but the convolution: it scans the forward one's output), or 'none' (there is no such direction).
         divide_out: halve the sum of two directions.
-
-    Raises:
-        TypeError: in the forward pass, if something that is no such layer has taken the place of one whose weight is
-            read without calling it: all but out_proj.
     """
 
     def __init__(
@@ -75,53 +71,103 @@ class BiMamba(nn.Module):
 
     def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
         """(B, L, C) -> (B, L, C). With `reverse`, a mixer of one direction walks the sequence from its end."""
-        self._check_layers()
-        # two products, so that each half is contiguous: the convolution and the gate would copy the halves of one
+        if self._is_plain():
+            return self._from_weights(x, reverse)
+        x, z = self.in_proj(x).chunk(2, -1)  # (B, L, E)
+        x = torch.stack([F.silu(self._causal(conv, x, from_end)) for conv, from_end in self._convs(reverse)], 1)
+        inputs = x.expand(-1, len(self._x_projs), -1, -1).unbind(1)
+        projected = torch.stack([x_proj(u) for x_proj, u in zip(self._x_projs, inputs)], 1)
+        dt, B, C = self._split(projected)
+        dt = torch.stack([dt_proj(low_rank) for dt_proj, low_rank in zip(self._dt_projs, dt.unbind(1))], 1)
+        y = self._scan(x, dt, B, C, None, None, reverse)
+        y = y * F.silu(z)  # both directions share the gate, so their sum is gated once
+        return self.out_proj(y.to(z.dtype)) * self.scale
+
+    def _is_plain(self) -> bool:
+        """Whether every layer is as built: then reading its weight is as good as calling it, and faster."""
+        own = self._modules
+        back = self.two_scans
+        projections = (own['in_proj'], own['out_proj'], own['x_proj']) + ((own['x_proj_b'],) if back else ())
+        dt_projs = (own['dt_proj'], own['dt_proj_b']) if back else (own['dt_proj'],)
+        convs = (own['conv1d'], own['conv1d_b']) if self.two_convs else (own['conv1d'],)
+        return (
+            are_plain(projections, nn.Linear, bias=False)
+            and are_plain(dt_projs, nn.Linear, bias=True)
+            and are_plain(convs, nn.Conv1d, bias=True)
+            and all(map(_is_causal_depthwise, convs))
+        )
+
+    def _from_weights(self, x: Tensor, reverse: bool) -> Tensor:
+        """What `forward` composes, of plain layers: dt stays low-rank, and the halves of in_proj are two products.
+
+        So each half is contiguous: the convolution and the gate would copy the halves of one product.
+        """
         in_weight, gate_weight = self.in_proj.weight.chunk(2)
-        y = self._scan(x, in_weight, reverse)
+        weights, biases, from_end = zip(*((conv.weight, conv.bias, end) for conv, end in self._convs(reverse)))
+        u = project_conv_silu(x, in_weight, weights, biases, from_end)  # (B, 1 or 2, L, E)
+        dt, B, C = self._split(u @ torch.stack([x_proj.weight for x_proj in self._x_projs]).mT)
+        dt_weight, dt_bias = (torch.stack(parts) for parts in zip(*((p.weight, p.bias) for p in self._dt_projs)))
+        y = self._scan(u, dt, B, C, dt_bias, dt_weight, reverse)
+        return gate_and_project(x, y, gate_weight, self.out_proj.weight, self.scale)
 
-        def gate_and_project(x: Tensor, y: Tensor) -> Tensor:
-            gate = F.linear(x, gate_weight)
-            y = y * F.silu(gate)  # both directions share the gate, so their sum is gated once
-            return self.out_proj(y.to(gate.dtype)) * self.scale
+    def _convs(self, reverse: bool) -> list[tuple[nn.Module, bool]]:
+        """The convolutions, and whether each looks towards the end of the sequence."""
+        return [(self.conv1d, reverse)] + ([(self.conv1d_b, True)] if self.two_convs else [])
 
-        return in_pieces(gate_and_project, x, y)
+    @property
+    def _x_projs(self) -> tuple[nn.Module, ...]:
+        return (self.x_proj, self.x_proj_b) if self.two_scans else (self.x_proj,)
 
-    def _check_layers(self) -> None:
-        for name, layer in self.named_children():
-            if name != 'out_proj' and not isinstance(layer, (nn.Linear, nn.Conv1d)):
-                raise TypeError(
-                    f'{type(layer).__name__} in place of BiMamba.{name} would have no effect, because only the weight '
-                    'is read: adapt out_proj or the whole mixer instead.'
-                )
+    @property
+    def _dt_projs(self) -> tuple[nn.Module, ...]:
+        return (self.dt_proj, self.dt_proj_b) if self.two_scans else (self.dt_proj,)
 
-    def _scan(self, x: Tensor, in_weight: Tensor, reverse: bool) -> Tensor:
-        """(B, L, C) -> (B, L, E), float32 at least: projection, convolutions, SiLU and the sum of the scans."""
-        convs = [(self.conv1d, reverse)]
-        scans = [(self.x_proj, self.dt_proj, self.A_log, self.D)]
-        if self.two_convs:
-            convs.append((self.conv1d_b, True))
-        if self.two_scans:
-            scans.append((self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b))
-        x_projs, dt_projs, A_logs, Ds = zip(*scans)
+    @staticmethod
+    def _causal(conv: nn.Module, x: Tensor, from_end: bool) -> Tensor:
+        """Call the layer so that each position sees itself and those before it (after it, `from_end`)."""
+        u = F.pad((x.flip(1) if from_end else x).mT, (KERNEL - 1, 0))
+        y = conv(u).mT
+        if y.shape != x.shape:
+            raise ValueError(
+                f'{type(conv).__name__} in the place of a convolution of BiMamba turns {tuple(u.shape)} into '
+                f'{tuple(y.mT.shape)}, but {tuple(x.mT.shape)} is needed: {KERNEL} taps, stride 1 and no padding.'
+            )
+        return y.flip(1) if from_end else y
 
-        weights, biases, from_end = zip(*((conv.weight, conv.bias, from_end) for conv, from_end in convs))
-        x = project_conv_silu(x, in_weight, weights, biases, from_end)  # (B, 1 or 2, L, E)
-        projected = x @ torch.stack([x_proj.weight for x_proj in x_projs]).mT  # (B, K, L, R + 2N)
-        projected = projected.unsqueeze(2)
+    def _split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """dt, B and C (B, K, L, .) of (B, K, L, R + 2N)."""
         d_state = self.A_log.shape[1]
-        dt, B, C = projected.split((self.dt_proj.in_features, d_state, d_state), -1)
-        state_dtype = torch.promote_types(self.A_log.dtype, torch.float32)
+        return projected.split((projected.shape[-1] - 2 * d_state, d_state, d_state), -1)
+
+    def _scan(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        B: Tensor,
+        C: Tensor,
+        dt_bias: Tensor | None,
+        dt_weight: Tensor | None,
+        reverse: bool,
+    ) -> Tensor:
+        """x (B, 1 or K, L, E), the others (B, K, L, .) -> the sum of the directions, (B, L, E), float32 at least."""
+        A_log, D = (self.A_log[None], self.D[None])
+        if self.two_scans:
+            A_log, D = torch.stack([self.A_log, self.A_b_log]), torch.stack([self.D, self.D_b])
         y = selective_scan_2d(
-            x if x.shape[1] < len(scans) else x.unsqueeze(2),
-            dt,
-            -torch.exp(torch.stack(A_logs).to(state_dtype)),
-            B,
-            C,
-            D=torch.stack(Ds),
-            dt_bias=torch.stack([dt_proj.bias for dt_proj in dt_projs]),
-            dt_weight=torch.stack([dt_proj.weight for dt_proj in dt_projs]),
+            x if x.shape[1] < len(A_log) else x.unsqueeze(2),  # maps of height 1
+            dt.unsqueeze(2),
+            -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32))),
+            B.unsqueeze(2),
+            C.unsqueeze(2),
+            D=D,
+            dt_bias=dt_bias,
+            dt_weight=dt_weight,
             traversals=('row', 'row_reversed') if self.two_scans else ('row_reversed' if reverse else 'row',),
             out_dtype=torch.promote_types(x.dtype, torch.float32),
         )
         return y.squeeze(1)
+
+
+def _is_causal_depthwise(conv: nn.Conv1d) -> bool:
+    """Whether nothing but the number of taps differs from the convolution that BiMamba makes."""
+    return conv.groups == conv.out_channels and conv.padding == (0,) and conv.stride == conv.dilation == (1,)

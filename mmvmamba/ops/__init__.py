@@ -2,8 +2,8 @@
 
 from . import flops  # noqa: F401  (teaches FLOP counters the operator)
 from .backend import current_backend, use_backend
-from .selective_scan import selective_scan_2d
-from .sequence import selective_scan
+from .selective_scan_1d import selective_scan
+from .selective_scan_2d import selective_scan_2d
 from .traversal import BIDIRECTIONAL, CROSS, TRAVERSALS, UNIDIRECTIONAL
 
 __all__ = [

@@ -1,60 +1,144 @@
-"""Which implementation of the scan runs: the fastest that can, or the one the user asked for."""
+"""The backends of the scan, one record each, and which of them runs."""
 
 import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from . import mamba_ssm, native, triton
+import torch
+
+from . import blocked, mamba_ssm, native, reference, triton
+from .setting import Setting
 
 AUTO = 'auto'
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def _always() -> None:
     return None
 
 
-# Each name with the function that says why it cannot run here (None if it can).
-BACKENDS = {
-    'reference': _always,
-    'blocked': _always,
-    'native': native.unavailable_reason,
-    'triton': triton.unavailable_reason,
-    'mamba_ssm': mamba_ssm.unavailable_reason,
-}
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the scan.
+
+    Attributes:
+        name: what users call it.
+        devices: types of the devices that it runs on, None for any.
+        dtypes: the types that any of its inputs may have.
+        forward: from the arguments of the operator, without its last, to the map.
+        backward: from the map's gradient and these arguments, without `out_dtype`, to the gradients of the eight
+            tensors. None: it can only take the operator's place.
+        traceable: differentiable and traceable as it stands. Chosen by name, such a one takes the operator's place.
+        unavailable_reason: says in one sentence why it cannot run on this machine, None if it can. Changes nothing.
+    """
+
+    name: str
+    devices: tuple[str, ...] | None
+    dtypes: tuple[torch.dtype, ...]
+    forward: Callable[..., torch.Tensor]
+    backward: Callable[..., tuple[torch.Tensor | None, ...]] | None = None
+    traceable: bool = False
+    unavailable_reason: Callable[[], str | None] = _always
+
+    def refusal(self, device: str, dtypes: Iterable[torch.dtype]) -> str | None:
+        """What of these it does not take, None if it takes them."""
+        if refused := [dtype for dtype in dtypes if dtype not in self.dtypes]:
+            return str(refused[0]).removeprefix('torch.')
+        return None if self.devices is None or device in self.devices else f'{device} tensors'
 
 
-class use_backend:
-    """Run every scan from here on with the named backend: a call, or a context manager that puts the old choice back.
+# In the order in which 'auto' asks them. It never gets past 'blocked', which takes everything.
+_BACKENDS = (
+    Backend(
+        'native',
+        devices=('cpu',),
+        dtypes=DTYPES[:3],
+        forward=native.selective_scan_2d,
+        backward=native.selective_scan_2d_backward,
+        unavailable_reason=native.unavailable_reason,
+    ),
+    Backend(
+        'triton',
+        devices=('cuda', 'cpu') if os.environ.get('TRITON_INTERPRET') == '1' else ('cuda',),
+        dtypes=DTYPES[:3],
+        forward=triton.selective_scan_2d,
+        backward=triton.selective_scan_2d_backward,
+        unavailable_reason=triton.unavailable_reason,
+    ),
+    Backend(
+        'blocked',
+        devices=None,
+        dtypes=DTYPES,
+        forward=blocked.selective_scan_2d,
+        backward=blocked.selective_scan_2d_backward,
+        traceable=True,
+    ),
+    Backend('reference', devices=None, dtypes=DTYPES, forward=reference.selective_scan_2d, traceable=True),
+    Backend(
+        'mamba_ssm',
+        devices=('cuda',),
+        dtypes=DTYPES[:3],
+        forward=mamba_ssm.selective_scan_2d,
+        traceable=True,
+        unavailable_reason=mamba_ssm.unavailable_reason,
+    ),
+)
+BACKENDS = {backend.name: backend for backend in _BACKENDS}
+KERNEL_DEVICES = {device for backend in _BACKENDS for device in backend.devices or ()}
+
+
+class use_backend(Setting, default=AUTO):
+    """Scan with the named backend: a call chooses for the process, a `with` block for its own thread and context.
+
+    The choice made when a scan runs holds for its gradient, wherever that is computed; the one made when
+    `torch.compile` or `torch.export` traces it stays in what they return. The environment variable `MMVMAMBA_SCAN`
+    chooses at start; empty, it means 'auto'.
 
     Args:
         name: 'reference' (sequential), 'blocked' (plain PyTorch, traceable), 'native' (CPU), 'triton' (CUDA),
-            'mamba_ssm' (CUDA, if installed), or 'auto': native on CPU, Triton on CUDA, else blocked. The environment
-            variable ``MMVMAMBA_SCAN`` sets the choice at start.
+            'mamba_ssm' (CUDA, if installed), or 'auto': native on CPU, Triton on CUDA, else blocked.
 
     Raises:
         ValueError: the name is unknown.
         RuntimeError: the backend cannot run on this machine; the message says why.
     """
 
-    current = AUTO
-
     def __init__(self, name: str):
         if name != AUTO:
             if name not in BACKENDS:
                 raise ValueError(f'Unknown scan backend {name!r}: choose from {", ".join((AUTO, *BACKENDS))}.')
-            if reason := BACKENDS[name]():
+            if reason := BACKENDS[name].unavailable_reason():
                 raise RuntimeError(f'The scan backend {name!r} cannot run here: {reason}')
-        self._previous = use_backend.current
-        use_backend.current = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_) -> None:
-        use_backend.current = self._previous
+        super().__init__(name)
 
 
+@torch.compiler.assume_constant_result
 def current_backend() -> str:
-    return use_backend.current
+    """The name of the chosen backend, or 'auto'."""
+    return use_backend.get()
 
 
-if 'MMVMAMBA_SCAN' in os.environ:
-    use_backend(os.environ['MMVMAMBA_SCAN'])
+def choose(device: str, dtypes: Iterable[torch.dtype], name: str = AUTO) -> tuple[Backend, str | None]:
+    """The backend that scans tensors of these types on a device of this type, and why no kernel does, if one could.
+
+    Raises:
+        ValueError: the named one does not take them.
+    """
+    if name != AUTO:
+        if refused := BACKENDS[name].refusal(device, dtypes):
+            raise ValueError(
+                f"The scan backend {name!r} does not take {refused}: use_backend('auto') finds one that does."
+            )
+        return BACKENDS[name], None
+    loss = None if device in KERNEL_DEVICES else f'there is no kernel for {device} tensors.'
+    for backend in BACKENDS.values():
+        if backend.refusal(device, dtypes) is None:
+            reason = backend.unavailable_reason()
+            if reason is None:
+                break
+            loss = reason
+    return backend, loss
+
+
+if name := os.environ.get('MMVMAMBA_SCAN'):
+    use_backend(name)

@@ -1,9 +1,8 @@
 """The selective scan in plain PyTorch, in two levels: any device, any floating type, traceable.
 
 A sequence of L steps is cut into about sqrt(L) chunks. All chunks are scanned side by side, then the chunk ends, then
-the carried
-state is added back: about 2 sqrt(L) vectorised steps in place of L. Only products of decays are formed, never
-quotients, so nothing overflows however strong the decay is.
+the carried state is added back: about 2 sqrt(L) vectorised steps in place of L. Only products of decays are formed,
+never quotients, so nothing overflows however strong the decay is.
 """
 
 import math
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .traversal import is_reversed, to_map, to_sequence
+from .traversal import is_reversed, map_of_each, to_map, to_sequence
 
 
 def linear_scan(a: Tensor, b: Tensor, reverse: bool = False) -> Tensor:
@@ -51,17 +50,18 @@ def selective_scan_2d(
     D: Tensor | None,
     dt_bias: Tensor | None,
     dt_weight: Tensor | None,
-    traversals: list[int],
+    codes: list[int],
     dt_softplus: bool,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Shapes as in `mmvmamba.ops.selective_scan_2d`; computes in float32, or float64 if any input is, and returns
-    that.
+    """Shapes as in `mmvmamba.ops.selective_scan_2d`; computes in float32, or float64 if any input is; returns that by
+    default.
     """
     height, width = x.shape[-3:-1]
     x, dt, A, B, C, D, dt_bias, dt_weight = _to_state_dtype(x, dt, A, B, C, D, dt_bias, dt_weight)
-    total = 0
-    for k, code in enumerate(traversals):
-        u, dt_k, b, c = (to_sequence(t, code) for t in (x if x.dim() == 4 else x[:, k], dt[:, k], B[:, k], C[:, k]))
+    x, total = map_of_each(x, codes), 0
+    for k, code in enumerate(codes):
+        u, dt_k, b, c = (to_sequence(t, code) for t in (x[:, k], dt[:, k], B[:, k], C[:, k]))
         z = _time_step(dt_k, dt_weight, dt_bias, k)
         delta = F.softplus(z) if dt_softplus else z
         h = linear_scan(torch.exp(delta[..., None] * A[k]), (delta * u)[..., None] * b[:, :, None], is_reversed(code))
@@ -69,7 +69,7 @@ def selective_scan_2d(
         if D is not None:
             y = y + D[k] * u
         total = total + to_map(y, code, height, width)
-    return total
+    return total.to(out_dtype or total.dtype)
 
 
 def selective_scan_2d_backward(
@@ -82,7 +82,7 @@ def selective_scan_2d_backward(
     D: Tensor | None,
     dt_bias: Tensor | None,
     dt_weight: Tensor | None,
-    traversals: list[int],
+    codes: list[int],
     dt_softplus: bool,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of x, dt, A, B, C, D, dt_bias and dt_weight, each in the shape and type of its input, None where that
@@ -98,10 +98,9 @@ def selective_scan_2d_backward(
         for t in (x, dt, A, B, C, D, dt_bias, dt_weight)
     ]
     dx, ddt, dA, dB, dC, dD, dbias, dweight = grads
-    for k, code in enumerate(traversals):
-        u, dt_k, b, c, dy = (
-            to_sequence(t, code) for t in (x if x.dim() == 4 else x[:, k], dt[:, k], B[:, k], C[:, k], grad_y)
-        )
+    x, dx = map_of_each(x, codes), map_of_each(dx, codes)
+    for k, code in enumerate(codes):
+        u, dt_k, b, c, dy = (to_sequence(t, code) for t in (x[:, k], dt[:, k], B[:, k], C[:, k], grad_y))
         z = _time_step(dt_k, dt_weight, dt_bias, k)
         delta = F.softplus(z) if dt_softplus else z
         a = torch.exp(delta[..., None] * A[k])
@@ -114,7 +113,7 @@ def selective_scan_2d_backward(
         dz = gb * u + (ga * A[k]).sum(-1)
         if dt_softplus:
             dz = dz * torch.sigmoid(z)
-        (dx if x.dim() == 4 else dx[:, k]).add_(to_map(du, code, height, width))
+        dx[:, k].add_(to_map(du, code, height, width))
         dA[k] = (ga * delta[..., None]).sum((0, 1))
         dB[:, k] = to_map((g * (delta * u)[..., None]).sum(2), code, height, width)
         dC[:, k] = to_map((h * dy[..., None]).sum(2), code, height, width)

@@ -1,50 +1,20 @@
-"""What a Mamba block does before the scan: projection, causal depthwise convolution and SiLU, from either end."""
+"""The causal depthwise convolution of a Mamba block with its SiLU, from either end of the sequence."""
 
 import logging
-from collections.abc import Sequence
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .pieces import PIECE, infers_on_cpu
+Branch = tuple[Tensor, Tensor | None, bool]  # weight (E, 1, taps), bias (E,) and whether a position looks ahead
 
 
-def project_conv_silu(
-    x: Tensor, in_weight: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], reverse: Sequence[bool]
-) -> Tensor:
-    """SiLU of K causal convolutions of one projected sequence: (B, L, C) -> (B, K, L, E).
-
-    Args:
-        x: (B, L, C).
-        in_weight: (E, C).
-        weights: K of (E, 1, taps); each channel has its own.
-        biases: K of (E,), or None.
-        reverse: K times whether a position sees those after it instead of those before it.
-    """
-    branches = list(zip(weights, biases, reverse))
-    if infers_on_cpu(x):
-        return _infer(x, in_weight, branches)
-    x = F.linear(x, in_weight)
-    if conv_silu := _cuda_kernel(x):
-        return torch.stack([_with_kernel(conv_silu, x, *branch) for branch in branches], 1)
+def conv_silu(x: Tensor, branches: list[Branch]) -> Tensor:
+    """SiLU of K causal convolutions of one sequence: (B, L, E) -> (B, K, L, E)."""
+    if kernel := _cuda_kernel(x):
+        return torch.stack([_with_kernel(kernel, x, *branch) for branch in branches], 1)
     return F.silu(torch.stack([causal_conv(x, *branch) for branch in branches], 1))
-
-
-def _infer(x: Tensor, in_weight: Tensor, branches: list[tuple[Tensor, Tensor | None, bool]]) -> Tensor:
-    """Piece by piece, each with the neighbours that its convolutions see: only the result has the full length."""
-    length, halo = x.shape[1], branches[0][0].shape[2] - 1
-    dtype = F.linear(x[:, :0], in_weight).dtype  # autocast may have chosen it
-    out = x.new_empty(len(x), len(branches), length, len(in_weight), dtype=dtype)
-    for begin in range(0, length, PIECE):  # of every sample: shorter pieces would mostly be neighbours
-        end = min(begin + PIECE, length)
-        first, last = max(begin - halo, 0), min(end + halo, length)
-        piece = F.linear(x[:, first:last], in_weight)
-        for k, branch in enumerate(branches):
-            convolved = causal_conv(piece, *branch)[:, begin - first : end - first]
-            torch.ops.aten.silu.out(convolved, out=out[:, k, begin:end])
-    return out
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:
@@ -61,12 +31,12 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -
     return x.squeeze(2).transpose(1, 2)
 
 
-def _with_kernel(conv_silu, x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:
+def _with_kernel(kernel, x: Tensor, weight: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:
     """The kernel only looks back: to look ahead, shift the sequence by as many positions as are looked at."""
     others = weight.shape[2] - 1 if reverse else 0
     weight = weight.flip(2) if reverse else weight
     x = F.pad(x, (0, 0, 0, others)) if reverse else x
-    y = conv_silu(x.transpose(1, 2), weight.squeeze(1), bias, activation='silu')
+    y = kernel(x.transpose(1, 2), weight.squeeze(1), bias, activation='silu')
     return y.transpose(1, 2)[:, others:]
 
 

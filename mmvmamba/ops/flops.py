@@ -12,7 +12,7 @@ from mmengine.analysis import complexity_analysis
 from mmengine.analysis.jit_handles import get_shape
 from torch.utils.flop_counter import register_flop_formula
 
-from .selective_scan import selective_scan_2d  # noqa: F401  (defines the operators)
+from .selective_scan_2d import selective_scan_2d  # noqa: F401  (defines the operators)
 
 
 def scan_flops(

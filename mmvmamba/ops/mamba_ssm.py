@@ -6,7 +6,7 @@ The kernel knows sequences, not maps, so each traversal is written out as a sequ
 import torch
 from torch import Tensor
 
-from .traversal import is_reversed, to_map, to_sequence
+from .traversal import is_reversed, map_of_each, to_map, to_sequence
 
 
 def unavailable_reason() -> str | None:
@@ -30,10 +30,11 @@ def selective_scan_2d(
     D: Tensor | None,
     dt_bias: Tensor | None,
     dt_weight: Tensor | None,
-    traversals: list[int],
+    codes: list[int],
     dt_softplus: bool,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Shapes as in `mmvmamba.ops.selective_scan_2d`; differentiable; returns x's type."""
+    """Shapes as in `mmvmamba.ops.selective_scan_2d`; differentiable; returns x's type by default."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     height, width = x.shape[-3:-1]
@@ -42,10 +43,10 @@ def selective_scan_2d(
 
     def sequences(maps: Tensor) -> Tensor:
         """(b, K, H, W, c) -> (b, K, c, L), each in the order of its traversal."""
-        ordered = (to_sequence(maps[:, k], code).transpose(1, 2) for k, code in enumerate(traversals))
-        return torch.stack([s.flip(-1) if is_reversed(code) else s for s, code in zip(ordered, traversals)], 1)
+        ordered = (to_sequence(maps[:, k], code).transpose(1, 2) for k, code in enumerate(codes))
+        return torch.stack([s.flip(-1) if is_reversed(code) else s for s, code in zip(ordered, codes)], 1)
 
-    u = sequences(x if x.dim() == 5 else x.unsqueeze(1).expand(-1, len(traversals), -1, -1, -1))
+    u = sequences(map_of_each(x, codes))
     y = selective_scan_fn(
         u.flatten(1, 2),
         sequences(dt).flatten(1, 2).to(u.dtype),
@@ -58,6 +59,6 @@ def selective_scan_2d(
         dt_softplus,
     )
     merged = 0
-    for code, s in zip(traversals, y.unflatten(1, u.shape[1:3]).unbind(1)):
+    for code, s in zip(codes, y.unflatten(1, u.shape[1:3]).unbind(1)):
         merged = merged + to_map((s.flip(-1) if is_reversed(code) else s).transpose(1, 2), code, height, width)
-    return merged
+    return merged.to(out_dtype or x.dtype)

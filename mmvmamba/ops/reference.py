@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .traversal import is_reversed, to_map, to_sequence
+from .traversal import is_reversed, map_of_each, to_map, to_sequence
 
 
 def selective_scan_2d(
@@ -18,10 +18,12 @@ def selective_scan_2d(
     D: Tensor | None,
     dt_bias: Tensor | None,
     dt_weight: Tensor | None,
-    traversals: list[int],
+    codes: list[int],
     dt_softplus: bool,
+    out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Shapes as in `mmvmamba.ops.selective_scan_2d`; computes in float32, or float64 if any input is, and returns that.
+    """Shapes as in `mmvmamba.ops.selective_scan_2d`; computes in float32, or float64 if any input is; returns that by
+    default.
 
     Source: Mamba (arXiv 2312.00752), Algorithm 2 with the discretisation exp(dt A), dt B; VMamba (arXiv 2401.10166),
     SS2D.
@@ -32,9 +34,9 @@ def selective_scan_2d(
     x, dt, A, B, C, D, dt_bias, dt_weight = (
         t if t is None else t.to(torch.float64 if is_double else torch.float32) for t in inputs
     )
-    total = 0
-    for k, code in enumerate(traversals):
-        u, delta, b, c = (to_sequence(t, code) for t in (x if x.dim() == 4 else x[:, k], dt[:, k], B[:, k], C[:, k]))
+    x, total = map_of_each(x, codes), 0
+    for k, code in enumerate(codes):
+        u, delta, b, c = (to_sequence(t, code) for t in (x[:, k], dt[:, k], B[:, k], C[:, k]))
         if dt_weight is not None:
             delta = delta @ dt_weight[k].T
         if dt_bias is not None:
@@ -51,4 +53,4 @@ def selective_scan_2d(
         if D is not None:
             y = y + D[k] * u
         total = total + to_map(y, code, height, width)
-    return total
+    return total.to(out_dtype or total.dtype)

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvmamba.ops import causal_conv
-from mmvmamba.ops.causal_conv import project_conv_silu
+from mmvmamba.ops import causal_conv, cpu_fastpath
+from mmvmamba.ops.cpu_fastpath import project_conv_silu
 
 REVERSE = (False, True)
 
@@ -33,7 +33,7 @@ def make(length, channels=8, dtype=torch.float32):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize('length', [1, 2, 9, 11])
 def test_both_directions(length, dtype, monkeypatch):
-    monkeypatch.setattr(causal_conv, 'PIECE', 4)
+    monkeypatch.setattr(cpu_fastpath, 'PIECE', 4)
     inputs = make(length, 6, dtype)
     tolerance = dict(atol=0.1, rtol=0.05) if dtype == torch.bfloat16 else {}
     torch.testing.assert_close(project_conv_silu(*inputs, REVERSE), expected_of(*inputs), **tolerance)

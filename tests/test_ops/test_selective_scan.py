@@ -171,7 +171,7 @@ def test_unknown_traversal():
 
 
 def test_backends_by_name():
-    with pytest.raises(ValueError, match="'cuda'.*choose from auto, reference"):
+    with pytest.raises(ValueError, match="'cuda'.*choose from auto, native"):
         use_backend('cuda')
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run here"):

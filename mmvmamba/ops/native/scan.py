@@ -15,6 +15,9 @@ _ARGS = struct.Struct('54q')
 _OBJECT = Path(__file__).with_name('_scan.so')
 
 
+_keep_freed_memory = cache(keep_freed_memory)  # once, at the first scan: asking changes nothing
+
+
 @cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     if not _OBJECT.exists():
@@ -32,7 +35,6 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
             return None, f'The native scan {_OBJECT.name} was built from other sources; build it again.'
     except (OSError, AttributeError) as error:
         return None, f'The native scan {_OBJECT.name} does not load: {error}.'
-    keep_freed_memory()
     return library, None
 
 
@@ -87,6 +89,7 @@ def _call(
     library, reason = _load()
     if library is None:
         raise RuntimeError(reason)
+    _keep_freed_memory()
     x, dt, B, C = _map(x), _map(dt) if dt_weight is None else _float_map(dt), _float_map(B), _float_map(C)
     grad_y = None if grad_y is None else _map(grad_y)
     A, D, dt_bias, dt_weight = parameters = [_parameter(t) for t in (A, D, dt_bias, dt_weight)]

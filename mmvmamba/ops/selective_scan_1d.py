@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .selective_scan import selective_scan_2d
+from .selective_scan_2d import selective_scan_2d
 
 
 def selective_scan(

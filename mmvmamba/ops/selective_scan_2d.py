@@ -1,19 +1,18 @@
 """The 2-D selective scan: what users call, and the operators that PyTorch sees.
 
-``mmvmamba::selective_scan_2d`` and its backward are ordinary operators of PyTorch's dispatcher. CPU tensors go to the
-native kernel, CUDA tensors to Triton, and whatever those cannot take (float64, no compiler, no Triton) to the two-level
-PyTorch scan, so that autograd, autocast, torch.compile, torch.export and FLOP counters all see one operator.
+`mmvmamba::selective_scan_2d` and its backward are ordinary operators of PyTorch's dispatcher. CPU tensors go to the
+native kernel, CUDA tensors to Triton, and whatever those cannot take (another device, float64, no compiler, no Triton)
+to the two-level PyTorch scan, so that autograd, autocast, torch.compile, torch.export and FLOP counters all see one
+operator.
 """
 
 import functools
 import logging
-import os
 
 import torch
 from torch import Tensor
 
-from . import blocked, mamba_ssm, native, reference, triton
-from .backend import AUTO, current_backend
+from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend
 from .traversal import CROSS, traversal_codes
 
 
@@ -58,29 +57,41 @@ def selective_scan_2d(
         ValueError: a shape, type or device that does not fit, by name.
     """
     codes = traversal_codes(traversals)
-    _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes)
     out_dtype = out_dtype or x.dtype
-    backend = current_backend()
-    if backend in _TRACEABLE:
-        return _TRACEABLE[backend](x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus).to(out_dtype)
-    return torch.ops.mmvmamba.selective_scan_2d(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
+    _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype)
+    arguments = (x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
+    name = current_backend()
+    if name == AUTO and _in_function_transform():
+        name = 'blocked'  # the operator has no rules for them
+    if name != AUTO and BACKENDS[name].traceable:
+        return BACKENDS[name].forward(*arguments)
+    if _in_function_transform():
+        raise ValueError(
+            f"The scan backend {name!r} does not take the transforms of torch.func: use_backend('auto') does."
+        )
+    return torch.ops.mmvmamba.selective_scan_2d(*arguments, name)
 
 
-# Backends that are differentiable as they stand: chosen by name, they take the operator's place and can be traced.
-_TRACEABLE = {
-    'reference': reference.selective_scan_2d,
-    'blocked': blocked.selective_scan_2d,
-    'mamba_ssm': mamba_ssm.selective_scan_2d,
-}
+def _in_function_transform() -> bool:
+    """Whether `torch.func.grad`, `vmap` or another transform is at work on our inputs."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
-def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes) -> None:
+def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
     tensors = dict(x=x, dt=dt, A=A, B=B, C=C, D=D, dt_bias=dt_bias, dt_weight=dt_weight)
-    K, d, n = len(codes), x.shape[-1], A.shape[-1]
     if x.dim() not in (4, 5):
         raise ValueError(f'x must be (b, H, W, d) or (b, K, H, W, d), not {tuple(x.shape)}.')
+    if A.dim() != 3:
+        raise ValueError(f'A must be (K, d, n), not {tuple(A.shape)}.')
+    K, d, n = len(codes), x.shape[-1], A.shape[-1]
     if 0 in x.shape[-3:]:
         raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
+    if n == 0 or (dt_weight is not None and dt.shape[-1] == 0):
+        raise ValueError(
+            f'A is {tuple(A.shape)} and dt {tuple(dt.shape)}: a scan has at least one state, and a low-rank dt a rank.'
+        )
+    if out_dtype not in DTYPES:
+        raise ValueError(f'out_dtype is {out_dtype}; the scan gives {_NAMES}.')
     maps = (x.shape[0], K, *x.shape[-3:-1])
     rank = d if dt_weight is None else dt.shape[-1]
     expected = dict(
@@ -101,54 +112,44 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes) -> None:
                 f'{name} is {tuple(tensor.shape)}, but x {tuple(x.shape)} with {K} traversals and A {tuple(A.shape)} '
                 f'needs {tuple(expected[name])}.'
             )
-        if not tensor.is_floating_point():
-            raise ValueError(f'{name} is {tensor.dtype}; the scan takes real floating-point tensors.')
+        if tensor.dtype not in DTYPES:
+            raise ValueError(f'{name} is {tensor.dtype}; the scan takes {_NAMES}.')
         if tensor.device != x.device:
             raise ValueError(f'{name} is on {tensor.device}, x on {x.device}: move them to one device.')
 
 
+_NAMES = ', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)
+
 _ARGUMENTS = (
     'Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, Tensor? dt_weight, '
-    'int[] traversals, bool dt_softplus'
+    'int[] codes, bool dt_softplus'
 )
+_BACKEND = 'str backend="auto"'
 _library = torch.library.Library('mmvmamba', 'DEF')
-_library.define(f'selective_scan_2d({_ARGUMENTS}, ScalarType out_dtype) -> Tensor')
-_library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}) -> ({", ".join(["Tensor"] * 8)})')
+_library.define(f'selective_scan_2d({_ARGUMENTS}, ScalarType out_dtype, {_BACKEND}) -> Tensor')
+_library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACKEND}) -> ({", ".join(["Tensor"] * 8)})')
 
 
-def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus, out_dtype):
+def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
     inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
-    kernel = _kernel(inputs)
-    if kernel is blocked:
-        return blocked.selective_scan_2d(*inputs, traversals, dt_softplus).to(out_dtype)
-    return kernel.selective_scan_2d(*inputs, traversals, dt_softplus, out_dtype)
+    chosen, loss = choose(x.device.type, _dtypes(inputs), backend)
+    if loss:
+        _say_once(f'The scan runs in plain PyTorch on {x.device.type}, slower than a kernel: {loss}')
+    return chosen.forward(*inputs, codes, dt_softplus, out_dtype)
 
 
-def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus):
+def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend=AUTO):
     inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
-    grads = _kernel(inputs).selective_scan_2d_backward(grad_y, *inputs, traversals, dt_softplus)
+    dtypes = _dtypes(inputs)
+    chosen, _ = choose(x.device.type, dtypes, backend)
+    if torch.float64 not in dtypes and grad_y.dtype == torch.float64:
+        grad_y = grad_y.float()  # only the result is wider than the scan
+    grads = chosen.backward(grad_y, *inputs, codes, dt_softplus)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
 
 
-def _kernel(inputs):
-    """The module that takes these tensors: as chosen, else native on CPU and Triton on CUDA, else the PyTorch scan."""
-    device = inputs[0].device.type
-    is_double = any(t is not None and t.dtype == torch.float64 for t in inputs)
-    if (choice := current_backend()) != AUTO:
-        interpreted = choice == 'triton' and os.environ.get('TRITON_INTERPRET') == '1'
-        if is_double or not (interpreted or device == {'native': 'cpu', 'triton': 'cuda'}[choice]):
-            what = 'float64' if is_double else f'{device} tensors'
-            raise ValueError(
-                f"The scan backend {choice!r} does not take {what}: use_backend('auto') finds one that does."
-            )
-        return {'native': native, 'triton': triton}[choice]
-    if is_double:
-        return blocked
-    module = {'cpu': native, 'cuda': triton}[device]
-    if reason := module.unavailable_reason():
-        _say_once(f'The scan runs in plain PyTorch on {device}, slower than its kernel: {reason}')
-        return blocked
-    return module
+def _dtypes(inputs) -> set[torch.dtype]:
+    return {t.dtype for t in inputs if t is not None}
 
 
 @functools.cache
@@ -156,30 +157,30 @@ def _say_once(message: str) -> None:
     logging.getLogger('mmvmamba').warning(message)
 
 
-for key in ('CPU', 'CUDA'):
-    _library.impl('selective_scan_2d', _forward, key)
-    _library.impl('selective_scan_2d_backward', _backward, key)
+# For tensors of every device: `choose` finds what can take them.
+_library.impl('selective_scan_2d', _forward, 'CompositeExplicitAutograd')
+_library.impl('selective_scan_2d_backward', _backward, 'CompositeExplicitAutograd')
 
 
 @torch.library.register_fake('mmvmamba::selective_scan_2d')
-def _(x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus, out_dtype):
+def _(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
     return x.new_empty((x.shape[0], *x.shape[-3:]), dtype=out_dtype)
 
 
 @torch.library.register_fake('mmvmamba::selective_scan_2d_backward')
-def _(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus):
+def _(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend=AUTO):
     return tuple(x.new_empty(0) if t is None else t.new_empty(t.shape) for t in (x, dt, A, B, C, D, dt_bias, dt_weight))
 
 
 def _save_inputs(ctx, inputs, output):
-    *tensors, ctx.traversals, ctx.dt_softplus, _ = inputs
+    *tensors, ctx.codes, ctx.dt_softplus, _, ctx.backend = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _differentiate(ctx, grad_y):
     inputs = ctx.saved_tensors
-    grads = torch.ops.mmvmamba.selective_scan_2d_backward(grad_y, *inputs, ctx.traversals, ctx.dt_softplus)
-    return (*(None if t is None else g for t, g in zip(inputs, grads)), None, None, None)
+    grads = torch.ops.mmvmamba.selective_scan_2d_backward(grad_y, *inputs, ctx.codes, ctx.dt_softplus, ctx.backend)
+    return (*(None if t is None else g for t, g in zip(inputs, grads)), None, None, None, None)
 
 
 def _refuse_double_backward(ctx, *grads):

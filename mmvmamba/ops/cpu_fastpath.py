@@ -1,0 +1,112 @@
+"""The layers around the scan as inference on a CPU computes them: same results, in less time and memory.
+
+Piece by piece, what lies between the input and the output of some layers stays in cache: an MLP takes up to half the
+time, and no memory for its hidden layer. Elsewhere these functions are the plain composition of their layers.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .causal_conv import causal_conv, conv_silu
+from .setting import Setting
+
+PIECE = 2048  # positions
+
+# oneDNN's linear layer with bias and activation in one pass, which torch.compile uses too; None where PyTorch lacks it.
+_linear = getattr(torch.ops.mkldnn, '_linear_pointwise', None) if torch.backends.mkldnn.is_available() else None
+
+
+class use_cpu_fastpath(Setting, default=os.environ.get('MMVMAMBA_CPU_FASTPATH') != '0'):
+    """Whether inference on a CPU takes this module's way: a call for the process, or a context manager for a block.
+
+    The environment variable `MMVMAMBA_CPU_FASTPATH=0` switches it off at start. It is never taken where gradients are
+    recorded, by tracers and compilers, or through layers that are more than their weights, such as adapters.
+    """
+
+    def __init__(self, enabled: bool):
+        super().__init__(enabled)
+
+
+def infers_on_cpu(x: Tensor) -> bool:
+    """Whether this runs on a CPU, keeps nothing for a backward pass, is not traced, and may take the fast way."""
+    return (
+        x.device.type == 'cpu'
+        and not torch.is_grad_enabled()
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+        and not torch._C._are_functorch_transforms_active()  # they take no `out=`
+        and use_cpu_fastpath.get()
+    )
+
+
+def feed_forward(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """Two linear layers around a GELU, (..., C) -> (..., C'); weights are (out, in).
+
+    In float32 the bias and the GELU are part of oneDNN's product.
+    """
+
+    def fused(x: Tensor) -> Tensor:
+        return _linear(_linear(x, weight1, bias1, 'gelu', [], 'none'), weight2, bias2, 'none', [], '')
+
+    def composed(x: Tensor) -> Tensor:
+        return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
+
+    can_fuse = (
+        _linear is not None
+        and infers_on_cpu(x)
+        and torch.backends.mkldnn.enabled
+        and x.dtype == weight1.dtype == weight2.dtype == torch.float32
+        and not torch.is_autocast_enabled('cpu')  # it would not see these layers
+    )
+    return _in_pieces(fused if can_fuse else composed, x)
+
+
+def project_conv_silu(
+    x: Tensor, in_weight: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], reverse: Sequence[bool]
+) -> Tensor:
+    """SiLU of K causal convolutions of one projected sequence: (B, L, C) -> (B, K, L, E).
+
+    Args:
+        x: (B, L, C).
+        in_weight: (E, C).
+        weights: K of (E, 1, taps); each channel has its own.
+        biases: K of (E,), or None.
+        reverse: K times whether a position sees those after it instead of those before it.
+    """
+    branches = list(zip(weights, biases, reverse))
+    if not infers_on_cpu(x):
+        return conv_silu(F.linear(x, in_weight), branches)
+    length, halo = x.shape[1], weights[0].shape[2] - 1
+    dtype = F.linear(x[:, :0], in_weight).dtype  # autocast may have chosen it
+    out = x.new_empty(len(x), len(branches), length, len(in_weight), dtype=dtype)
+    for begin in range(0, length, PIECE):  # of every sample: shorter pieces would mostly be neighbours
+        end = min(begin + PIECE, length)
+        first, last = max(begin - halo, 0), min(end + halo, length)  # with the neighbours that the convolutions see
+        piece = F.linear(x[:, first:last], in_weight)
+        for k, branch in enumerate(branches):
+            convolved = causal_conv(piece, *branch)[:, begin - first : end - first]
+            torch.ops.aten.silu.out(convolved, out=out[:, k, begin:end])
+    return out
+
+
+def gate_and_project(x: Tensor, y: Tensor, gate_weight: Tensor, out_weight: Tensor, scale: float) -> Tensor:
+    """The end of a Mamba block: the scan's output y (..., E), gated by its input x (..., C), -> (..., C)."""
+
+    def piece(x: Tensor, y: Tensor) -> Tensor:
+        gate = F.linear(x, gate_weight)
+        y = y * F.silu(gate)
+        return F.linear(y.to(gate.dtype), out_weight) * scale
+
+    return _in_pieces(piece, x, y)
+
+
+def _in_pieces(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`function(*inputs)`, where each position (all dimensions but the last) stands for itself."""
+    positions = inputs[0].shape[:-1]
+    if not infers_on_cpu(inputs[0]) or positions.numel() <= PIECE:
+        return function(*inputs)
+    pieces = zip(*(x.flatten(0, -2).split(PIECE) for x in inputs))
+    return torch.cat([function(*piece) for piece in pieces]).unflatten(0, positions)

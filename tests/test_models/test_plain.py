@@ -1,0 +1,181 @@
+"""What somebody hangs on a layer, or puts in its place, takes effect: in every layer of a block of both families."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from mmvmamba.models.bimamba import BiMamba
+from mmvmamba.models.ss2d import SS2D
+from mmvmamba.models.vim import VimBlock
+from mmvmamba.models.vmamba import VSSBlock
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+MAKE = {
+    'vmamba': lambda: VSSBlock(8, SS2D(8, d_state=2), mlp_ratio=2, drop_path=0),
+    'vanilla vmamba': lambda: VSSBlock(8, SS2D(8, d_state=2, gate=True, conv_bias=True), mlp_ratio=0, drop_path=0),
+    'vim': lambda: VimBlock(8, BiMamba(8, d_state=4), drop_path=0),
+    'vim, one convolution': lambda: VimBlock(8, BiMamba(8, d_state=4, backward='ssm'), drop_path=0),
+}
+CASES = [
+    (family, name)
+    for family, make in MAKE.items()
+    for name, layer in make().named_modules()
+    if isinstance(layer, LAYERS)
+]
+
+
+class Factor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x):
+        return x * self.factor
+
+
+def wrap(block, name, factor):
+    block.set_submodule(name, nn.Sequential(block.get_submodule(name), factor))
+
+
+def subclass(block, name, factor):
+    layer = block.get_submodule(name)
+    called = type(layer).forward
+    layer.factor = factor
+    layer.__class__ = type('Adapter', (type(layer),), dict(forward=lambda self, x: self.factor(called(self, x))))
+
+
+def hook(block, name, factor):
+    block.get_submodule(name).register_forward_hook(lambda layer, inputs, output: factor(output))
+
+
+def pre_hook(block, name, factor):
+    block.get_submodule(name).register_forward_pre_hook(lambda layer, inputs: factor(inputs[0]))
+
+
+def global_hook(block, name, factor):
+    watched = block.get_submodule(name)
+    return nn.modules.module.register_module_forward_hook(
+        lambda layer, inputs, output: factor(output) if layer is watched else None
+    )
+
+
+def own_forward(block, name, factor):
+    layer = block.get_submodule(name)
+    called = layer.forward
+    layer.forward = lambda x: factor(called(x))
+
+
+def parametrized(block, name, factor):
+    parametrize.register_parametrization(block.get_submodule(name), 'weight', factor)
+
+
+WAYS = (wrap, subclass, hook, pre_hook, global_hook, own_forward, parametrized)
+WEIGHT_ONLY = (pre_hook, parametrized)  # what these multiply is not the bias
+
+
+def run(block, x):
+    out = block(x, False) if isinstance(block, VimBlock) else block(x)
+    return out[1] if isinstance(out, tuple) else out
+
+
+@pytest.fixture
+def inputs(monkeypatch):
+    """Blocks in which every weight matters, with inputs of several pieces."""
+    monkeypatch.setattr('mmvmamba.ops.cpu_fastpath.PIECE', 6)
+    torch.manual_seed(0)
+
+    def make(family):
+        block = MAKE[family]()
+        for parameter in block.parameters():
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
+        return block, torch.randn(2, 20, 8) if 'vim' in family else torch.randn(2, 4, 5, 8)
+
+    return make
+
+
+@pytest.mark.parametrize('way', WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize('family, name', CASES)
+def test_takes_effect(family, name, way, inputs):
+    """A factor on the layer's output is the same factor on its weight and bias."""
+    block, x = inputs(family)
+    factor, scaled = Factor(), copy.deepcopy(block)
+    layer = scaled.get_submodule(name)
+    for parameter in (layer.weight,) if way in WEIGHT_ONLY else layer.parameters():
+        parameter.data.mul_(factor.factor.data)
+    expected = run(scaled, x)
+    assert not torch.allclose(expected, run(block, x), atol=1e-4)
+    handle = way(block, name, factor)
+    try:
+        out = run(block, x)
+        out.square().sum().backward()
+        with torch.no_grad():
+            inferred = run(block, x)
+    finally:
+        if way is global_hook:
+            handle.remove()
+    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(inferred, expected)
+    expected.square().sum().backward()
+    expected_grad = sum(
+        (p.grad * p).sum() / factor.factor for p in ((layer.weight,) if way in WEIGHT_ONLY else layer.parameters())
+    )
+    torch.testing.assert_close(factor.factor.grad, expected_grad.detach(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('family, name', CASES)
+def test_backward_hooks_are_called(family, name, inputs):
+    block, x = inputs(family)
+    calls = []
+    block.get_submodule(name).register_full_backward_hook(lambda *_: calls.append(name))
+    run(block, x).sum().backward()
+    assert calls
+
+
+@pytest.mark.parametrize('family, name', CASES)
+def test_lora_of_peft(family, name, inputs):
+    """Adapters as peft injects them: as good as the weight with their product added, and they get gradients."""
+    peft = pytest.importorskip('peft')  # not in requirements.txt: mmpretrain does not import beside its transformers
+    block, x = inputs(family)
+    rank = getattr(block.get_submodule(name), 'groups', 4)  # peft's rank is a multiple of the groups
+    adapted = copy.deepcopy(block)
+    config = peft.LoraConfig(r=rank, target_modules=[name], init_lora_weights=False)
+    peft.inject_adapter_in_model(config, adapted)
+    lora = adapted.get_submodule(name)
+    down, up = (part['default'] for part in (lora.lora_A, lora.lora_B))
+    layer = block.get_submodule(name)
+    if isinstance(layer, nn.Linear):
+        product = up.weight @ down.weight
+    else:  # peft adds a dense convolution to the depthwise one
+        product = up.weight * down.weight
+        layer.groups = 1
+        diagonal = torch.eye(layer.out_channels).view(*product.shape[:2], *[1] * len(layer.kernel_size))
+        layer.weight.data = layer.weight * diagonal
+    layer.weight.data += lora.scaling['default'] * product.detach()
+    expected = run(block, x)
+    out = run(adapted, x)
+    with torch.no_grad():
+        torch.testing.assert_close(run(adapted, x), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
+    out.square().sum().backward()
+    assert down.weight.grad.abs().max() > 0 and up.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize('name', ['mixer.in_proj', 'mixer.x_proj_b', 'mixer.out_proj'])
+def test_a_bias_that_was_not_there_takes_effect(name, inputs):
+    block, x = inputs('vim')
+    before, layer = run(block, x), block.get_submodule(name)
+    layer.bias = nn.Parameter(torch.ones(layer.out_features))
+    after = run(block, x)
+    assert not torch.allclose(after, before, atol=1e-3)
+    with torch.no_grad():
+        torch.testing.assert_close(run(block, x), after)
+
+
+def test_a_convolution_of_another_shape_is_refused():
+    mixer = BiMamba(8)
+    mixer.conv1d = nn.Conv1d(16, 16, 3, groups=16, dilation=2)
+    with pytest.raises(ValueError, match='Conv1d in the place of a convolution of BiMamba .* 4 taps'):
+        mixer(torch.randn(1, 9, 8))
