@@ -13,6 +13,12 @@ NATIVE = 'mmvmamba/ops/native'
 # No -ffast-math: rounding and NaN handling are meant as written. No contraction: fused operations are explicit.
 FLAGS = ['-std=c11', '-O3', '-g0', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=off', '-fvisibility=hidden']
 
+# What one file may use beyond that, on x86-64; dispatch.c asks the processor for the same.
+INSTRUCTION_SETS = {
+    'variant_avx2.c': ['-mavx2', '-mfma'],
+    'variant_avx512.c': ['-mavx512f', '-mavx512dq', '-mavx512bw', '-mavx512vl', '-mavx2', '-mfma'],
+}
+
 
 def mim_files():
     """Configs, tools and the model index, which mim looks up in mmvmamba/.mim of an installed package."""
@@ -39,11 +45,22 @@ class BuildExt(build_ext):
 
     def build_extension(self, ext):
         try:
-            ext.extra_compile_args, ext.extra_link_args = [*FLAGS, '-fopenmp'], ['-fopenmp']
-            super().build_extension(ext)
+            self.compile_and_link(ext, ['-fopenmp'])
         except (CompileError, LinkError):
-            ext.extra_compile_args, ext.extra_link_args = FLAGS, []  # a compiler without OpenMP: one thread
-            super().build_extension(ext)
+            self.compile_and_link(ext, [])  # a compiler without OpenMP: one thread
+
+    def compile_and_link(self, ext, openmp):
+        """Like build_ext, but each file with its own flags, and always: it takes seconds."""
+        objects = []
+        for source in ext.sources:
+            own = INSTRUCTION_SETS.get(Path(source).name, []) if self.plat_name.endswith('x86_64') else []
+            objects += self.compiler.compile(
+                [source], output_dir=self.build_temp, extra_postargs=[*FLAGS, *own, *openmp], depends=ext.depends
+            )
+        path = self.get_ext_fullpath(ext.name)
+        self.compiler.link_shared_object(
+            objects, path, extra_postargs=openmp, build_temp=self.build_temp, target_lang='c'
+        )
 
 
 class BdistWheel(bdist_wheel):
@@ -55,7 +72,7 @@ class BdistWheel(bdist_wheel):
 scan = Extension(
     'mmvmamba.ops.native._scan',
     sources=sorted(map(str, Path(NATIVE).glob('*.c'))),
-    depends=sorted(map(str, Path(NATIVE).glob('*.h'))),
+    depends=sorted(str(path) for pattern in ('*.h', '*.inc') for path in Path(NATIVE).glob(pattern)),
     optional=True,
 )
 

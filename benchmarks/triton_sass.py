@@ -26,29 +26,11 @@ from mmvmamba.ops.triton.backward import sweep_back
 from mmvmamba.ops.triton.forward import chunk_ends, merge, prefix, sweep
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
-MAPS = {'x', 'dt', 'B', 'C', 'grad_y', 'dx', 'ddt', 'out'}  # in the network's dtype; every other pointer is float32
-POINTERS = MAPS | {
-    'A',
-    'D',
-    'dt_bias',
-    'start',
-    'y',
-    'end_state',
-    'end_grad',
-    'decay',
-    'state',
-    'terms',
-    'last',
-    'scratch',
-    'dA',
-    'dB',
-    'dC',
-    'dD',
-    'dbias',
-}
-# What is a multiple of 16 when the numbers of channels and states are, which Triton compiles a variant for.
-WIDE = {'xb', 'xk', 'xp', 'tb', 'tk', 'tp', 'gb', 'gp', 'ob', 'ok', 'channels'}
-WIDE_STATES = {'Bb', 'Bk', 'Bp', 'Cb', 'Ck', 'Cp', 'states'}
+# Pointers (p_) to what is in the network's dtype; all others are to float32.
+MAPS = {'p_x', 'p_dt', 'p_B', 'p_C', 'p_grad_y', 'p_dx', 'p_ddt', 'p_out'}
+# What is a multiple of 16 when the number of states is, which Triton compiles a variant for; other strides (s_) and
+# pointers always are.
+WITH_STATES = {'s_B_b', 's_B_k', 's_B_p', 's_C_b', 's_C_k', 's_C_p', 'states'}
 
 
 def variants(states):
@@ -57,11 +39,11 @@ def variants(states):
     scan = dict(SOFTPLUS=True, WIDE=False, N=triton.next_power_of_2(states), num_warps=1)
     ahead = dict(scan, BD=launch.forward_channels(states), U=steps)
     back = dict(scan, BD=launch.backward_channels(states))
-    yield 'sweep', sweep, dict(ahead, start=None), steps
+    yield 'sweep', sweep, dict(ahead, p_start=None), steps
     yield 'sweep, chunked', sweep, ahead, steps
-    yield 'chunk_ends', chunk_ends, dict(ahead, ADJOINT=False, grad_y=None, end_grad=None), steps
+    yield 'chunk_ends', chunk_ends, dict(ahead, ADJOINT=False, p_grad_y=None, p_end_grad=None), steps
     yield 'chunk_ends, backward', chunk_ends, dict(back, ADJOINT=True, U=steps), steps
-    yield 'sweep_back', sweep_back, dict(back, SHARED=True, T=steps, start=None, last=None), steps
+    yield 'sweep_back', sweep_back, dict(back, SHARED=True, T=steps, p_start=None, p_last=None), steps
     yield 'sweep_back, chunked', sweep_back, dict(back, SHARED=True, T=steps), steps
     yield 'prefix', prefix, dict(ADJOINT=False, BD=128, U=8, num_warps=4), 8
     yield 'merge', merge, dict(BLOCK=1024, num_warps=4), 1
@@ -72,10 +54,12 @@ def compile_kernel(kernel, constants, dtype, arch, states):
     options = dict(num_warps=constants.pop('num_warps'), **launch.FUSION)
     names = kernel.arg_names
     signature = dict.fromkeys(names, 'i32')
-    signature.update(dict.fromkeys(POINTERS & signature.keys(), '*fp32'))
+    signature.update({name: '*fp32' for name in names if name.startswith('p_')})
     signature.update(dict.fromkeys(MAPS & signature.keys(), f'*{dtype}'))
     signature.update(dict.fromkeys(constants, 'constexpr'))
-    multiples = POINTERS | WIDE | (WIDE_STATES if states % 16 == 0 else set())
+    multiples = {name for name in names if name.startswith(('p_', 's_')) or name == 'channels'} - WITH_STATES
+    if states % 16 == 0:
+        multiples |= WITH_STATES
     aligned = [name for name in names if name not in constants and name in multiples]
     source = ASTSource(
         fn=kernel,

@@ -1,10 +1,13 @@
 """What the C library does with the memory of freed tensors."""
 
+from functools import cache
+
 import torch
 
 LARGEST = 32 * 2**20  # bytes: glibc's DEFAULT_MMAP_THRESHOLD_MAX on 64-bit systems
 
 
+@cache
 def keep_freed_memory() -> None:
     """Let glibc keep up to 64 MiB of freed heap, which it otherwise gives back and gets anew in every block.
 

@@ -1,4 +1,4 @@
 #define LANES 4
 #define KERNELS scan_baseline
 #define NAME "baseline"
-#include "variant.h"
+#include "variant.inc"

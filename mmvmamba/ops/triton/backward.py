@@ -3,22 +3,37 @@
 import triton
 import triton.language as tl
 
-from .forward import _SIZES
-from .walk import advance, facing, next_state, position, retreat, sigmoid, step_size
+from .walk import (
+    LOG2E,
+    UNSPECIALISED,
+    advance,
+    at,
+    code_of,
+    facing,
+    group_of,
+    next_state,
+    pace_of,
+    position,
+    program,
+    read,
+    retreat,
+    row_of,
+    sigmoid,
+    states_at,
+    step_size,
+)
 
 
 @triton.jit
-def replay_steps(
-    h, pos, pace, length, a, bias, x, x_p, dt, dt_p, B, B_p, dm, nm, SOFTPLUS: tl.constexpr, T: tl.constexpr
-):
+def replay_steps(h, pos, pace, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS: tl.constexpr, T: tl.constexpr):
     """T steps of phase one."""
     x_t = ()
     z_t = ()
     B_t = ()
     for _ in tl.static_range(T):
-        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.0),)
-        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.0),)
-        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.0),)
+        x_t = x_t + (read(x, pos, m_d),)
+        z_t = z_t + (read(dt, pos, m_d),)
+        B_t = B_t + (read(B, pos, m_n),)
         pos = advance(pos, pace, length)
     for j in tl.static_range(T):
         delta = step_size(z_t[j], bias, SOFTPLUS)
@@ -40,25 +55,17 @@ def grad_steps(
     bias,
     skip,
     x,
-    x_p,
     dt,
-    dt_p,
     B,
-    B_p,
     C,
-    C_p,
-    grad,
-    grad_p,
+    grad_y,
     dx,
-    dx_p,
     ddt,
-    ddt_p,
     dB,
     dC,
-    dBC_p,
-    dm,
-    nm,
-    add,
+    m_d,
+    m_n,
+    m_add,
     SOFTPLUS: tl.constexpr,
     T: tl.constexpr,
 ):
@@ -66,7 +73,7 @@ def grad_steps(
 
     Tuples run in that order too: item i is step T - 1 - i.
     """
-    a = A * 1.4426950408889634
+    a = A * LOG2E
     x_t = ()
     z_t = ()
     B_t = ()
@@ -77,15 +84,15 @@ def grad_steps(
     ddt_at = ()
     dBC_at = ()
     for i in tl.static_range(T):
-        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.0),)
-        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.0),)
-        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.0),)
-        C_t = C_t + (tl.load(C + pos * C_p, mask=nm, other=0.0),)
-        g_t = g_t + (tl.load(grad + pos * grad_p, mask=dm, other=0.0),)
-        dx_at = dx_at + (dx + pos * dx_p,)
-        dx_t = dx_t + (tl.load(dx_at[i], mask=add, other=0.0),)
-        ddt_at = ddt_at + (ddt + pos * ddt_p,)
-        dBC_at = dBC_at + (pos * dBC_p,)
+        x_t = x_t + (read(x, pos, m_d),)
+        z_t = z_t + (read(dt, pos, m_d),)
+        B_t = B_t + (read(B, pos, m_n),)
+        C_t = C_t + (read(C, pos, m_n),)
+        g_t = g_t + (read(grad_y, pos, m_d),)
+        dx_at = dx_at + (at(dx, pos),)
+        dx_t = dx_t + (tl.load(dx_at[i], mask=m_add, other=0.0),)
+        ddt_at = ddt_at + (at(ddt, pos),)
+        dBC_at = dBC_at + (pos * dB[1],)  # dB and dC are alike
         pos = retreat(pos, pace, length)
     delta_t = ()
     before = (h,)
@@ -98,9 +105,9 @@ def grad_steps(
         delta = delta_t[T - 1 - i]
         u = x_t[i].to(tl.float32)
         dy = g_t[i].to(tl.float32)
-        tl.store(dC + dBC_at[i], tl.sum(before[T - i] * dy[:, None], 0), mask=nm)
+        tl.store(dC[0] + dBC_at[i], tl.sum(before[T - i] * dy[:, None], 0), mask=m_n)
         g += C_t[i].to(tl.float32)[None, :] * dy[:, None]
-        tl.store(dB + dBC_at[i], tl.sum(g * (delta * u)[:, None], 0), mask=nm)
+        tl.store(dB[0] + dBC_at[i], tl.sum(g * (delta * u)[:, None], 0), mask=m_n)
         via_B = tl.sum(g * B_t[i].to(tl.float32)[None, :], 1)
         g = tl.exp2(delta[:, None] * a) * g
         via_a = g * before[T - 1 - i]
@@ -110,48 +117,48 @@ def grad_steps(
             dz = dz * sigmoid(z_t[i].to(tl.float32) + bias)
         sum_bias += dz
         sum_D += dy * u
-        tl.store(ddt_at[i], dz.to(ddt.dtype.element_ty), mask=dm)
+        tl.store(ddt_at[i], dz.to(ddt[0].dtype.element_ty), mask=m_d)
         du = via_B * delta + skip * dy + dx_t[i].to(tl.float32)
-        tl.store(dx_at[i], du.to(dx.dtype.element_ty), mask=dm)
+        tl.store(dx_at[i], du.to(dx[0].dtype.element_ty), mask=m_d)
     return g, sum_A, sum_D, sum_bias, pos
 
 
-@triton.jit(do_not_specialize=_SIZES)
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def sweep_back(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    D,
-    dt_bias,
-    grad_y,
-    start,
-    last,
-    scratch,
-    dx,
-    ddt,
-    dA,
-    dB,
-    dC,
-    dD,
-    dbias,
-    xb,
-    xk,
-    xp,
-    tb,
-    tk,
-    tp,
-    Bb,
-    Bk,
-    Bp,
-    Cb,
-    Ck,
-    Cp,
-    gb,
-    gp,
-    ob,
-    ok,
+    p_x,
+    p_dt,
+    p_A,
+    p_B,
+    p_C,
+    p_D,
+    p_dt_bias,
+    p_grad_y,
+    p_start,
+    p_last,
+    p_scratch,
+    p_dx,
+    p_ddt,
+    p_dA,
+    p_dB,
+    p_dC,
+    p_dD,
+    p_dbias,
+    s_x_b,
+    s_x_k,
+    s_x_p,
+    s_dt_b,
+    s_dt_k,
+    s_dt_p,
+    s_B_b,
+    s_B_k,
+    s_B_p,
+    s_C_b,
+    s_C_k,
+    s_C_p,
+    s_grad_y_b,
+    s_grad_y_p,
+    s_ddt_b,
+    s_ddt_k,
     batch,
     groups,
     traversals,
@@ -179,29 +186,22 @@ def sweep_back(
         ddelta_t = x_t <g_t, B_t> + <A, g_t a_t h_{t-1}>                        ddt_t = ddelta_t softplus'(z_t)
 
     The forward does not store the states that this needs. Phase one sweeps forwards and leaves the state before every
-    T-th step in `scratch`. Phase two takes the tiles of T steps from the last to the first: it rebuilds their states in
-    registers and walks them backwards. The odd steps at the end are tiles of one step. So scratch is
-    (b, K, chunks, chunk // T + T - 1, N, d). `start` and `last` are the state before the chunk and the gradient that
-    comes from behind it, (b, K, chunks, N, d), or None for zeros.
+    T-th step in `p_scratch`. Phase two takes the tiles of T steps from the last to the first: it rebuilds their states
+    in registers and walks them backwards. The odd steps at the end are tiles of one step. So scratch is (b, K, chunks,
+    chunk // T + T - 1, N, d). `p_start` and `p_last` are the state before the chunk and the gradient that comes from
+    behind it, (b, K, chunks, N, d), or None for zeros.
 
-    ddt is (b, K, L, d) with strides (ob, ok, d). dx is (groups, b, L, d), added up over a group's traversals, or
-    without SHARED one map for each traversal, (b, K, L, d). dB and dC are partial sums, (blocks, b, K, L, n); dA (..,
-    n, d), dD and dbias have a row for every image and chunk, (b, chunks, K, ..). Nothing is added by atomics: what is
-    partial here is added in a fixed order afterwards.
+    ddt is (b, K, L, d) with strides (s_ddt_b, s_ddt_k, d). dx is (groups, b, L, d), added up over a group's traversals,
+    or without SHARED one map for each traversal, (b, K, L, d). dB and dC are partial sums, (blocks, b, K, L, n); dA
+    (.., n, d), dD and dbias have a row for every image and chunk, (b, chunks, K, ..). Nothing is added by atomics: what
+    is partial here is added in a fixed order afterwards.
     """
-    pid = tl.program_id(0)
-    blocks = tl.cdiv(channels, BD)
-    block = pid % blocks
+    block, c, group, b = program(channels, chunks, groups, BD)
     d = block * BD + tl.arange(0, BD)
-    pid //= blocks
-    c = pid % chunks
-    pid //= chunks
-    group = pid % groups
-    b = (pid // groups).to(tl.int64)
     n = tl.arange(0, N)
-    dm = d < channels
-    nm = n < states
-    tile = nm[None, :] & dm[:, None]
+    m_d = d < channels
+    m_n = n < states
+    m_tile = m_n[None, :] & m_d[:, None]
     length = height * width
     begin = c * chunk
     end = tl.minimum(begin + chunk, length)
@@ -210,56 +210,47 @@ def sweep_back(
 
     first = 1
     for k in range(0, traversals):
-        entry = (plan >> (4 * k)) & 15
-        if (entry >> 2) == group:
-            code = entry & 3
-            A_k = tl.load(A + (k * states + n[None, :]) * channels + d[:, None] * unit, mask=tile, other=0.0)
-            a = A_k * 1.4426950408889634
-            bias = tl.zeros([BD], tl.float32)
-            skip = tl.zeros([BD], tl.float32)
-            if dt_bias is not None:
-                bias += tl.load(dt_bias + k * channels + d, mask=dm, other=0.0)
-            if D is not None:
-                skip += tl.load(D + k * channels + d, mask=dm, other=0.0)
+        if group_of(plan, k) == group:
+            code = code_of(plan, k)
+            A = tl.load(p_A + states_at(k, n, d, states, channels, unit), mask=m_tile, other=0.0)
+            a = A * LOG2E
+            bias = row_of(p_dt_bias, k, d, channels, m_d, BD)
+            skip = row_of(p_D, k, d, channels, m_d, BD)
             image = b * traversals + k
-            edge = (image * chunks + c) * states + n
             h = tl.zeros([BD, N], tl.float32)
             g = tl.zeros([BD, N], tl.float32)
-            if start is not None:
-                h += tl.load(start + edge[None, :] * channels + d[:, None] * unit, mask=tile, other=0.0)
-                g += tl.load(last + edge[None, :] * channels + d[:, None] * unit, mask=tile, other=0.0)
+            if p_start is not None:
+                o_edge = states_at(image * chunks + c, n, d, states, channels, unit)
+                h += tl.load(p_start + o_edge, mask=m_tile, other=0.0)
+                g += tl.load(p_last + o_edge, mask=m_tile, other=0.0)
             slots = chunk // T + T - 1
-            slot = scratch + (image * chunks + c) * slots * states * channels
-            inner = n[None, :] * channels + d[:, None] * unit
+            p_slot = p_scratch + (image * chunks + c) * slots * states * channels
+            o_slot = n[None, :] * channels + d[:, None] * unit
             k64 = tl.cast(k, tl.int64)
-            x_k, x_p = facing(x + b * xb + k64 * xk + d, xp, code, length)
-            dt_k, dt_p = facing(dt + b * tb + k64 * tk + d, tp, code, length)
-            B_k, B_p = facing(B + b * Bb + k64 * Bk + n, Bp, code, length)
-            C_k, C_p = facing(C + b * Cb + k64 * Ck + n, Cp, code, length)
-            grad_k, grad_p = facing(grad_y + b * gb + d, gp, code, length)
-            sums = group * batch + b if SHARED else image
-            dx_k, dx_p = facing(dx + sums * length * channels + d, channels, code, length)
-            ddt_k, ddt_p = facing(ddt + b * ob + k64 * ok + d, channels, code, length)
-            sums = (block * batch.to(tl.int64) * traversals + image) * length * states
-            dB_k, dBC_p = facing(dB + sums + n, states, code, length)
-            dC_k, dBC_p = facing(dC + sums + n, states, code, length)
-            add = dm & (first == 0) & SHARED
-            pace = tl.where((code & 1) == 1, width, 1)
+            x = facing(p_x + b * s_x_b + k64 * s_x_k + d, s_x_p, code, length)
+            dt = facing(p_dt + b * s_dt_b + k64 * s_dt_k + d, s_dt_p, code, length)
+            B = facing(p_B + b * s_B_b + k64 * s_B_k + n, s_B_p, code, length)
+            C = facing(p_C + b * s_C_b + k64 * s_C_k + n, s_C_p, code, length)
+            grad_y = facing(p_grad_y + b * s_grad_y_b + d, s_grad_y_p, code, length)
+            dx_map = group * batch + b if SHARED else image
+            dx = facing(p_dx + dx_map * length * channels + d, channels, code, length)
+            ddt = facing(p_ddt + b * s_ddt_b + k64 * s_ddt_k + d, channels, code, length)
+            o_part = (block * batch.to(tl.int64) * traversals + image) * length * states
+            dB = facing(p_dB + o_part + n, states, code, length)
+            dC = facing(p_dC + o_part + n, states, code, length)
+            m_add = m_d & (first == 0) & SHARED
+            pace = pace_of(code, width)
             origin = tl.where(code >= 2, length - end, begin)
 
             pos = position(origin, code, height, width, WIDE)
             for _ in range(0, even, T):
-                tl.store(slot + inner, h, mask=tile)
-                slot += states * channels
-                h, pos = replay_steps(
-                    h, pos, pace, length, a, bias, x_k, x_p, dt_k, dt_p, B_k, B_p, dm, nm, SOFTPLUS, T
-                )
+                tl.store(p_slot + o_slot, h, mask=m_tile)
+                p_slot += states * channels
+                h, pos = replay_steps(h, pos, pace, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS, T)
             for _ in range(0, odd):
-                tl.store(slot + inner, h, mask=tile)
-                slot += states * channels
-                h, pos = replay_steps(
-                    h, pos, pace, length, a, bias, x_k, x_p, dt_k, dt_p, B_k, B_p, dm, nm, SOFTPLUS, 1
-                )
+                tl.store(p_slot + o_slot, h, mask=m_tile)
+                p_slot += states * channels
+                h, pos = replay_steps(h, pos, pace, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS, 1)
             tl.debug_barrier()  # phase two reads the scratch
 
             sum_A = tl.zeros([BD, N], tl.float32)
@@ -267,8 +258,8 @@ def sweep_back(
             sum_bias = tl.zeros([BD], tl.float32)
             pos = position(origin + end - begin - 1, code, height, width, WIDE)
             for _ in range(0, odd):
-                slot -= states * channels
-                h = tl.load(slot + inner, mask=tile, other=0.0)
+                p_slot -= states * channels
+                h = tl.load(p_slot + o_slot, mask=m_tile, other=0.0)
                 g, sum_A, sum_D, sum_bias, pos = grad_steps(
                     h,
                     g,
@@ -278,35 +269,27 @@ def sweep_back(
                     pos,
                     pace,
                     length,
-                    A_k,
+                    A,
                     bias,
                     skip,
-                    x_k,
-                    x_p,
-                    dt_k,
-                    dt_p,
-                    B_k,
-                    B_p,
-                    C_k,
-                    C_p,
-                    grad_k,
-                    grad_p,
-                    dx_k,
-                    dx_p,
-                    ddt_k,
-                    ddt_p,
-                    dB_k,
-                    dC_k,
-                    dBC_p,
-                    dm,
-                    nm,
-                    add,
+                    x,
+                    dt,
+                    B,
+                    C,
+                    grad_y,
+                    dx,
+                    ddt,
+                    dB,
+                    dC,
+                    m_d,
+                    m_n,
+                    m_add,
                     SOFTPLUS,
                     1,
                 )
             for _ in range(0, even, T):
-                slot -= states * channels
-                h = tl.load(slot + inner, mask=tile, other=0.0)
+                p_slot -= states * channels
+                h = tl.load(p_slot + o_slot, mask=m_tile, other=0.0)
                 g, sum_A, sum_D, sum_bias, pos = grad_steps(
                     h,
                     g,
@@ -316,38 +299,30 @@ def sweep_back(
                     pos,
                     pace,
                     length,
-                    A_k,
+                    A,
                     bias,
                     skip,
-                    x_k,
-                    x_p,
-                    dt_k,
-                    dt_p,
-                    B_k,
-                    B_p,
-                    C_k,
-                    C_p,
-                    grad_k,
-                    grad_p,
-                    dx_k,
-                    dx_p,
-                    ddt_k,
-                    ddt_p,
-                    dB_k,
-                    dC_k,
-                    dBC_p,
-                    dm,
-                    nm,
-                    add,
+                    x,
+                    dt,
+                    B,
+                    C,
+                    grad_y,
+                    dx,
+                    ddt,
+                    dB,
+                    dC,
+                    m_d,
+                    m_n,
+                    m_add,
                     SOFTPLUS,
                     T,
                 )
 
             row = (b * chunks + c) * traversals + k
-            tl.store(dA + (row * states + n[None, :]) * channels + d[:, None] * unit, sum_A, mask=tile)
-            if dD is not None:
-                tl.store(dD + row * channels + d, sum_D, mask=dm)
-            if dbias is not None:
-                tl.store(dbias + row * channels + d, sum_bias, mask=dm)
+            tl.store(p_dA + states_at(row, n, d, states, channels, unit), sum_A, mask=m_tile)
+            if p_dD is not None:
+                tl.store(p_dD + row * channels + d, sum_D, mask=m_d)
+            if p_dbias is not None:
+                tl.store(p_dbias + row * channels + d, sum_bias, mask=m_d)
             first = 0
             tl.debug_barrier()  # the next traversal reads dx

@@ -3,35 +3,28 @@
 import triton
 import triton.language as tl
 
-from .walk import advance, facing, next_state, position, step_size
-
-_SIZES = ['batch', 'groups', 'traversals', 'plan', 'height', 'width', 'chunk', 'chunks', 'unit']
+from .walk import (
+    LOG2E,
+    UNSPECIALISED,
+    advance,
+    at,
+    code_of,
+    facing,
+    group_of,
+    next_state,
+    pace_of,
+    position,
+    program,
+    read,
+    row_of,
+    states_at,
+    step_size,
+)
 
 
 @triton.jit
 def scan_steps(
-    h,
-    pos,
-    pace,
-    length,
-    a,
-    bias,
-    skip,
-    x,
-    x_p,
-    dt,
-    dt_p,
-    B,
-    B_p,
-    C,
-    C_p,
-    y,
-    y_p,
-    dm,
-    nm,
-    add,
-    SOFTPLUS: tl.constexpr,
-    U: tl.constexpr,
+    h, pos, pace, length, a, bias, skip, x, dt, B, C, y, m_d, m_n, m_add, SOFTPLUS: tl.constexpr, U: tl.constexpr
 ):
     """U steps of `sweep`: all loads, then all arithmetic and stores."""
     x_t = ()
@@ -41,44 +34,44 @@ def scan_steps(
     y_at = ()
     y_t = ()
     for j in tl.static_range(U):
-        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.0),)
-        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.0),)
-        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.0),)
-        C_t = C_t + (tl.load(C + pos * C_p, mask=nm, other=0.0),)
-        y_at = y_at + (y + pos * y_p,)
-        y_t = y_t + (tl.load(y_at[j], mask=add, other=0.0),)
+        x_t = x_t + (read(x, pos, m_d),)
+        z_t = z_t + (read(dt, pos, m_d),)
+        B_t = B_t + (read(B, pos, m_n),)
+        C_t = C_t + (read(C, pos, m_n),)
+        y_at = y_at + (at(y, pos),)
+        y_t = y_t + (tl.load(y_at[j], mask=m_add, other=0.0),)
         pos = advance(pos, pace, length)
     for j in tl.static_range(U):
         delta = step_size(z_t[j], bias, SOFTPLUS)
         h = next_state(h, tl.exp2(delta[:, None] * a), delta, x_t[j], B_t[j])
         out = tl.sum(h * C_t[j].to(tl.float32)[None, :], 1) + skip * x_t[j].to(tl.float32) + y_t[j].to(tl.float32)
-        tl.store(y_at[j], out.to(y.dtype.element_ty), mask=dm)
+        tl.store(y_at[j], out.to(y[0].dtype.element_ty), mask=m_d)
     return h, pos
 
 
-@triton.jit(do_not_specialize=_SIZES)
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def sweep(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    D,
-    dt_bias,
-    start,
-    y,
-    xb,
-    xk,
-    xp,
-    tb,
-    tk,
-    tp,
-    Bb,
-    Bk,
-    Bp,
-    Cb,
-    Ck,
-    Cp,
+    p_x,
+    p_dt,
+    p_A,
+    p_B,
+    p_C,
+    p_D,
+    p_dt_bias,
+    p_start,
+    p_y,
+    s_x_b,
+    s_x_k,
+    s_x_p,
+    s_dt_b,
+    s_dt_k,
+    s_dt_p,
+    s_B_b,
+    s_B_k,
+    s_B_p,
+    s_C_b,
+    s_C_k,
+    s_C_p,
     batch,
     groups,
     traversals,
@@ -105,107 +98,47 @@ def sweep(
 
     The group's traversals (a row traversal and its reverse, say) run one after the other over the same positions: the
     first writes y, the others add to what the same lane has written, so the sum has one order and needs no atomics.
-    Chunks are cut in natural order, which makes them the same positions for a traversal and its reverse. `start` holds
-    the state at which each chunk starts, (b, K, chunks, N, d); None means zero, for a sequence in one chunk.
+    Chunks are cut in natural order, which makes them the same positions for a traversal and its reverse. `p_start`
+    holds the state at which each chunk starts, (b, K, chunks, N, d); None means zero, for a sequence in one chunk.
 
     Maps are (b, K, L, d) with strides (b, k, p), B and C (b, K, L, n); A (K, n, d), D and dt_bias (K, d) are contiguous
-    and y is (groups, b, L, d). plan: 4 bits a traversal, two for its code and two for its group. unit is 1, which the
-    compiler must not know: it would lay tiles out for wide loads of A, and spread the states over the lanes for them.
+    and y is (groups, b, L, d).
     """
-    pid = tl.program_id(0)
-    blocks = tl.cdiv(channels, BD)
-    d = (pid % blocks) * BD + tl.arange(0, BD)
-    pid //= blocks
-    c = pid % chunks
-    pid //= chunks
-    group = pid % groups
-    b = (pid // groups).to(tl.int64)
+    block, c, group, b = program(channels, chunks, groups, BD)
+    d = block * BD + tl.arange(0, BD)
     n = tl.arange(0, N)
-    dm = d < channels
-    nm = n < states
-    tile = nm[None, :] & dm[:, None]
+    m_d = d < channels
+    m_n = n < states
+    m_tile = m_n[None, :] & m_d[:, None]
     length = height * width
     begin = c * chunk
     end = tl.minimum(begin + chunk, length)
     even = (end - begin) // U * U
-    y += (group * batch + b) * length * channels + d
 
     first = 1
     for k in range(0, traversals):
-        entry = (plan >> (4 * k)) & 15
-        if (entry >> 2) == group:
-            code = entry & 3
-            a = tl.load(A + (k * states + n[None, :]) * channels + d[:, None] * unit, mask=tile, other=0.0)
-            a *= 1.4426950408889634  # so that exp(delta A) is exp2(delta a)
-            bias = tl.zeros([BD], tl.float32)
-            skip = tl.zeros([BD], tl.float32)
-            if dt_bias is not None:
-                bias += tl.load(dt_bias + k * channels + d, mask=dm, other=0.0)
-            if D is not None:
-                skip += tl.load(D + k * channels + d, mask=dm, other=0.0)
+        if group_of(plan, k) == group:
+            code = code_of(plan, k)
+            a = tl.load(p_A + states_at(k, n, d, states, channels, unit), mask=m_tile, other=0.0) * LOG2E
+            bias = row_of(p_dt_bias, k, d, channels, m_d, BD)
+            skip = row_of(p_D, k, d, channels, m_d, BD)
             h = tl.zeros([BD, N], tl.float32)
-            if start is not None:
-                edge = ((b * traversals + k) * chunks + c) * states + n
-                h += tl.load(start + edge[None, :] * channels + d[:, None] * unit, mask=tile, other=0.0)
+            if p_start is not None:
+                row = (b * traversals + k) * chunks + c
+                h += tl.load(p_start + states_at(row, n, d, states, channels, unit), mask=m_tile, other=0.0)
             k64 = tl.cast(k, tl.int64)
-            x_k, x_p = facing(x + b * xb + k64 * xk + d, xp, code, length)
-            dt_k, dt_p = facing(dt + b * tb + k64 * tk + d, tp, code, length)
-            B_k, B_p = facing(B + b * Bb + k64 * Bk + n, Bp, code, length)
-            C_k, C_p = facing(C + b * Cb + k64 * Ck + n, Cp, code, length)
-            y_k, y_p = facing(y, channels, code, length)
-            add = dm & (first == 0)
-            pace = tl.where((code & 1) == 1, width, 1)
+            x = facing(p_x + b * s_x_b + k64 * s_x_k + d, s_x_p, code, length)
+            dt = facing(p_dt + b * s_dt_b + k64 * s_dt_k + d, s_dt_p, code, length)
+            B = facing(p_B + b * s_B_b + k64 * s_B_k + n, s_B_p, code, length)
+            C = facing(p_C + b * s_C_b + k64 * s_C_k + n, s_C_p, code, length)
+            y = facing(p_y + (group * batch + b) * length * channels + d, channels, code, length)
+            m_add = m_d & (first == 0)
+            pace = pace_of(code, width)
             pos = position(tl.where(code >= 2, length - end, begin), code, height, width, WIDE)
             for _ in range(0, even, U):
-                h, pos = scan_steps(
-                    h,
-                    pos,
-                    pace,
-                    length,
-                    a,
-                    bias,
-                    skip,
-                    x_k,
-                    x_p,
-                    dt_k,
-                    dt_p,
-                    B_k,
-                    B_p,
-                    C_k,
-                    C_p,
-                    y_k,
-                    y_p,
-                    dm,
-                    nm,
-                    add,
-                    SOFTPLUS,
-                    U,
-                )
+                h, pos = scan_steps(h, pos, pace, length, a, bias, skip, x, dt, B, C, y, m_d, m_n, m_add, SOFTPLUS, U)
             for _ in range(even, end - begin):
-                h, pos = scan_steps(
-                    h,
-                    pos,
-                    pace,
-                    length,
-                    a,
-                    bias,
-                    skip,
-                    x_k,
-                    x_p,
-                    dt_k,
-                    dt_p,
-                    B_k,
-                    B_p,
-                    C_k,
-                    C_p,
-                    y_k,
-                    y_p,
-                    dm,
-                    nm,
-                    add,
-                    SOFTPLUS,
-                    1,
-                )
+                h, pos = scan_steps(h, pos, pace, length, a, bias, skip, x, dt, B, C, y, m_d, m_n, m_add, SOFTPLUS, 1)
             first = 0
             tl.debug_barrier()  # the next traversal reads y
 
@@ -222,17 +155,12 @@ def chunk_steps(
     a,
     bias,
     x,
-    x_p,
     dt,
-    dt_p,
     B,
-    B_p,
     C,
-    C_p,
-    grad,
-    grad_p,
-    dm,
-    nm,
+    grad_y,
+    m_d,
+    m_n,
     ADJOINT: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     U: tl.constexpr,
@@ -244,12 +172,12 @@ def chunk_steps(
     C_t = ()
     g_t = ()
     for _ in tl.static_range(U):
-        x_t = x_t + (tl.load(x + pos * x_p, mask=dm, other=0.0),)
-        z_t = z_t + (tl.load(dt + pos * dt_p, mask=dm, other=0.0),)
-        B_t = B_t + (tl.load(B + pos * B_p, mask=nm, other=0.0),)
+        x_t = x_t + (read(x, pos, m_d),)
+        z_t = z_t + (read(dt, pos, m_d),)
+        B_t = B_t + (read(B, pos, m_n),)
         if ADJOINT:
-            C_t = C_t + (tl.load(C + pos * C_p, mask=nm, other=0.0),)
-            g_t = g_t + (tl.load(grad + pos * grad_p, mask=dm, other=0.0),)
+            C_t = C_t + (read(C, pos, m_n),)
+            g_t = g_t + (read(grad_y, pos, m_d),)
         pos = advance(pos, pace, length)
     for j in tl.static_range(U):
         delta = step_size(z_t[j], bias, SOFTPLUS)
@@ -262,32 +190,32 @@ def chunk_steps(
     return h, g, since, total, pos
 
 
-@triton.jit(do_not_specialize=_SIZES)
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def chunk_ends(
-    x,
-    dt,
-    A,
-    B,
-    C,
-    dt_bias,
-    grad_y,
-    end_state,
-    end_grad,
-    decay,
-    xb,
-    xk,
-    xp,
-    tb,
-    tk,
-    tp,
-    Bb,
-    Bk,
-    Bp,
-    Cb,
-    Ck,
-    Cp,
-    gb,
-    gp,
+    p_x,
+    p_dt,
+    p_A,
+    p_B,
+    p_C,
+    p_dt_bias,
+    p_grad_y,
+    p_end_state,
+    p_end_grad,
+    p_decay,
+    s_x_b,
+    s_x_k,
+    s_x_p,
+    s_dt_b,
+    s_dt_k,
+    s_dt_p,
+    s_B_b,
+    s_B_k,
+    s_B_p,
+    s_C_b,
+    s_C_k,
+    s_C_p,
+    s_grad_y_b,
+    s_grad_y_p,
     traversals,
     plan,
     height,
@@ -310,110 +238,56 @@ def chunk_ends(
     exp(A decay) is the decay of a state across it. ADJOINT adds end_grad, what its outputs send to the state before it:
     sum_t exp(A (delta_1 + ... + delta_t)) C_t grad_y_t, which needs no backward walk.
     """
-    pid = tl.program_id(0)
-    blocks = tl.cdiv(channels, BD)
-    d = (pid % blocks) * BD + tl.arange(0, BD)
-    pid //= blocks
-    c = pid % chunks
-    pid //= chunks
-    k = pid % traversals
-    k64 = tl.cast(k, tl.int64)
-    b = (pid // traversals).to(tl.int64)
+    block, c, k, b = program(channels, chunks, traversals, BD)
+    d = block * BD + tl.arange(0, BD)
     n = tl.arange(0, N)
-    dm = d < channels
-    nm = n < states
-    tile = nm[None, :] & dm[:, None]
+    m_d = d < channels
+    m_n = n < states
+    m_tile = m_n[None, :] & m_d[:, None]
     length = height * width
     begin = c * chunk
     end = tl.minimum(begin + chunk, length)
     even = (end - begin) // U * U
-    code = ((plan >> (4 * k)) & 3).to(tl.int32)
+    code = code_of(plan, k).to(tl.int32)
 
-    a = tl.load(A + (k * states + n[None, :]) * channels + d[:, None] * unit, mask=tile, other=0.0) * 1.4426950408889634
-    bias = tl.zeros([BD], tl.float32)
-    if dt_bias is not None:
-        bias += tl.load(dt_bias + k * channels + d, mask=dm, other=0.0)
-    x, x_p = facing(x + b * xb + k64 * xk + d, xp, code, length)
-    dt, dt_p = facing(dt + b * tb + k64 * tk + d, tp, code, length)
-    B, B_p = facing(B + b * Bb + k64 * Bk + n, Bp, code, length)
-    C, C_p = facing(C + b * Cb + k64 * Ck + n, Cp, code, length)
+    a = tl.load(p_A + states_at(k, n, d, states, channels, unit), mask=m_tile, other=0.0) * LOG2E
+    bias = row_of(p_dt_bias, k, d, channels, m_d, BD)
+    k64 = tl.cast(k, tl.int64)
+    x = facing(p_x + b * s_x_b + k64 * s_x_k + d, s_x_p, code, length)
+    dt = facing(p_dt + b * s_dt_b + k64 * s_dt_k + d, s_dt_p, code, length)
+    B = facing(p_B + b * s_B_b + k64 * s_B_k + n, s_B_p, code, length)
+    C = facing(p_C + b * s_C_b + k64 * s_C_k + n, s_C_p, code, length)
     if ADJOINT:
-        grad, grad_p = facing(grad_y + b * gb + d, gp, code, length)
+        grad_y = facing(p_grad_y + b * s_grad_y_b + d, s_grad_y_p, code, length)
     else:
-        grad, grad_p = x, x_p  # not read
+        grad_y = x  # not read
     h = tl.zeros([BD, N], tl.float32)
     g = tl.zeros([BD, N], tl.float32)
     since = tl.full([BD, N], 1.0, tl.float32)
     total = tl.zeros([BD], tl.float32)
-    pace = tl.where((code & 1) == 1, width, 1)
+    pace = pace_of(code, width)
     pos = position(tl.where(code >= 2, length - end, begin), code, height, width, WIDE)
     for _ in range(0, even, U):
         h, g, since, total, pos = chunk_steps(
-            h,
-            g,
-            since,
-            total,
-            pos,
-            pace,
-            length,
-            a,
-            bias,
-            x,
-            x_p,
-            dt,
-            dt_p,
-            B,
-            B_p,
-            C,
-            C_p,
-            grad,
-            grad_p,
-            dm,
-            nm,
-            ADJOINT,
-            SOFTPLUS,
-            U,
+            h, g, since, total, pos, pace, length, a, bias, x, dt, B, C, grad_y, m_d, m_n, ADJOINT, SOFTPLUS, U
         )
     for _ in range(even, end - begin):
         h, g, since, total, pos = chunk_steps(
-            h,
-            g,
-            since,
-            total,
-            pos,
-            pace,
-            length,
-            a,
-            bias,
-            x,
-            x_p,
-            dt,
-            dt_p,
-            B,
-            B_p,
-            C,
-            C_p,
-            grad,
-            grad_p,
-            dm,
-            nm,
-            ADJOINT,
-            SOFTPLUS,
-            1,
+            h, g, since, total, pos, pace, length, a, bias, x, dt, B, C, grad_y, m_d, m_n, ADJOINT, SOFTPLUS, 1
         )
     row = (b * traversals + k) * chunks + c
-    tl.store(decay + row * channels + d, total, mask=dm)
-    edge = (row * states + n[None, :]) * channels + d[:, None] * unit
-    tl.store(end_state + edge, h, mask=tile)
+    tl.store(p_decay + row * channels + d, total, mask=m_d)
+    o_state = states_at(row, n, d, states, channels, unit)
+    tl.store(p_end_state + o_state, h, mask=m_tile)
     if ADJOINT:
-        tl.store(end_grad + edge, g, mask=tile)
+        tl.store(p_end_grad + o_state, g, mask=m_tile)
 
 
-@triton.jit(do_not_specialize=_SIZES)
+@triton.jit(do_not_specialize=UNSPECIALISED)
 def prefix(
-    A,
-    decay,
-    state,
+    p_A,
+    p_decay,
+    p_state,
     traversals,
     plan,
     channels,
@@ -435,31 +309,31 @@ def prefix(
     n = pid % states
     k = (pid // states) % traversals
     row = (pid // states).to(tl.int64) * chunks
-    dm = d < channels
-    backwards = (((plan >> (4 * k)) & 2) != 0) != ADJOINT
-    a = tl.load(A + (k * states + n) * channels + d, mask=dm, other=0.0) * 1.4426950408889634
+    m_d = d < channels
+    backwards = (code_of(plan, k) >= 2) != ADJOINT
+    a = tl.load(p_A + (k * states + n) * channels + d, mask=m_d, other=0.0) * LOG2E
     carry = tl.zeros([BD], tl.float32)
     for i in range(0, chunks, U):
-        at = ()
+        p_at = ()
         delta = ()
         end = ()
         for j in tl.static_range(U):
             c = row + tl.where(backwards, chunks - 1 - i - j, i + j)
-            live = dm & (i + j < chunks)
-            at = at + (state + (c * states + n) * channels + d,)
-            delta = delta + (tl.load(decay + c * channels + d, mask=live, other=0.0),)
-            end = end + (tl.load(at[j], mask=live, other=0.0),)
+            live = m_d & (i + j < chunks)
+            p_at = p_at + (p_state + (c * states + n) * channels + d,)
+            delta = delta + (tl.load(p_decay + c * channels + d, mask=live, other=0.0),)
+            end = end + (tl.load(p_at[j], mask=live, other=0.0),)
         for j in tl.static_range(U):
-            tl.store(at[j], carry, mask=dm & (i + j < chunks))
+            tl.store(p_at[j], carry, mask=m_d & (i + j < chunks))
             carry = tl.exp2(delta[j] * a) * carry + end[j]
 
 
 @triton.jit(do_not_specialize=['parts', 'size'])
-def merge(terms, out, parts, size, BLOCK: tl.constexpr):
+def merge(p_terms, p_out, parts, size, BLOCK: tl.constexpr):
     """out = the sum of `parts` float32 arrays of `size` elements, in their order, rounded once to the dtype of out."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for _ in range(0, parts):
-        total += tl.load(terms + i, mask=i < size, other=0.0)
-        terms += size
-    tl.store(out + i, total.to(out.dtype.element_ty), mask=i < size)
+        total += tl.load(p_terms + i, mask=i < size, other=0.0)
+        p_terms += size
+    tl.store(p_out + i, total.to(p_out.dtype.element_ty), mask=i < size)

@@ -20,6 +20,7 @@ from .forward import chunk_ends, merge, prefix, sweep
 
 WARPS_PER_MULTIPROCESSOR = 8  # at least, to hide the latency of loads: an estimate, not tuned on a device
 MIN_CHUNK = 16  # steps
+MAX_TRAVERSALS = 15  # of the 4 bits each that fit into a plan of 64
 MAX_SCRATCH = 1 << 30  # bytes; the backward takes a batch that needs more in parts
 FUSION = dict(enable_fp_fusion=True)  # its default differs between versions of Triton
 
@@ -80,7 +81,17 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == 'cuda' else 1
 
 
+def check(codes: list[int]) -> None:
+    """Raises ValueError for traversals that the kernels cannot take."""
+    if len(codes) > MAX_TRAVERSALS:
+        raise ValueError(
+            f'The Triton scan takes at most {MAX_TRAVERSALS} traversals, not {len(codes)}: '
+            "use_backend('blocked') takes any number."
+        )
+
+
 def forward(x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus, out_dtype) -> Tensor:
+    check(traversals)
     if dt_weight is not None:
         dt = expand(dt, dt_weight)
     out = x.new_empty((x.shape[0], *x.shape[-3:]), dtype=out_dtype)
@@ -91,6 +102,7 @@ def forward(x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus, out_
 
 
 def backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus) -> tuple[Tensor | None, ...]:
+    check(traversals)
     full = dt if dt_weight is None else expand(dt, dt_weight)
     dx, dB, dC = (t.new_empty(t.shape) for t in (x, B, C))
     ddt = dt.new_empty(dt.shape) if dt_weight is None else torch.empty_like(full)  # as the GEMM wants it
@@ -154,15 +166,15 @@ def as_sequence(maps: Tensor) -> Tensor:
 
 def write_sum(terms: Tensor, out: Tensor) -> None:
     """out = terms.sum(0), added in order and rounded once; both are contiguous, terms is float32."""
-    merge[(triton.cdiv(out.numel(), 1024),)](terms, out, len(terms), out.numel(), BLOCK=1024, num_warps=4, **FUSION)
+    merge[(triton.cdiv(out.numel(), 1024),)](
+        p_terms=terms, p_out=out, parts=len(terms), size=out.numel(), BLOCK=1024, num_warps=4, **FUSION
+    )
 
 
 class Scan:
     """One call's tensors as the kernels take them, for programs of `block` channels."""
 
     def __init__(self, x, dt, A, B, C, D, dt_bias, codes, dt_softplus, block):
-        if len(codes) > 15:
-            raise ValueError(f'The Triton scan takes at most 15 traversals, not {len(codes)}: use the blocked scan.')
         height, width = x.shape[-3:-1]
         if height == 1 or width == 1:
             codes = [code & 2 for code in codes]  # a column is a row here, and the cheaper one to walk
@@ -181,41 +193,52 @@ class Scan:
         if self.states > 2:
             B, C = B.contiguous(), C.contiguous()  # small beside the maps, and aligned: one load for 8 states
         maps = [as_sequence(t) for t in (x.unsqueeze(1) if self.shared else x, dt, B, C)]
-        self.x, self.dt, self.B, self.C = maps
-        self.A, self.D, self.dt_bias = (None if t is None else t.contiguous() for t in (A.transpose(1, 2), D, dt_bias))
-        self.strides = [s for t in maps for s in t.stride()[:3]]
+        strides = [t.stride()[:3] for t in maps]
         if self.shared:
-            self.strides[1] = 0
-        self.geometry = (self.K, self.plan, height, width, self.channels, self.states, self.chunk, self.chunks, 1)
+            strides[0] = (strides[0][0], 0, strides[0][2])
+        names = ('x', 'dt', 'B', 'C')
+        self.parameters = dict(
+            p_A=A.transpose(1, 2).contiguous(), p_dt_bias=None if dt_bias is None else dt_bias.contiguous()
+        )
+        self.D = None if D is None else D.contiguous()
+        self.maps = {f'p_{name}': t for name, t in zip(names, maps)}
+        self.maps |= {f's_{name}_{axis}': s for name, of in zip(names, strides) for axis, s in zip('bkp', of)}
+        self.position_strides = [of[2] for of in strides]
+        self.geometry = dict(
+            traversals=self.K,
+            plan=self.plan,
+            height=height,
+            width=width,
+            channels=self.channels,
+            states=self.states,
+            chunk=self.chunk,
+            chunks=self.chunks,
+            unit=1,
+        )
         self.constants = dict(
             SOFTPLUS=dt_softplus, N=triton.next_power_of_2(self.states), BD=block, num_warps=1, **FUSION
         )
 
     def wide(self, *strides: int) -> bool:
         """Whether an offset within an image needs 64 bits, given further strides from position to position."""
-        return self.length * max(self.channels, self.states, *self.strides[2::3], *strides) >= 1 << 31
+        return self.length * max(self.channels, self.states, *self.position_strides, *strides) >= 1 << 31
 
     def new(self, *shape: int) -> Tensor:
-        return self.x.new_empty(shape, dtype=torch.float32)
+        return self.maps['p_x'].new_empty(shape, dtype=torch.float32)
 
     def forward(self, out: Tensor) -> None:
         """Writes out, (b, H, W, d) of any dtype."""
         start = self.chunk_states() if self.chunks > 1 else None
         terms = out[None] if self.K == 1 else self.new(self.groups, *out.shape)
         sweep[(self.programs * self.groups,)](
-            self.x,
-            self.dt,
-            self.A,
-            self.B,
-            self.C,
-            self.D,
-            self.dt_bias,
-            start,
-            terms,
-            *self.strides,
-            self.batch,
-            self.groups,
-            *self.geometry,
+            **self.maps,
+            **self.parameters,
+            p_D=self.D,
+            p_start=start,
+            p_y=terms,
+            batch=self.batch,
+            groups=self.groups,
+            **self.geometry,
             WIDE=self.wide(),
             U=self.steps,
             **self.constants,
@@ -231,19 +254,15 @@ class Scan:
         before = self.new(self.batch, self.K, self.chunks, self.states, self.channels)
         behind = torch.empty_like(before) if adjoint else None
         chunk_ends[(self.programs * self.K,)](
-            self.x,
-            self.dt,
-            self.A,
-            self.B,
-            self.C,
-            self.dt_bias,
-            grad_y,
-            before,
-            behind,
-            decay,
-            *self.strides,
-            *strides,
-            *self.geometry,
+            **self.maps,
+            **self.parameters,
+            p_grad_y=grad_y,
+            p_end_state=before,
+            p_end_grad=behind,
+            p_decay=decay,
+            s_grad_y_b=strides[0],
+            s_grad_y_p=strides[1],
+            **self.geometry,
             ADJOINT=adjoint,
             WIDE=self.wide(*strides),
             U=self.steps,
@@ -251,14 +270,14 @@ class Scan:
         )
         for state in (before, behind) if adjoint else (before,):
             prefix[(triton.cdiv(self.channels, 128) * self.states * self.K * self.batch,)](
-                self.A,
-                decay,
-                state,
-                self.K,
-                self.plan,
-                self.channels,
-                self.states,
-                self.chunks,
+                p_A=self.parameters['p_A'],
+                p_decay=decay,
+                p_state=state,
+                traversals=self.K,
+                plan=self.plan,
+                channels=self.channels,
+                states=self.states,
+                chunks=self.chunks,
                 ADJOINT=state is behind,
                 BD=128,
                 U=8,
@@ -279,29 +298,27 @@ class Scan:
         rows = [None if t is None else self.new(self.batch * self.chunks, *t.shape) for t in totals]
         strides = grad_y.stride()[:2]
         sweep_back[(self.programs * self.groups,)](
-            self.x,
-            self.dt,
-            self.A,
-            self.B,
-            self.C,
-            self.D,
-            self.dt_bias,
-            grad_y,
-            before,
-            behind,
-            scratch,
-            dx_terms,
-            ddt,
-            rows[0],
-            dB_terms,
-            dC_terms,
-            *rows[1:],
-            *self.strides,
-            *strides,
-            *ddt.stride()[:2],
-            self.batch,
-            self.groups,
-            *self.geometry,
+            **self.maps,
+            **self.parameters,
+            p_D=self.D,
+            p_grad_y=grad_y,
+            p_start=before,
+            p_last=behind,
+            p_scratch=scratch,
+            p_dx=dx_terms,
+            p_ddt=ddt,
+            p_dA=rows[0],
+            p_dB=dB_terms,
+            p_dC=dC_terms,
+            p_dD=rows[1],
+            p_dbias=rows[2],
+            s_grad_y_b=strides[0],
+            s_grad_y_p=strides[1],
+            s_ddt_b=ddt.stride(0),
+            s_ddt_k=ddt.stride(1),
+            batch=self.batch,
+            groups=self.groups,
+            **self.geometry,
             SHARED=self.shared,
             WIDE=self.wide(*strides),
             T=self.steps,

@@ -1,7 +1,57 @@
-"""What the kernels share: how a traversal walks a map, and the two transcendentals of the scan."""
+"""What the kernels share: which program does what, how a traversal walks a map, and the arithmetic of a step.
+
+Prefixes: p_ pointer, s_ stride, m_ mask. A map that a traversal faces is a pair of its pointer and its stride.
+"""
 
 import triton
 import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(x LOG2E)
+
+# Arguments that Triton compiles no variants for.
+UNSPECIALISED = ['batch', 'groups', 'traversals', 'plan', 'height', 'width', 'chunk', 'chunks', 'unit']
+
+
+@triton.jit
+def code_of(plan, k):
+    """The code of traversal k. `plan` has 4 bits a traversal: two for its code and, above them, two for its group."""
+    return (plan >> (4 * k)) & 3
+
+
+@triton.jit
+def group_of(plan, k):
+    return (plan >> (4 * k + 2)) & 3
+
+
+@triton.jit
+def program(channels, chunks, lists, BD: tl.constexpr):
+    """(block of BD channels, chunk, list, image) of this program; lists are groups or traversals."""
+    pid = tl.program_id(0)
+    blocks = tl.cdiv(channels, BD)
+    block = pid % blocks
+    pid //= blocks
+    c = pid % chunks
+    pid //= chunks
+    return block, c, pid % lists, (pid // lists).to(tl.int64)
+
+
+@triton.jit
+def states_at(row, n, d, states, channels, unit):
+    """Offsets of a (BD, N) tile in an array (row, states, channels).
+
+    unit is 1, which the compiler must not know: it would lay tiles out for wide loads along the channels, and spread
+    the states over the lanes for them.
+    """
+    return (row * states + n[None, :]) * channels + d[:, None] * unit
+
+
+@triton.jit
+def row_of(pointer, k, d, channels, m_d, BD: tl.constexpr):
+    """Row k of an array (.., channels), or zeros for None."""
+    row = tl.zeros([BD], tl.float32)
+    if pointer is not None:
+        row += tl.load(pointer + k * channels + d, mask=m_d, other=0.0)
+    return row
 
 
 @triton.jit
@@ -15,8 +65,14 @@ def position(t, code, height, width, WIDE: tl.constexpr):
 
 
 @triton.jit
+def pace_of(code, width):
+    """What `advance` and `retreat` go by: 1 along rows, the width along columns."""
+    return tl.where((code & 1) == 1, width, 1)
+
+
+@triton.jit
 def advance(pos, pace, length):
-    """The index one step on: `pace` is 1 along rows, the width along columns.
+    """The index one step on.
 
     This needs no division: at a column's end pos + width >= length, and the next one starts length - 1 before that.
     """
@@ -43,27 +99,37 @@ def facing(pointer, stride, code, length):
 
 
 @triton.jit
+def at(faced, pos):
+    return faced[0] + pos * faced[1]
+
+
+@triton.jit
+def read(faced, pos, mask):
+    return tl.load(at(faced, pos), mask=mask, other=0.0)
+
+
+@triton.jit
 def softplus(z):
     """log(1 + exp(z)) to 1e-7 relative, also where it is tiny; for z > 20 it is z. NaN and Inf pass through.
 
-    max(z, 0) + u P(u) with u = exp(-|z|) and P(u) close to log(1 + u) / u on [0, 1].
+    max(z, 0) + u P(u) with u = exp(-|z|) and P(u) close to log(1 + u) / u on [0, 1] (benchmarks/polynomials.py).
     """
-    u = tl.exp2(tl.abs(z) * -1.4426950408889634)
-    p = u * 0.005232624243944883 - 0.029504956677556038
-    p = p * u + 0.07822549343109131
-    p = p * u - 0.1366320699453354
-    p = p * u + 0.1910598874092102
-    p = p * u - 0.2484297752380371
-    p = p * u + 0.3331909477710724
-    p = p * u - 0.4999949336051941
-    p = p * u + 0.9999999403953552
+    u = tl.exp2(tl.abs(z) * -LOG2E)
+    p = u * 0.005365422461181879 - 0.030068300664424896
+    p = p * u + 0.07920882850885391
+    p = p * u - 0.13754187524318695
+    p = p * u + 0.1915384829044342
+    p = p * u - 0.24857217073440552
+    p = p * u + 0.33321329951286316
+    p = p * u - 0.49999648332595825
+    p = p * u + 1.0
     return tl.maximum(z, 0.0) + u * p
 
 
 @triton.jit
 def sigmoid(z):
     """The derivative of softplus."""
-    u = tl.exp2(tl.abs(z) * -1.4426950408889634)
+    u = tl.exp2(tl.abs(z) * -LOG2E)
     return tl.where(z >= 0, 1.0, u) / (1.0 + u)
 
 

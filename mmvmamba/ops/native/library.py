@@ -1,0 +1,104 @@
+"""Loads the compiled kernels. The structures here are those of scan.h, compared by name and offset when loading."""
+
+import ctypes
+from collections.abc import Iterator
+from functools import cache
+from itertools import count
+from pathlib import Path
+
+import torch
+
+OBJECT = Path(__file__).with_name('_scan.so')
+
+SCAN_FLOAT32, SCAN_BFLOAT16, SCAN_FLOAT16 = range(3)
+SCAN_COLUMN, SCAN_REVERSED = 1, 2
+
+
+class ScanMap(ctypes.Structure):
+    """A strided map of `dtype`; strides count elements, channels are adjacent."""
+
+    _fields_ = [
+        ('data', ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ('dtype', 'batch', 'traversal', 'row', 'col')),
+    ]
+
+
+SIZES = ('batch', 'height', 'width', 'channels', 'states', 'rank', 'traversals', 'shared_x', 'softplus', 'threads')
+MAPS = ('x', 'dt', 'B', 'C', 'grad_y')
+PARAMETERS = ('A', 'D', 'bias', 'weight')
+GRADIENTS = ('grad_x', 'grad_dt', 'grad_B', 'grad_C', 'grad_A', 'grad_D', 'grad_bias', 'grad_weight')
+
+
+class ScanArgs(ctypes.Structure):
+    """What the kernels take; shapes stand in scan.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in SIZES),
+        ('codes', ctypes.c_void_p),
+        *((name, ScanMap) for name in MAPS),
+        *((name, ctypes.c_void_p) for name in (*PARAMETERS, 'y', *GRADIENTS)),
+    ]
+
+
+class _Entry(ctypes.Structure):
+    _fields_ = [('name', ctypes.c_char_p), ('value', ctypes.c_int64)]
+
+
+def _own_interface() -> dict[str, int]:
+    """What the library must have been built with."""
+    interface = dict(
+        SCAN_FLOAT32=SCAN_FLOAT32,
+        SCAN_BFLOAT16=SCAN_BFLOAT16,
+        SCAN_FLOAT16=SCAN_FLOAT16,
+        SCAN_COLUMN=SCAN_COLUMN,
+        SCAN_REVERSED=SCAN_REVERSED,
+    )
+    for struct, name in ((ScanMap, 'scan_map'), (ScanArgs, 'scan_args')):
+        interface |= {f'{name}.{field}': getattr(struct, field).offset for field, _ in struct._fields_}
+        interface[name] = ctypes.sizeof(struct)
+    return interface
+
+
+def _entries(library: ctypes.CDLL) -> Iterator[tuple[str, int]]:
+    library.scan_interface.restype = ctypes.POINTER(_Entry)
+    entries = library.scan_interface()
+    for i in count():
+        if entries[i].name is None:
+            return
+        yield entries[i].name.decode(), entries[i].value
+
+
+@cache
+def load() -> tuple[ctypes.CDLL | None, str | None]:
+    """The library with `channel_unit`, to which it pads channels, or None and one sentence that says why not."""
+    if not OBJECT.exists():
+        return None, (
+            f'The native scan is not built: {OBJECT.name} is missing beside {__name__}; '
+            'install mmvmamba from source with a C compiler (gcc or clang) on the path.'
+        )
+    other = f'The native scan {OBJECT.name} was built from other sources; build it again.'
+    try:
+        library = ctypes.CDLL(str(OBJECT))  # torch is imported, so this shares its OpenMP runtime
+        interface = dict(_entries(library))
+        library.scan_isa.restype = ctypes.c_char_p
+        for function in (library.scan_forward, library.scan_backward):
+            function.argtypes = [ctypes.POINTER(ScanArgs)]
+    except AttributeError:
+        return None, other
+    except OSError as error:
+        return None, f'The native scan {OBJECT.name} does not load: {error}.'
+    library.channel_unit = interface.pop('SCAN_CHANNEL_UNIT', None)
+    if interface != _own_interface() or not library.channel_unit:
+        return None, other
+    return library, None
+
+
+def unavailable_reason() -> str | None:
+    """None if the kernels can run, else one sentence that says why not."""
+    return load()[1]
+
+
+def info() -> str:
+    """The instruction set picked and the number of threads, for diagnostics."""
+    library, reason = load()
+    return reason or f'{library.scan_isa().decode()}, {torch.get_num_threads()} threads'
