@@ -1,4 +1,4 @@
-"""The figures of docs/fidelity.md are those that the golden tensors give. `python -m tests.test_fidelity` prints them."""
+"""The figures of docs/fidelity.md are those that golden tensors give. `python -m tests.test_fidelity` prints them."""
 
 import math
 import re
