@@ -83,7 +83,7 @@ def cosine(warm_up_epochs):
     ]
 
 
-# What holds for whole groups, by the path of the value in the config.
+# What several families share, by the path of the value in the config.
 ADAM = {'optim_wrapper.optimizer.type': 'AdamW', 'optim_wrapper.optimizer.betas': (0.9, 0.999)}
 PLAIN = ADAM | {'optim_wrapper.type': 'OptimWrapper', 'optim_wrapper.clip_grad': None}
 RCNN_TEST = {
@@ -280,7 +280,7 @@ def assert_holds(found, expected):
 
 
 def test_every_claim_has_its_values():
-    """A config that says that it has a recipe of the released code, or the paper's own model, is in a family."""
+    """A config that says that it has a recipe of the released code is in a family, and no family is empty."""
     claims = [
         name
         for name in NAMES

@@ -115,7 +115,7 @@ def test_all_lengths(length, groups):
     check(torch.float32, ('varying', 'varying', groups), SWITCHES[-1], length, length)
 
 
-@pytest.mark.skipif('MMVMAMBA_WHOLE_MATRIX' not in os.environ, reason='MMVMAMBA_WHOLE_MATRIX=1 runs it, 20 minutes')
+@pytest.mark.skipif('MMVMAMBA_WHOLE_MATRIX' not in os.environ, reason='MMVMAMBA_WHOLE_MATRIX=1 runs it, in an hour')
 @pytest.mark.parametrize('forms', FORMS, ids=name)
 @pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
 def test_whole_matrix(dtype, forms):

@@ -1,0 +1,153 @@
+"""Our backbones beside the official classes, on the CPU: the largest difference of their outputs.
+
+    python benchmarks/official.py --vmamba CHECKOUT_OF_VMAMBA --vim CHECKOUT_OF_VIM [--only tiny]
+
+Both get the same random weights (the official initialisation and 0.05 N(0, 1)) under the official names. Printed is
+max |ours - official| / max |official|, in float32, over the maps of VMamba and the logits of Vim. The official classes
+run as they are, on PyTorch in place of their CUDA and Triton kernels; what they import and do not need here is empty.
+"""
+
+import argparse
+import importlib
+import sys
+import types
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmvmamba import Vim, VMamba
+
+VMAMBAS = ('tiny_s1l8', 'tiny_s2l5', 'small_s2l15', 'base_s2l15', 'small_s1l20', 'base_s1l20')
+VANILLAS = ('vanilla_tiny', 'vanilla_small', 'vanilla_base')
+VMAMBA_SIZES = ((224, 224), (193, 257))
+# The official factory, and our arguments.
+VIMS = {
+    'tiny': ('vim_tiny_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2', {}),
+    'small': ('vim_small_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2', {}),
+    'base': ('vim_base_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_middle_cls_token_div2', {}),
+    'tiny, stride 8': (
+        'vim_tiny_patch16_stride8_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2',
+        dict(patch_stride=8),
+    ),
+    'small, stride 8': (
+        'vim_small_patch16_stride8_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2',
+        dict(patch_stride=8),
+    ),
+}
+
+
+def stand_in(name: str, **attributes) -> types.ModuleType:
+    """A module of this name that has these attributes, for every import that follows."""
+    module = types.ModuleType(name)
+    vars(module).update(attributes)
+    sys.modules[name] = module
+    return module
+
+
+def perturb(model: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+
+
+def error(ours: Tensor, official: Tensor) -> float:
+    return ((ours - official).abs().max() / official.abs().max()).item()
+
+
+def import_vmamba(checkout: Path) -> types.ModuleType:
+    unused = ('FlopCountAnalysis', 'flop_count_str', 'flop_count', 'parameter_count')
+    stand_in('fvcore')
+    stand_in('fvcore.nn', **dict.fromkeys(unused))
+    sys.path.insert(0, str(checkout / 'classification' / 'models'))
+    return importlib.import_module('vmamba')
+
+
+def compare_vmamba(official: types.ModuleType, arch: str) -> dict[str, float]:
+    """Of the four maps, by the size of the image."""
+    vanilla = arch in VANILLAS
+    theirs = getattr(official, arch.replace('_', '_vmamba_') if vanilla else f'vmamba_{arch}')()
+    theirs.__class__ = official.Backbone_VSSM  # its constructor would need the arguments that the factory has
+    theirs.out_indices, theirs.channel_first = (0, 1, 2, 3), not vanilla
+    norm = nn.LayerNorm if vanilla else official.LayerNorm2d
+    for i, channels in enumerate(theirs.dims):
+        theirs.add_module(f'outnorm{i}', norm(channels))
+    del theirs.classifier
+    perturb(theirs)
+    ours = VMamba(arch)
+    ours.load_state_dict(theirs.state_dict())
+    found = {}
+    for size in VMAMBA_SIZES:
+        x = torch.randn(1, 3, *size)
+        found['{} x {}'.format(*size)] = max(map(error, ours.eval()(x), theirs.eval()(x)))
+    return found
+
+
+def import_vim(checkout: Path) -> types.ModuleType:
+    """The package of Mamba that Vim brings, without what needs a GPU, then Vim."""
+    stand_in('selective_scan_cuda')
+    stand_in('causal_conv1d', causal_conv1d_fn=None, causal_conv1d_update=None)
+    stand_in('causal_conv1d_cuda')
+    stand_in('mamba_ssm').__path__ = [str(checkout / 'mamba-1p1p1' / 'mamba_ssm')]
+    stand_in('mamba_ssm.utils.generation', GenerationMixin=object)
+    stand_in('mamba_ssm.utils.hf', load_config_hf=None, load_state_dict_hf=None)
+    norms = importlib.import_module('mamba_ssm.ops.triton.layer_norm')
+    scans = importlib.import_module('mamba_ssm.ops.selective_scan_interface')
+
+    def rms_norm(x, weight, bias, residual=None, eps=1e-5, prenorm=False, residual_in_fp32=False, **unused):
+        return norms.rms_norm_ref(x, weight, bias, residual=residual, eps=eps, prenorm=prenorm)
+
+    def inner(xz, conv_weight, conv_bias, x_proj, dt_proj, A, B, C, D, delta_bias, delta_softplus):
+        x, z = xz.chunk(2, 1)
+        x = F.silu(F.conv1d(x, conv_weight, conv_bias, padding=3, groups=x.shape[1])[..., : x.shape[-1]])
+        rank, states = dt_proj.shape[1], A.shape[1]
+        dt, B, C = torch.einsum('ed,bdl->bel', x_proj, x).split((rank, states, states), 1)
+        dt = torch.einsum('dr,brl->bdl', dt_proj, dt)
+        return scans.selective_scan_ref(x, dt, A, B, C, D, z, delta_bias, delta_softplus)
+
+    norms.rms_norm_fn, scans.mamba_inner_fn_no_out_proj = rms_norm, inner
+    sys.path.insert(0, str(checkout / 'vim'))
+    return importlib.import_module('models_mamba')
+
+
+def compare_vim(official: types.ModuleType, name: str) -> dict[str, float]:
+    """Of the logits."""
+    factory, options = VIMS[name]
+    theirs = getattr(official, factory)()
+    perturb(theirs)
+    ours = Vim(name.split(',')[0], pooling='middle', **options)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(1, 3, 224, 224)
+    return {'logits': error(theirs.head(ours.eval()(x)[0]), theirs.eval()(x))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--vmamba', type=Path, help='checkout of MzeroMiko/VMamba')
+    parser.add_argument('--vim', type=Path, help='checkout of hustvl/Vim')
+    parser.add_argument('--only', default='', help='a part of the names of the variants')
+    options = parser.parse_args()
+    families = (
+        ('VMamba', options.vmamba, import_vmamba, VMAMBAS + VANILLAS, compare_vmamba),
+        ('Vim', options.vim, import_vim, VIMS, compare_vim),
+    )
+    for family, checkout, import_official, variants, compare in families:
+        if checkout is None:
+            continue
+        official = import_official(checkout)
+        for name in variants:
+            if options.only in name:
+                torch.manual_seed(0)
+                # The official cross scan enters the device of its input, which here is no GPU.
+                with torch.no_grad(), patch('torch.cuda.device', nullcontext):
+                    found = compare(official, name)
+                print(
+                    f'{family} {name}:', ', '.join(f'{what} {value:.1e}' for what, value in found.items()), flush=True
+                )
+
+
+if __name__ == '__main__':
+    main()
