@@ -3,11 +3,13 @@
 from datetime import timedelta
 
 import torch.distributed
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import init_dist
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.utils.dl_utils import set_multi_processing
+from torch import nn
 
 from .errors import LaunchError
 
@@ -16,18 +18,18 @@ from .errors import LaunchError
 class CPUDistributedDataParallel(MMDistributedDataParallel):
     """MMDistributedDataParallel over gloo. SyncBN, which exists on GPUs only, becomes BN, as in a run of one process.
 
-    Takes the arguments of MMDistributedDataParallel; ``device_ids`` must be None.
+    Takes the arguments of MMDistributedDataParallel; `device_ids` must be None.
     """
 
-    def __init__(self, module, **kwargs):
+    def __init__(self, module: nn.Module, **kwargs):
         super().__init__(module=revert_sync_batchnorm(module), **kwargs)
 
 
-def start_ranks(cfg):
-    """Joins the process group that ``cfg.launcher`` describes, so that Runner finds it ready.
+def start_ranks(cfg: Config) -> None:
+    """Joins the process group that `cfg.launcher` describes, so that Runner finds it ready.
 
     On GPUs this is mmengine's own start. Without, mmengine would still choose a GPU: ranks meet over gloo, and
-    ``cfg.model_wrapper_cfg`` is set to a wrapper without device ids.
+    `cfg.model_wrapper_cfg` is set to a wrapper without device ids.
 
     Raises:
         LaunchError: slurm without GPUs.

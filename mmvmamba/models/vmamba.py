@@ -140,20 +140,20 @@ class VMamba(Backbone):
     Source: VMamba: Visual State Space Model (arXiv 2401.10166). Parameter names are those of the released checkpoints.
 
     Args:
-        arch: a name out of `ARCHS` (``tiny``, ``small`` and ``base`` are the recommended variants), or a dict with
-            ``dims`` (four widths, or the first one, then doubled at each stage), ``depths`` (blocks in each of the four
-            stages) and optionally ``ssm_ratio`` (2.0), ``d_state`` (1), ``dt_rank`` ('auto'), ``mlp_ratio`` (4.0; 0 for
-            none), ``gate`` (False), ``conv_bias`` (False), ``stem`` ('conv' or 'patch') and ``downsample`` ('conv' or
+        arch: a name out of `ARCHS` (`tiny`, `small` and `base` are the recommended variants), or a dict with
+            `dims` (four widths, or the first one, then doubled at each stage), `depths` (blocks in each of the four
+            stages) and optionally `ssm_ratio` (2.0), `d_state` (1), `dt_rank` ('auto'), `mlp_ratio` (4.0; 0 for
+            none), `gate` (False), `conv_bias` (False), `stem` ('conv' or 'patch') and `downsample` ('conv' or
             'merging').
         in_channels: channels of the input image.
         out_indices: the stages whose outputs are returned, 0 to 3, each through its own LayerNorm. Stages after the
             last of them are not built.
         drop_path_rate: stochastic depth, rising linearly to this rate over the blocks.
-        traversals: ``cross``, or the paper's ablations ``unidirectional`` and ``bidirectional``, or a tuple of names
+        traversals: `cross`, or the paper's ablations `unidirectional` and `bidirectional`, or a tuple of names
             out of `mmvmamba.ops.TRAVERSALS`, one for each direction.
         frozen_stages: -1 freezes nothing, 0 the stem, i > 0 the stem and the first i stages.
         with_cp: recompute each block in the backward pass, to save memory.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` takes official files as they are; None starts from
+        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` takes official files as they are; None starts from
             random weights.
         pretrained: mmseg's spelling of such an `init_cfg`: FILE_OR_URL.
 
