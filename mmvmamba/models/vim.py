@@ -248,7 +248,7 @@ class Vim(Backbone):
 
     def _pool(self, x: Tensor, slots: tuple[int, ...]) -> Tensor:
         if slots:
-            return self.norm_f(x[:, list(slots)]).mean(1)
+            return self.norm_f(torch.stack([x[:, slot] for slot in slots], 1)).mean(1)
         x = self.norm_f(x)
         return x.mean(1) if self.pooling == 'mean' else x
 
