@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 
 import torch
-from einops import rearrange
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -76,9 +75,10 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        x = nn.functional.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-        x = rearrange(x, 'b (h row) (w col) c -> b h w (col row c)', row=2, col=2)
+        height, width = ((side + 1) // 2 for side in x.shape[1:3])
+        x = nn.functional.pad(x, (0, 0, 0, 2 * width - x.shape[2], 0, 2 * height - x.shape[1]))
+        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, h, row, w, column, C)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
         return self.reduction(self.norm(x))
 
 

@@ -72,9 +72,10 @@ def selective_scan_2d(
     return torch.ops.mmvmamba.selective_scan_2d(*arguments, name)
 
 
+@torch.compiler.assume_constant_result
 def _in_function_transform() -> bool:
-    """Whether `torch.func.grad`, `vmap` or another transform is at work on our inputs."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether this runs, or is compiled, within `torch.func.grad`, `vmap` or another transform."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
