@@ -72,9 +72,9 @@ class PositionedSampler(Sampler):
 
     def __iter__(self) -> Iterator[Position]:
         start = self.count if self.starts_anew else self.runner.iter * self.batch_size
-        for self.count, index in enumerate(self.sampler, start):
-            yield Position(index, self.count)
-        self.count += 1
+        for position, index in enumerate(self.sampler, start):
+            self.count = position + 1
+            yield Position(index, position)
 
     def __len__(self) -> int:
         return len(self.sampler)

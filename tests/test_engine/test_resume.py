@@ -126,6 +126,10 @@ def test_damaged_newest_checkpoint_is_passed_over(folder, content):
         newest_whole_checkpoint(folder)
 
 
+def full_disk(_):
+    raise OSError(28, 'No space left on device')
+
+
 def test_old_checkpoint_goes_when_the_new_one_is_whole(tmp_path, monkeypatch):
     write_whole_files()
     backend = get_file_backend(str(tmp_path))
@@ -133,9 +137,10 @@ def test_old_checkpoint_goes_when_the_new_one_is_whole(tmp_path, monkeypatch):
     old, new = tmp_path / 'iter_1.pth', tmp_path / 'iter_2.pth'
     old.write_bytes(b'old')
     backend.remove(str(old))
-    with monkeypatch.context() as patch, pytest.raises(OSError, match='No space'):
-        patch.setattr('os.fsync', lambda _: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
-        get_file_backend(str(tmp_path)).put(b'new', str(new))
+    with monkeypatch.context() as patch:
+        patch.setattr('os.fsync', full_disk)
+        with pytest.raises(OSError, match='No space'):
+            get_file_backend(str(tmp_path)).put(b'new', str(new))
     assert old.exists()
     assert not new.exists()
     get_file_backend(str(tmp_path)).put(b'new', str(new))
