@@ -17,7 +17,7 @@ MODELS = {
     'vim with a class token': lambda: Vim(PLAIN, img_size=64, pooling='middle'),
     'vim with rotary positions': lambda: Vim(PLAIN, img_size=64, patch_stride=8, rope_grid=4, bidirectionality='ssm'),
 }
-SIZES = ((2, 96, 80), (1, 64, 64), (3, 73, 117))
+SIZES = ((2, 96, 80), (3, 64, 64), (4, 73, 117))  # a batch of one is compiled for itself
 
 
 @pytest.fixture(params=MODELS)
@@ -64,7 +64,7 @@ def test_export(model):
 def test_compile_makes_one_dynamic_program(model, training):
     backend = CompileCounterWithBackend('aot_eager')
     check(model.train(training), torch.compile(model, fullgraph=True, dynamic=True, backend=backend), training)
-    assert backend.frame_count <= 2  # a batch of one is compiled for itself
+    assert backend.frame_count == 1
 
 
 @pytest.mark.slow
