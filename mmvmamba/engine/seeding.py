@@ -63,6 +63,7 @@ class PositionedSampler(Sampler):
     def __init__(self, sampler: Sampler, runner):
         batch_sampler = runner.train_dataloader.batch_sampler
         self.sampler = sampler
+        self.dataset = getattr(sampler, 'dataset', None)  # mmdet's AspectRatioBatchSampler asks for it here
         self.runner = runner
         self.batch_size = batch_sampler.batch_size
         # An iteration-based loop that cannot skip in the sampler walks it from its beginning when it resumes.

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import build_runner
+from mmvmamba.engine.libraries import register_modules
 from mmvmamba.engine.whole_files import WholeFileBackend, check_folder, newest_whole_checkpoint, write_whole_files
 
 
@@ -39,6 +40,9 @@ class Augmented(Dataset):
 
     def __getitem__(self, index):
         return {'inputs': torch.tensor([index, random.random(), np.random.rand()]) + torch.rand(3)}
+
+    def get_data_info(self, index):
+        return dict(width=index % 3, height=1)
 
 
 LOOPS = {
@@ -89,6 +93,20 @@ def test_resumed_equals_uninterrupted(loop, at, seed, tmp_path):
     expected, found = final_state(tmp_path / 'whole'), final_state(tmp_path / 'rest')
     assert len(found) == len(expected) > 8
     assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
+def test_resumed_equals_uninterrupted_in_batches_of_one_orientation(tmp_path):
+    """As the COCO configs have them: mmdet's batch sampler asks the sampler for its data set."""
+    pytest.importorskip('mmdet')
+    register_modules('mmdet')
+    whole, rest = (config(tmp_path / name, 'epochs', workers=0) for name in ('whole', 'rest'))
+    for cfg in (whole, rest):
+        cfg.train_dataloader.batch_sampler = dict(type='mmdet.AspectRatioBatchSampler')
+    build_runner(whole).train()
+    rest.load_from, rest.resume = str(tmp_path / 'whole/epoch_2.pth'), True
+    build_runner(rest, needs_training_state=True).train()
+    for one, other in zip(final_state(tmp_path / 'whole'), final_state(tmp_path / 'rest')):
+        assert torch.equal(one, other)
 
 
 def test_every_step_and_sample_draws_other_numbers(tmp_path):
