@@ -64,6 +64,7 @@ time_backbone() {
 }
 
 run machine "$python" -m mmvmamba
+run self_check "$python" benchmarks/self_check.py
 for step in "${steps[@]}"; do
     case $step in
         tests)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend
+from .self_check import Use
 from .traversal import CROSS, traversal_codes
 
 
@@ -133,7 +134,7 @@ _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACK
 
 def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
     inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
-    chosen, loss = choose(x.device.type, _dtypes(inputs), backend)
+    chosen, loss = choose(x.device.type, _dtypes(inputs), backend, Use.of(inputs, dt_softplus))
     if loss:
         _say_once(f'The scan runs in plain PyTorch on {x.device.type}, slower than a kernel: {loss}')
     return chosen.forward(*inputs, codes, dt_softplus, out_dtype)
@@ -142,7 +143,7 @@ def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtyp
 def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend=AUTO):
     inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
     dtypes = _dtypes(inputs)
-    chosen, _ = choose(x.device.type, dtypes, backend)
+    chosen, _ = choose(x.device.type, dtypes, backend, Use.of(inputs, dt_softplus))
     if torch.float64 not in dtypes and grad_y.dtype == torch.float64:
         grad_y = grad_y.float()  # only the result is wider than the scan
     grads = chosen.backward(grad_y, *inputs, codes, dt_softplus)
