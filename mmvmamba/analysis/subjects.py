@@ -39,6 +39,8 @@ NETWORKS = {
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+
 
 def build_backbone(network: str, checkpoint: str | None = None) -> nn.Module:
     """A backbone for evaluation, with random weights or those of a file.
@@ -95,6 +97,20 @@ def _load(backbone: nn.Module, checkpoint: str) -> None:
     prefix = 'backbone.'
     part = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
     load_checked(backbone, part or state_dict, checkpoint)
+
+
+def find_photographs(folder: str | Path) -> list[Path]:
+    """The pictures of a folder, in the order of their names.
+
+    Raises:
+        LaunchError: there is no such folder, or no picture in it.
+    """
+    if not Path(folder).is_dir():
+        raise LaunchError(f'image folder {folder} does not exist')
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise LaunchError(f'image folder {folder} holds no picture ({", ".join(SUFFIXES)})')
+    return paths
 
 
 def read_photograph(path: str | Path, height: int | None = None, width: int | None = None) -> np.ndarray:

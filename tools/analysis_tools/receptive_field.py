@@ -19,12 +19,10 @@ from mmengine.logging import MMLogger
 from mmengine.utils import track_iter_progress
 
 from mmvmamba.analysis.receptive_field import area_holding, receptive_field
-from mmvmamba.analysis.subjects import NETWORKS, build_backbone, read_photograph, to_input
-from mmvmamba.engine.errors import LaunchError
+from mmvmamba.analysis.subjects import NETWORKS, build_backbone, find_photographs, read_photograph, to_input
 from mmvmamba.engine.launch import launching
 
 SHARES = (0.2, 0.3, 0.5, 0.99)
-SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 POWER = 0.2  # for display, as in the VMamba paper: the gradients span many orders of magnitude
 
 
@@ -54,7 +52,7 @@ def main(argv=None):
     args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='ERROR')
     with launching(args):
-        paths = find_photographs(args.images, args.num)
+        paths = find_photographs(args.images)[: args.num]
         fields = {}
         for network in args.networks:
             name, _, checkpoint = network.partition('=')
@@ -71,15 +69,6 @@ def main(argv=None):
         np.savez_compressed(Path(args.out).with_suffix('.npz'), **{', '.join(k): v for k, v in fields.items()})
         draw(fields, args.out)
         print(f'Written to {args.out} and {Path(args.out).with_suffix(".npz")}')
-
-
-def find_photographs(folder, num):
-    if not Path(folder).is_dir():
-        raise LaunchError(f'--images {folder} is not a folder')
-    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES)[:num]
-    if not paths:
-        raise LaunchError(f'--images {folder} has no picture ({", ".join(SUFFIXES)})')
-    return paths
 
 
 def print_areas(fields):
