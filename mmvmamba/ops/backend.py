@@ -58,6 +58,8 @@ _BACKENDS = (
         dtypes=DTYPES[:3],
         forward=native.selective_scan_2d,
         backward=native.selective_scan_2d_backward,
+        conv_silu=native.conv_silu,
+        conv_silu_backward=native.conv_silu_backward,
         unavailable_reason=native.unavailable_reason,
     ),
     Backend(
