@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import selective_scan_2d
+from ..ops import conv_silu_1d, selective_scan_2d
 from ..ops.cpu_fastpath import gate_and_project, infers_on_cpu, project_conv_silu
 from ..ops.recompute import keeps_for_backward, linear_of, result_dtype, scan_of
 from .layers import init_time_step_
@@ -113,7 +113,8 @@ class BiMamba(nn.Module):
         """
         in_weight, gate_weight = self.in_proj.weight.chunk(2)
         convs, from_end = zip(*self._convs(reverse))
-        weights, biases = [conv.weight for conv in convs], [conv.bias for conv in convs]
+        weights = torch.stack([conv.weight for conv in convs]).squeeze(2)
+        convolutions = weights, torch.stack([conv.bias for conv in convs])
         function = as_function(norm) if keeps_for_backward() else None
         if function is None:
             x, function = x if norm is None else norm(x), (_identity, ())
@@ -127,11 +128,11 @@ class BiMamba(nn.Module):
             return (y * F.silu(z)).to(z.dtype)
 
         if infers_on_cpu(x):
-            u = _as_maps(project_conv_silu(x, in_weight, weights, biases, from_end), self.two_scans)
+            u = _as_maps(project_conv_silu(x, in_weight, *convolutions, from_end), self.two_scans)
             y = self._scan_weights(_identity, (u,), reverse)
             return gate_and_project(x, y, gate_weight, self.out_proj.weight, self.scale)
         u = linear_of(norm, (x,), norm_parameters, in_weight)
-        y = self._scan_weights(convolve, (u, torch.stack(weights).squeeze(2), torch.stack(biases)), reverse)
+        y = self._scan_weights(convolve, (u, *convolutions), reverse)
         return linear_of(gate, (y, x), (gate_weight, *norm_parameters), self.out_proj.weight) * self.scale
 
     def _scan_weights(self, make: Callable[..., Tensor], inputs: tuple[Tensor, ...], reverse: bool) -> Tensor:
@@ -179,11 +180,6 @@ class BiMamba(nn.Module):
 def _as_maps(x: Tensor, two_scans: bool) -> Tensor:
     """(B, 1 or K, L, E) as the scan reads maps of height 1: one that two directions share, or one for each."""
     return x if x.shape[1] == 1 and two_scans else x.unsqueeze(2)
-
-
-def conv_silu_1d(x, weights, biases, reverse):
-    from ..ops.causal_conv import conv_silu
-    return conv_silu(x, [(w.unsqueeze(1), b, r) for w, b, r in zip(weights, biases, reverse)])
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import CROSS
+from ..ops import CROSS, conv_silu_2d
 from ..ops.recompute import scan_of
 from .layers import LayerNorm, init_time_step_
 from .plain import are_plain
@@ -94,8 +94,3 @@ class SS2D(nn.Module):
             self.dt_projs_weight,
             self.traversals,
         )
-
-
-def conv_silu_2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    x = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=len(weight))
-    return F.silu(x.permute(0, 2, 3, 1))

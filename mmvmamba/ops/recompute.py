@@ -7,7 +7,7 @@ to keep. Source: the idea is that of Mamba (arXiv 2312.00752), section 3.3.2, an
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import cpu_fastpath
-from .backend import AUTO, BACKENDS, current_backend
+from .backend import AUTO, BACKENDS, current_backend, in_function_transform, use_backend
 from .selective_scan_2d import selective_scan_2d
 from .traversal import traversal_codes
 
@@ -85,14 +85,14 @@ def keeps_for_backward() -> bool:
     return (
         torch.is_grad_enabled()
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and not torch._C._are_functorch_transforms_active()
+        and not in_function_transform()
     )
 
 
 class _LinearOf(Function):
     @staticmethod
     def forward(ctx, make, number_of_maps, weight, bias, *inputs):
-        ctx.make, ctx.number_of_maps, ctx.autocast = make, number_of_maps, _autocast_of(weight)
+        ctx.make, ctx.number_of_maps, ctx.as_then = make, number_of_maps, _as_now(weight)
         ctx.save_for_backward(weight, bias, *inputs)
         return F.linear(make(*inputs), weight, bias)
 
@@ -104,7 +104,7 @@ class _LinearOf(Function):
             def composed(weight, bias, *inputs):
                 return F.linear(ctx.make(*inputs), weight, bias)
 
-            return None, None, *_differentiable(composed, saved, needs, grad_out, ctx.autocast)
+            return None, None, *_differentiable(composed, saved, needs, grad_out, ctx.as_then)
 
         (weight, bias, *inputs), maps = saved, saved[2 : 2 + n]
         weight_of_grad = weight.to(grad_out.dtype)
@@ -112,7 +112,7 @@ class _LinearOf(Function):
         grad_weight, grad_bias, *grad_parameters = (_Sum() for _ in range(len(saved) - n))
         for grad_piece, *piece in zip(*(_pieces(t) for t in (grad_out, *maps, *grad_maps))):
             leaves = _leaves((*piece[:n], *inputs[n:]), needs[2:])
-            with torch.enable_grad(), ctx.autocast():
+            with torch.enable_grad(), ctx.as_then():
                 x = ctx.make(*leaves)
             if needs[0]:
                 grad_weight.add(grad_piece.mT @ x.detach().to(grad_piece.dtype))
@@ -134,7 +134,7 @@ class _ScanOf(Function):
     def forward(ctx, make, traversals, backend, x_proj_weight, A, D, dt_bias, dt_weight, *inputs):
         x = make(*inputs)
         projected = _project(x, x_proj_weight)
-        ctx.make, ctx.traversals, ctx.backend, ctx.autocast = make, traversals, backend, _autocast_of(x)
+        ctx.make, ctx.traversals, ctx.backend, ctx.as_then = make, traversals, backend, _as_now(x)
         ctx.save_for_backward(projected, x_proj_weight, A, D, dt_bias, dt_weight, *inputs)
         return _scan(x, projected, A, D, dt_bias, dt_weight, traversals)
 
@@ -144,11 +144,11 @@ class _ScanOf(Function):
         needs = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():
             composed = partial(_composed_scan, ctx.make, ctx.traversals)
-            return None, None, None, *_differentiable(composed, saved, needs, grad_y, ctx.autocast)
+            return None, None, None, *_differentiable(composed, saved, needs, grad_y, ctx.as_then)
 
         x_proj_weight, A, D, dt_bias, dt_weight, *inputs = saved
         leaves = _leaves(inputs, needs[5:])
-        with torch.enable_grad(), ctx.autocast():
+        with torch.enable_grad(), ctx.as_then():
             made = ctx.make(*leaves)
         x = made.detach()
         dt, B, C = _split(projected, A)
@@ -233,19 +233,24 @@ def _gradients(out: Tensor, leaves: list[Tensor | None], grad_out: Callable[[], 
     return [next(found) if t is not None and t.requires_grad else None for t in leaves]
 
 
-def _differentiable(composed, inputs, needs, grad_out, autocast) -> tuple[Tensor | None, ...]:
+def _differentiable(composed, inputs, needs, grad_out, as_then) -> tuple[Tensor | None, ...]:
     """The gradients of `composed(*inputs)` with their own graph."""
     views = [t if t is None else t.view_as(t) for t in inputs]  # one tensor may be here twice
-    with autocast():
+    with as_then():
         out = composed(*views)
     found = iter(torch.autograd.grad(out, [t for t, n in zip(views, needs) if n], grad_out, create_graph=True))
     return tuple(next(found) if need else None for need in needs)
 
 
-def _autocast_of(t: Tensor) -> Callable[[], AbstractContextManager]:
-    """Makes a context in which autocast is as it is now: backward passes run outside of it."""
-    device = t.device.type
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext
+def _as_now(t: Tensor) -> Callable[[], AbstractContextManager]:
+    """Makes contexts in which autocast and the backend are as they are now: a backward pass may run outside of both."""
+    device, backend = t.device.type, current_backend()
     dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-    return partial(torch.autocast, device, dtype=dtype, enabled=enabled)
+
+    @contextmanager
+    def again():
+        other_backend = use_backend(backend) if backend != current_backend() else nullcontext()
+        with other_backend, torch.autocast(device, dtype=dtype, enabled=enabled):
+            yield
+
+    return again if torch.amp.is_autocast_available(device) else nullcontext
