@@ -13,6 +13,7 @@ ROOMS = {
     'models': {'checkpoint', 'ops'},
     'conversion': {'checkpoint', 'models'},
     'engine': {'checkpoint'},
+    'export': {'ops'},
     '__init__': {'engine', 'models', 'ops'},
     '__main__': {'__init__', 'ops'},
 }

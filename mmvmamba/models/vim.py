@@ -257,7 +257,7 @@ class Vim(Backbone):
 
     def _pool(self, x: Tensor, patches: int) -> Tensor:
         if self.class_tokens:
-            return self.norm_f(x[:, list(self.grid.slots(patches))]).mean(1)
+            return self.norm_f(torch.stack([x[:, slot] for slot in self.grid.slots(patches)], 1)).mean(1)
         x = self.norm_f(x)
         return x.mean(1) if self.pooling == 'mean' else x
 

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 
 import torch
-from einops import rearrange
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -78,7 +77,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         x = nn.functional.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-        x = rearrange(x, 'b (h row) (w col) c -> b h w (col row c)', row=2, col=2)
+        x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], -1)
         return self.reduction(self.norm(x))
 
 
