@@ -15,6 +15,7 @@ ROOMS = {
     'conversion': {'checkpoint', 'models'},
     'analysis': {'checkpoint', 'engine', 'models', 'ops'},
     'engine': {'checkpoint'},
+    'export': {'ops'},
     '__init__': {'engine', 'models', 'ops'},
     '__main__': {'__init__', 'ops'},
 }
