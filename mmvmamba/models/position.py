@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..checkpoint import CheckpointError
 
@@ -85,7 +86,7 @@ class TokenGrid:
 
 def insert_tokens(sequence: Tensor, tokens: Tensor, slots: tuple[int, ...]) -> Tensor:
     """Put tokens (1 or B, S, D) into a sequence (B, M, D), so that they have these ascending indices in the result."""
-    tokens = tokens.expand(len(sequence), -1, -1)
+    tokens = tokens.expand(sequence.shape[0], -1, -1)
     for i, slot in enumerate(slots):
         sequence = torch.cat([sequence[:, :slot], tokens[:, i : i + 1], sequence[:, slot:]], 1)
     return sequence
@@ -102,7 +103,7 @@ def split_tokens(sequence: Tensor, slots: tuple[int, ...]) -> tuple[Tensor, Tens
 def resize_pos_embed(grid: Tensor, height: int, width: int) -> Tensor:
     """Bicubic resizing of a square grid of embeddings: (1, side * side, D) -> (1, height * width, D)."""
     side = math.isqrt(grid.shape[1])
-    if (side, side) == (height, width):
+    if statically_known_true(height == side) and statically_known_true(width == side):  # sizes may be symbols
         return grid
     grid = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
     return F.interpolate(grid, (height, width), mode='bicubic').flatten(2).transpose(1, 2)

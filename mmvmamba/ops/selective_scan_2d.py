@@ -85,8 +85,6 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
         raise ValueError(
             f'A is {tuple(A.shape)} and dt {tuple(dt.shape)}: a scan has at least one state, and a low-rank dt a rank.'
         )
-    if out_dtype not in DTYPES:
-        raise ValueError(f'out_dtype is {out_dtype}; the scan gives {_NAMES}.')
     maps = (x.shape[0], K, *x.shape[-3:-1])
     rank = d if dt_weight is None else dt.shape[-1]
     expected = dict(
@@ -111,6 +109,8 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
             raise ValueError(f'{name} is {tensor.dtype}; the scan takes {_NAMES}.')
         if tensor.device != x.device:
             raise ValueError(f'{name} is on {tensor.device}, x on {x.device}: move them to one device.')
+    if out_dtype not in DTYPES:
+        raise ValueError(f'out_dtype is {out_dtype}; the scan gives {_NAMES}.')
 
 
 _NAMES = ', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)

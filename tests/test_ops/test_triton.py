@@ -242,7 +242,7 @@ class TestKernels:
 
     def test_too_many_traversals(self):
         traversals = [ROW] * 16
-        with pytest.raises(ValueError, match='at most 15'):
+        with pytest.raises(ValueError, match='at most 15 traversals, not 16'):
             backend.selective_scan_2d(
                 *make_inputs(size=(1, 2), traversals=traversals).values(), traversals, True, torch.float32
             )
