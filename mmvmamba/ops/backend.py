@@ -68,6 +68,8 @@ _BACKENDS = (
         dtypes=DTYPES[:3],
         forward=triton.selective_scan_2d,
         backward=triton.selective_scan_2d_backward,
+        conv_silu=triton.conv_silu,
+        conv_silu_backward=triton.conv_silu_backward,
         unavailable_reason=triton.unavailable_reason,
     ),
     Backend(
