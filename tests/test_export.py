@@ -1,6 +1,7 @@
 """Exported models give what the models give, for images of any size."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,91 @@ def test_scan_in_every_form(arguments):
         expected = scan(images)
     [y] = onnx.run(None, {'images': images.numpy()})
     torch.testing.assert_close(torch.from_numpy(y), expected, atol=1e-5, rtol=1e-5)
+
+
+UPERNET = """
+custom_imports = dict(imports=['mmvmamba'], allow_failed_imports=False)
+default_scope = 'mmseg'
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
+    backbone=dict(type='VMamba', arch=dict(dims=8, depths=(1, 1, 1, 1), ssm_ratio=1.0)),
+    decode_head=dict(
+        type='UPerHead', in_channels=[8, 16, 32, 64], in_index=[0, 1, 2, 3], pool_scales=(1, 2, 3, 6), channels=16,
+        num_classes=5, norm_cfg=dict(type='BN'), align_corners=False))
+"""
+
+DETECTOR = """
+custom_imports = dict(imports=['mmvmamba'], allow_failed_imports=False)
+default_scope = 'mmdet'
+model = dict(
+    type='RetinaNet',
+    data_preprocessor=dict(type='DetDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3),
+    backbone=dict(type='VMamba', arch=dict(dims=8, depths=(1, 1, 0, 0), ssm_ratio=1.0), out_indices=(0, 1)),
+    neck=dict(type='FPN', in_channels=[8, 16], out_channels=8, num_outs=3),
+    bbox_head=dict(type='RetinaHead', num_classes=2, in_channels=8))
+"""
+
+
+def tool():
+    path = Path(__file__).parent.parent / 'tools/deployment/export.py'
+    spec = importlib.util.spec_from_file_location('export', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Twenty crops of four photographs, of twenty sizes."""
+    data, io = pytest.importorskip('skimage.data'), pytest.importorskip('skimage.io')
+    paths = []
+    for i in range(20):
+        photograph = getattr(data, ('astronaut', 'chelsea', 'coffee', 'rocket')[i % 4])()
+        paths.append(tmp_path / f'{i}.png')
+        io.imsave(paths[-1], photograph[7 * i : 7 * i + 65 + 5 * i, 9 * i : 9 * i + 160 - 3 * i], check_contrast=False)
+    return paths
+
+
+def test_segmentor_paints_photographs_alike(photographs, tmp_path, capsys):
+    pytest.importorskip('mmseg')
+    export, config = tool(), tmp_path / 'upernet.py'
+    config.write_text(UPERNET)
+    torch.manual_seed(0)
+    model = export.build_model(export.load_config(export.parse_args([str(config), 'none', 'none'])), None)
+    model.decode_head.conv_seg.weight.data.normal_()  # the usual start makes one class win everywhere
+    torch.save(model.state_dict(), tmp_path / 'upernet.pth')
+    export.main(
+        [*map(str, (config, tmp_path / 'upernet.pth', tmp_path / 'upernet.onnx')), '--repeats', '1', '--images']
+        + list(map(str, photographs))
+    )
+    shares = re.findall(r'([\d.]+)% of the pixels equal, (\d+) classes', capsys.readouterr().out)
+    assert len(shares) == 20
+    assert min(float(share) for share, _ in shares) >= 99.9
+    assert min(int(classes) for _, classes in shares) > 1
+
+
+def test_unrolled_detector_is_a_program_without_our_operators(tmp_path, capsys):
+    pytest.importorskip('mmdet')
+    export, config = tool(), tmp_path / 'detector.py'
+    config.write_text(DETECTOR)
+    out = tmp_path / 'detector.pt2'
+    export.main([str(config), 'none', str(out), '--shape', '64', '96', '--unrolled', '--repeats', '1'])
+    program = torch.export.load(out)
+    assert not [node for node in program.graph.nodes if 'mmvmamba' in str(node.target)]
+    [difference] = re.findall(r'largest difference (\S+) of', capsys.readouterr().out)
+    assert float(difference) < 1e-5
+    assert [len(map_[0]) for map_ in program.module()(torch.zeros(1, 3, 64, 96))] == [8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['model.pth'], 'must end in .onnx or .pt2'),
+        (['model.onnx', '--unrolled'], '--unrolled writes down every step'),
+    ],
+)
+def test_what_cannot_be_exported(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        tool().main(['config.py', 'none', *arguments])
