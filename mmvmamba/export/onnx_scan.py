@@ -78,28 +78,27 @@ def _selective_scan_2d(
     backend: str = 'auto',
 ) -> FLOAT[...]:
     """Shapes as in `mmvmamba.ops.selective_scan_2d`, all in float32."""
-    shared, (_, d, n), widths = len(x.shape) == 4, A.shape, [t.shape[-1] for t in (dt, B, C)]
+    if x.dtype.name != 'FLOAT':
+        raise ValueError(f'x is {x.dtype.name}: export the scan in float32.')
+    _, d, n = A.shape
+    shared, widths = len(x.shape) == 4, [t.shape[-1] for t in (dt, B, C)]
     size = op.Shape(x) if shared else op.Gather(op.Shape(x), [0, 2, 3, 4])  # b, H, W, d
     state = op.Constant(value_ints=[d] if n == 1 else [n, d])
     start = op.Expand(0.0, op.Concat(op.Gather(size, [0]), state, axis=0))
-    projected = op.Concat(dt, B, C, axis=-1)  # their walks are the same
+    projected = op.Concat(dt, B, C, axis=-1)  # they walk the same way
     maps = []
     for column in (0, COLUMN):
         walks = [k for k, code in enumerate(codes) if code & COLUMN == column]
         if not walks:
             continue
-        x_seq = _to_sequence(x, d, not shared, column)
-        projected_seq = _to_sequence(projected, sum(widths), True, column)
+        x_sequence = _to_sequence(x, d, not shared, column)
+        projected_sequence = _to_sequence(projected, sum(widths), True, column)
         ys = []
         for k in walks:
-            u = x_seq if shared else op.Gather(x_seq, k, axis=0)
-            dt_k, B_k, C_k = _split(op.Gather(projected_seq, k, axis=0), op.Constant(value_ints=widths))
-            if dt_weight is not None:
-                dt_k = op.MatMul(dt_k, op.Transpose(op.Gather(dt_weight, k, axis=0), perm=[1, 0]))
-            if dt_bias is not None:
-                dt_k = op.Add(dt_k, op.Gather(dt_bias, k, axis=0))
-            delta = op.Softplus(dt_k) if dt_softplus else dt_k
-            A_k = op.Transpose(op.Gather(A, k, axis=0), perm=[1, 0])  # (n, d)
+            u = x_sequence if shared else op.Gather(x_sequence, k, axis=0)
+            dt_k, B_k, C_k = _split(op.Gather(projected_sequence, k, axis=0), op.Constant(value_ints=widths))
+            delta = _time_step(dt_k, dt_weight, dt_bias, k, dt_softplus)
+            A_k = op.Transpose(op.Gather(A, k, axis=0), perm=[1, 0])
             ys.append(_scan(start, u, delta, A_k, B_k, C_k, n, int(is_reversed(codes[k]))))
         maps.append(_to_map(_sum(ys), size, column))
     if D is not None and shared:
@@ -107,6 +106,15 @@ def _selective_scan_2d(
     elif D is not None:
         maps.append(op.ReduceSum(op.Mul(x, op.Unsqueeze(D, [1, 2])), [1], keepdims=0))
     return _sum(maps)
+
+
+def _time_step(dt, dt_weight, dt_bias, k: int, softplus: bool):
+    """(L, b, d or r) -> (L, b, d)."""
+    if dt_weight is not None:
+        dt = op.MatMul(dt, op.Transpose(op.Gather(dt_weight, k, axis=0), perm=[1, 0]))
+    if dt_bias is not None:
+        dt = op.Add(dt, op.Gather(dt_bias, k, axis=0))
+    return op.Softplus(dt) if softplus else dt
 
 
 def _scan(start, u, delta, A, B, C, n: int, reverse: int):
@@ -122,7 +130,7 @@ def _scan(start, u, delta, A, B, C, n: int, reverse: int):
 
 
 def _to_sequence(t, channels: int, has_traversals: bool, column: int):
-    """(b, H, W, c) -> (L, b, c), or (b, K, H, W, c) -> (K, L, b, c): row-major or column-major, time before the batch."""
+    """(b, H, W, c) -> (L, b, c), or (b, K, H, W, c) -> (K, L, b, c), row-major or column-major."""
     if column:
         t = op.Transpose(t, perm=[0, 1, 3, 2, 4] if has_traversals else [0, 2, 1, 3])
     t = op.Reshape(t, [0, 0, -1, channels] if has_traversals else [0, -1, channels])  # 0 keeps a dimension

@@ -76,9 +76,10 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        x = nn.functional.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-        x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], -1)
+        height, width = ((size + 1) // 2 for size in x.shape[1:3])
+        x = nn.functional.pad(x, (0, 0, 0, 2 * width - x.shape[2], 0, 2 * height - x.shape[1]))
+        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, h, 2, w, 2, C)
+        x = torch.cat([x[:, :, row, :, col] for col in (0, 1) for row in (0, 1)], -1)
         return self.reduction(self.norm(x))
 
 

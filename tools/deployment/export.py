@@ -9,7 +9,9 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
+import mmcv
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config, DictAction
@@ -87,22 +89,26 @@ def write_program(module: nn.Module, shape: tuple[int, int] | None, unrolled: bo
     return torch.export.load(out).module()
 
 
-def compare(module: nn.Module, run: Callable, size: tuple[int, int], repeats: int) -> None:
+def compare(module: nn.Module, run: Callable, images: Tensor, label: str, repeats: int) -> None:
     """Prints how far the file's results are from the model's, and what both take, in turns."""
-    images = torch.rand(1, 3, *size) * 255
-    seconds = {'model': [], 'file': []}
+    seconds = {module: [], run: []}
     with torch.inference_mode():
         for _ in range(repeats):
-            for name, call in (('model', module), ('file', run)):
+            results = []
+            for call in (module, run):
                 begin = time.perf_counter()
-                results = call(images)
-                seconds[name].append(time.perf_counter() - begin)
-                if name == 'model':
-                    expected = as_tuple(results)
-    difference = max((a.double() - b.double()).abs().max().item() for a, b in zip(as_tuple(results), expected))
-    model, file = (sorted(times)[len(times) // 2] for times in seconds.values())
-    label = f'{size[0]} x {size[1]}'
-    print(f'{label:<12}largest difference {difference:.1e}; model {model * 1e3:.0f} ms, file {file * 1e3:.0f} ms')
+                results.append(as_tuple(call(images)))
+                seconds[call].append(time.perf_counter() - begin)
+    expected, found = results
+    if found[0].is_floating_point():
+        difference = max((a - b).abs().max().item() for a, b in zip(found, expected))
+        largest = max(a.abs().max().item() for a in expected)
+        equality = f'largest difference {difference:.1e} of {largest:.1e}'
+    else:
+        share = (found[0] == expected[0]).double().mean().item()
+        equality = f'{share:.4%} of the pixels equal, {len(expected[0].unique())} classes'
+    model, file = (median(times) * 1e3 for times in seconds.values())
+    print(f'{label:<12}{equality}; model {model:.0f} ms, file {file:.0f} ms', flush=True)
 
 
 def as_tuple(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, ...]:
@@ -127,6 +133,7 @@ def parse_args(argv=None):
         help='write down every step of the scans, for runtimes without Scan and GPUs, which needs --shape',
     )
     parser.add_argument('--backbone', action='store_true', help='the backbone alone, with its feature maps')
+    parser.add_argument('--images', nargs='+', metavar='FILE', help='to compare on (default: noise of two sizes)')
     parser.add_argument('--repeats', type=int, default=3, help='runs of the comparison (default: %(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
     parser.add_argument(
@@ -151,8 +158,13 @@ def main(argv=None):
         module = Exported(cfg, model, 'backbone' if args.backbone else OUTPUTS[cfg.default_scope])
         run = write(module, args.shape, args.unrolled, args.out)
         print(f'Written     {args.out}, {Path(args.out).stat().st_size / 1e6:.1f} MB')
-        for size in [args.shape] if args.shape else [(224, 224), (512, 512)]:
-            compare(module, run, size, args.repeats)
+        if args.images:
+            for path in args.images:
+                images = torch.from_numpy(mmcv.imread(path, channel_order='rgb')).permute(2, 0, 1)[None].float()
+                compare(module, run, images, Path(path).name, args.repeats)
+            return
+        for height, width in [args.shape] if args.shape else [(224, 224), (512, 512)]:
+            compare(module, run, torch.rand(1, 3, height, width) * 255, f'{height} x {width}', args.repeats)
 
 
 if __name__ == '__main__':
