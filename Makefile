@@ -11,7 +11,7 @@ help:
 	@echo 'make test      the test suite'
 	@echo 'make bench     what the scan and the backbones cost on this machine'
 	@echo 'make lint      ruff: rules and format'
-	@echo 'make docs      the documentation as a site: build/site/README.html (needs only Python; 1 minute once)'
+	@echo 'make docs      the documentation as a site: build/site/index.html (needs only Python; 1 minute once)'
 	@echo 'make clean     remove what the demos, the tests and builds left; .venv stays'
 
 setup:
@@ -39,7 +39,7 @@ docs: build/docs/bin/mkdocs
 	rm -rf build/pages && mkdir -p build/pages
 	cp -r --parents *.md LICENSE benchmarks/README.md benchmarks/results/*.png configs docs build/pages
 	NO_MKDOCS_2_WARNING=1 $< build --strict --quiet
-	@echo 'build/site/README.html'
+	@echo 'build/site/index.html'
 
 build/docs/bin/mkdocs: docs/requirements.txt
 	$(or $(PYTHON),python3) -m venv build/docs
