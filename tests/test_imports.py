@@ -13,6 +13,7 @@ ROOMS = {
     'ops': set(),
     'models': {'checkpoint', 'ops'},
     'conversion': {'checkpoint', 'models'},
+    'analysis': {'checkpoint', 'engine', 'models', 'ops'},
     'engine': {'checkpoint'},
     '__init__': {'engine', 'models', 'ops'},
     '__main__': {'__init__', 'ops'},

@@ -13,6 +13,7 @@ from .arguments import check_choice, check_count, check_image, check_outputs, ch
 from .backbone import Backbone
 from .layers import ChannelsFirst, ChannelsLast, DropPath
 from .mlp import MLP
+from .plain import is_untouched
 from .ss2d import SS2D
 
 _VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
@@ -112,9 +113,11 @@ class VSSBlock(nn.Module):
             self.mlp = MLP(channels, int(mlp_ratio * channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.op(self.norm(x)))
+        op, norm = self.op, self.norm  # a mixer that takes the norm along keeps less in training
+        x = x + self.drop_path(op(x, norm) if is_untouched(op, SS2D) else op(norm(x)))
         if self.has_mlp:
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
+            mlp, norm = self.mlp, self.norm2
+            x = x + self.drop_path(mlp(x, norm) if is_untouched(mlp, MLP) else mlp(norm(x)))
         return x
 
 

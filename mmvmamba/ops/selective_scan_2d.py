@@ -12,7 +12,8 @@ import logging
 import torch
 from torch import Tensor
 
-from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend
+from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend, in_function_transform
+from .self_check import Use
 from .traversal import CROSS, traversal_codes
 
 
@@ -61,21 +62,15 @@ def selective_scan_2d(
     _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype)
     arguments = (x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     name = current_backend()
-    if name == AUTO and _in_function_transform():
+    if name == AUTO and in_function_transform():
         name = 'blocked'  # the operator has no rules for them
     if name != AUTO and BACKENDS[name].traceable:
         return BACKENDS[name].forward(*arguments)
-    if _in_function_transform():
+    if in_function_transform():
         raise ValueError(
             f"The scan backend {name!r} does not take the transforms of torch.func: use_backend('auto') does."
         )
     return torch.ops.mmvmamba.selective_scan_2d(*arguments, name)
-
-
-@torch.compiler.assume_constant_result
-def _in_function_transform() -> bool:
-    """Whether this runs, or is compiled, within `torch.func.grad`, `vmap` or another transform."""
-    return torch._C._are_functorch_transforms_active()
 
 
 def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
@@ -133,7 +128,7 @@ _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACK
 
 def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
     inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
-    chosen, loss = choose(x.device.type, _dtypes(inputs), backend)
+    chosen, loss = choose(x.device.type, _dtypes(inputs), backend, Use.of(inputs, dt_softplus))
     if loss:
         _say_once(f'The scan runs in plain PyTorch on {x.device.type}, slower than a kernel: {loss}')
     return chosen.forward(*inputs, codes, dt_softplus, out_dtype)
@@ -142,7 +137,7 @@ def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtyp
 def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend=AUTO):
     inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
     dtypes = _dtypes(inputs)
-    chosen, _ = choose(x.device.type, dtypes, backend)
+    chosen, _ = choose(x.device.type, dtypes, backend, Use.of(inputs, dt_softplus))
     if torch.float64 not in dtypes and grad_y.dtype == torch.float64:
         grad_y = grad_y.float()  # only the result is wider than the scan
     grads = chosen.backward(grad_y, *inputs, codes, dt_softplus)
