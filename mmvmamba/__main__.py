@@ -6,11 +6,11 @@ import platform
 import torch
 
 from . import __version__
-from .ops import native
+from .ops import native, self_check
 from .ops.backend import AUTO, BACKENDS, DTYPES, choose, current_backend
 
 LIBRARIES = ('torch', 'torchvision', 'triton', 'einops', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
-PACKAGES = (*LIBRARIES, 'mamba_ssm', 'causal_conv1d')
+PACKAGES = (*LIBRARIES, 'mamba_ssm')
 
 
 def version(package: str) -> str:
@@ -30,6 +30,9 @@ def main() -> None:
     for name, backend in BACKENDS.items():
         can_run = f'can run ({native.info()})' if name == 'native' else 'can run'
         print(f'  {name:14}{backend.unavailable_reason() or can_run}')
+    if torch.cuda.is_available():
+        state = 'on' if self_check.ENABLED else 'off (MMVMAMBA_SELF_CHECK=0)'
+        print(f'Comparison of the first Triton scan of each kind with plain PyTorch: {state}')
     print(f'{AUTO!r} scans:')
     for device_type in devices():
         takes = (f'{str(dtype).removeprefix("torch.")} {choose(device_type, [dtype])[0].name}' for dtype in DTYPES)

@@ -1,6 +1,7 @@
 """The arrows between the files of the package: down only, and never in a circle."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ ROOMS = {
     'ops': set(),
     'models': {'checkpoint', 'ops'},
     'conversion': {'checkpoint', 'models'},
+    'analysis': {'checkpoint', 'engine', 'models', 'ops'},
     'engine': {'checkpoint'},
     'export': {'ops'},
     '__init__': {'engine', 'models', 'ops'},
@@ -49,6 +51,15 @@ def test_arrows_point_down():
         room = name.split('.')[0]
         up = {target for target in imported(name) if target.split('.')[0] not in {room, *ROOMS[room]}}
         assert not up, f'{name} looks up to {up}'
+
+
+def test_the_figure_shows_every_arrow():
+    """docs/design.md; that the root imports the rooms goes without saying."""
+    figure = (PACKAGE.parent / 'docs/design.md').read_text().split('```')[1]
+    drawn = {tuple(re.findall(r'(\w+)(?:\[[^]]*\])?', line)[:2]) for line in figure.splitlines() if '-->' in line}
+    found = {(name.split('.')[0], target.split('.')[0]) for name in FILES for target in imported(name)}
+    between = {(a, b) for a, b in found if a != b and '__init__' not in (a, b)}
+    assert between == {(a, b) for a, b in drawn if a in ROOMS and b in ROOMS}
 
 
 def test_no_circle():

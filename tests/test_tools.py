@@ -386,7 +386,9 @@ def test_config_errors(detection, data, tmp_path, monkeypatch):
     missing = tmp_path / 'missing.py'
     missing.write_text("default_scope = 'mmdet'\nmodel = dict(backbone=dict(type='mmpretrain.ConvNeXt'))\n")
     real = importlib.util.find_spec
-    monkeypatch.setattr('mmvmamba.engine.launch.find_spec', lambda name: None if name == 'mmpretrain' else real(name))
+    monkeypatch.setattr(
+        'mmvmamba.engine.libraries.find_spec', lambda name: None if name == 'mmpretrain' else real(name)
+    )
     with pytest.raises(SystemExit, match=r'needs mmpretrain, which is not installed: pip install onedl-mmpretrain'):
         run(config=missing)
     missing.write_text("custom_imports = dict(imports=['no_such_package'], allow_failed_imports=False)\n")

@@ -5,6 +5,7 @@
 #   That code starts from a model without class token that was, and was not released.
 # - Norms, biases and D do not decay. There all but the position embedding does, because the rule that exempts norms
 #   knows neither RMSNorm nor detectron2's LayerNorm.
+# - Gradients are exchanged in float32, there in float16.
 _base_ = './cascade-mask-rcnn_vim-t_sfp_lsj-380k_coco.py'
 
 model = dict(backbone=dict(rope_grid=14))

@@ -1,8 +1,11 @@
 """Whether the files and folders that a config names are there, asked before anything is built."""
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from mmengine.config import Config
 from mmengine.fileio import join_path
 from mmengine.registry import DATASETS
 from mmengine.utils import is_abs
@@ -10,12 +13,12 @@ from mmengine.utils import is_abs
 from .errors import LaunchError
 
 
-def check_data(cfg, *stages):
+def check_data(cfg: Config, *stages: str) -> None:
     """Refuses a run whose data are missing.
 
     Args:
-        cfg (Config): complete config.
-        stages (str): those that will run, out of 'train', 'val', 'test'.
+        cfg: complete config.
+        stages: those that will run, out of 'train', 'val', 'test'.
 
     Raises:
         LaunchError: names the first path that does not exist, and the option that wants it.
@@ -35,14 +38,14 @@ def check_data(cfg, *stages):
                 )
 
 
-def _numbered(entry, option):
-    """(option, part) for one part or a list of them, as ``--cfg-options`` addresses them."""
+def _numbered(entry: Any, option: str) -> list[tuple[str, Any]]:
+    """(option, part) for one part or a list of them, as `--cfg-options` addresses them."""
     if isinstance(entry, (list, tuple)):
         return [(f'{option}.{index}', part) for index, part in enumerate(entry)]
     return [(option, entry)] if entry else []
 
 
-def _dataset_paths(dataset, option, scope):
+def _dataset_paths(dataset: dict, option: str, scope: str) -> Iterator[tuple[str, str]]:
     """(option, path) of all that a dataset reads, and the datasets inside it; joined as BaseDataset joins them."""
     for key in ('dataset', 'datasets'):
         for inner_option, inner in _numbered(dataset.get(key), f'{option}.{key}'):
@@ -62,7 +65,7 @@ def _dataset_paths(dataset, option, scope):
             yield f'{option}.{name}', path if is_abs(path) or not root else join_path(root, path)
 
 
-def _downloads(dataset, scope):
+def _downloads(dataset: dict, scope: str) -> bool:
     """Whether the dataset fetches what is missing, as CIFAR and MNIST of mmpretrain do."""
     cls = dataset.get('type')
     if isinstance(cls, str):

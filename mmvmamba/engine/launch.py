@@ -1,14 +1,13 @@
 """From a command line to a Runner that can start: what tools/train.py and tools/test.py share.
 
-One file serves mmdet, mmseg and mmpretrain configs: the config's ``default_scope`` says whose it is. What a user can
+One file serves mmdet, mmseg and mmpretrain configs: the config's `default_scope` says whose it is. What a user can
 put right is found before training starts, and reported in one sentence.
 """
 
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,13 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from ..checkpoint import CheckpointError, match_checked, read_checkpoint, trust_checkpoints, unwrap_state_dict
 from .errors import LaunchError
+from .libraries import cannot_import, import_libraries
 from .place_hook import PlaceOfficialNamesHook
 from .training_state import believe_only_names, check_training_state
-
-# how to get each library that a config may need
-_INSTALL = {
-    'mmcv': 'pip install --no-build-isolation onedl-mmcv',
-    'mmdet': 'pip install onedl-mmdetection',
-    'mmseg': 'pip install onedl-mmsegmentation',
-    'mmpretrain': 'pip install onedl-mmpretrain',
-}
+from .whole_files import write_whole_files
 
 
-def argument_parser(description):
+def argument_parser(description: str) -> ArgumentParser:
     """A parser with the arguments that training and testing share."""
     parser = ArgumentParser(description=description)
     parser.add_argument('config', help='config file of mmdet, mmseg or mmpretrain')
@@ -54,11 +47,12 @@ def argument_parser(description):
 
 
 @contextmanager
-def launching(args):
+def launching(args: Namespace) -> Iterator[None]:
     """Runs a tool: known errors end it with one line and exit status 1, and checkpoints are read by us throughout."""
     try:
         with trust_checkpoints(args.trust_checkpoint):
             _hand_over('')
+            write_whole_files()
             yield
     except (LaunchError, CheckpointError) as error:
         sys.exit(f'{Path(sys.argv[0]).name}: {error}')
@@ -66,30 +60,20 @@ def launching(args):
         torch.distributed.destroy_process_group()
 
 
-def load_config(args):
+def load_config(args: Namespace) -> Config:
     """Reads the config, applies the command line, and imports the libraries that it needs."""
     if not Path(args.config).is_file():
         raise LaunchError(f'config {args.config} does not exist')
     try:
         cfg = Config.fromfile(args.config)
     except ImportError as error:
-        raise LaunchError(_cannot_import(args.config, error)) from error
+        raise cannot_import(args.config, error) from error
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
 
-    for library in sorted(_libraries(cfg)):
-        if find_spec(library) is None:
-            raise LaunchError(f'{args.config} needs {library}, which is not installed: {_INSTALL[library]}')
-    scope = cfg.get('default_scope')
-    if scope in _INSTALL:
-        try:
-            import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
-        except ImportError as error:
-            raise LaunchError(_cannot_import(f'{scope}, which {args.config} needs,', error)) from error
-    if scope == 'mmpretrain':
-        _set_mmpretrain_dataloaders(cfg)
+    import_libraries(cfg, args.config)
     return cfg
 
 
@@ -110,7 +94,9 @@ def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = F
     state_dict = unwrap_state_dict(checkpoint, cfg.load_from)
     if needs_training_state:
         check_training_state(checkpoint, cfg.load_from)
-    believe_only_names(checkpoint, _checkpoint_folder(cfg))
+        if cfg.get('randomness', {}).get('seed') is None:  # the data are shuffled by it before mmengine would take it
+            cfg.setdefault('randomness', {})['seed'] = checkpoint['meta'].get('seed')
+    believe_only_names(checkpoint, checkpoint_folder(cfg))
     _hand_over(cfg.load_from, checkpoint)
     runner = RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)
     # FlexibleRunner builds its model only when it starts
@@ -119,7 +105,7 @@ def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = F
     return runner
 
 
-def _checkpoint_folder(cfg: Config) -> Path:
+def checkpoint_folder(cfg: Config) -> Path:
     """Where CheckpointHook writes: with an `out_dir`, in a folder there that is named like the work dir."""
     out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
     return Path(out_dir, Path(cfg.work_dir).resolve().name) if out_dir else Path(cfg.work_dir)
@@ -149,38 +135,3 @@ def _hand_over(filename: str, checkpoint: dict | None = None) -> None:
         return checkpoint
 
     CheckpointLoader.register_scheme(_SCHEMES, load_from_checked_file, force=True)
-
-
-# Libraries
-
-
-def _libraries(cfg):
-    """The OpenMMLab libraries that a config names, as its scope or in front of a type (``mmpretrain.ConvNeXt``)."""
-    needed = {cfg.get('default_scope')}
-    waiting = [cfg._cfg_dict]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, dict):
-            if isinstance(node.get('type'), str):
-                needed.add(node['type'].split('.')[0])
-            waiting.extend(node.values())
-        elif isinstance(node, (list, tuple)):
-            waiting.extend(node)
-    return needed & _INSTALL.keys()
-
-
-def _cannot_import(what, error):
-    library = (getattr(error, 'name', None) or '').split('.')[0]
-    known = next((name for name in _INSTALL if name == library or f'{name} is not installed' in str(error)), None)
-    way_out = f': {_INSTALL[known]}' if known else ''
-    return f'{what} cannot be imported ({" ".join(str(error).split())}){way_out}'
-
-
-def _set_mmpretrain_dataloaders(cfg):
-    """What mmpretrain's configs leave to its tools."""
-    for stage in ('train', 'val', 'test'):
-        loader = cfg.get(f'{stage}_dataloader')
-        if loader:
-            loader.setdefault('pin_memory', True)
-            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
-            loader.setdefault('collate_fn', dict(type='default_collate'))

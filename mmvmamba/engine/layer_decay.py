@@ -16,15 +16,15 @@ STATE_DECAYS = ('A_log', 'A_b_log', 'A_logs')
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Smaller learning rates for earlier blocks, and weight decay only where it makes sense.
 
-    A parameter at depth i of n learns at ``lr * layer_decay_rate ** (n - 1 - i)``; depths come from the backbone's
+    A parameter at depth i of n learns at `lr * layer_decay_rate ** (n - 1 - i)`; depths come from the backbone's
     `get_layer_depth`, and necks and heads have the last one. Norms, biases, position embeddings, class tokens and D are
     not decayed. Works with any model that has a `backbone`: detectors, segmentors, classifiers. Logs what it did.
 
     Source: layer-wise rates as in BEiT (arXiv 2106.08254).
 
     Args:
-        optim_wrapper_cfg: as in MMEngine, with ``optimizer=dict(type=..., lr=..., weight_decay=...)``.
-        paramwise_cfg: ``layer_decay_rate`` (1.0, the same rate everywhere) and ``decay_A`` (False leaves A_log
+        optim_wrapper_cfg: as in MMEngine, with `optimizer=dict(type=..., lr=..., weight_decay=...)`.
+        paramwise_cfg: `layer_decay_rate` (1.0, the same rate everywhere) and `decay_A` (False leaves A_log
             undecayed, as in Mamba, since decay pulls A to -1; True decays it like a weight).
 
     Raises:

@@ -1,39 +1,53 @@
 """The processes of a distributed run, on GPUs and on machines without."""
 
+import ctypes
+import signal
+import sys
 from datetime import timedelta
 
 import torch.distributed
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import init_dist
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.utils.dl_utils import set_multi_processing
+from torch import nn
 
 from .errors import LaunchError
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @MODEL_WRAPPERS.register_module()
 class CPUDistributedDataParallel(MMDistributedDataParallel):
     """MMDistributedDataParallel over gloo. SyncBN, which exists on GPUs only, becomes BN, as in a run of one process.
 
-    Takes the arguments of MMDistributedDataParallel; ``device_ids`` must be None.
+    Takes the arguments of MMDistributedDataParallel; `device_ids` must be None.
     """
 
-    def __init__(self, module, **kwargs):
+    def __init__(self, module: nn.Module, **kwargs):
         super().__init__(module=revert_sync_batchnorm(module), **kwargs)
 
 
-def start_ranks(cfg):
-    """Joins the process group that ``cfg.launcher`` describes, so that Runner finds it ready.
+def _end_with_parent() -> None:
+    """Ask Linux to end this rank when its launcher dies, even by a signal that leaves it no time to end its ranks."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def start_ranks(cfg: Config) -> None:
+    """Joins the process group that `cfg.launcher` describes, so that Runner finds it ready.
 
     On GPUs this is mmengine's own start. Without, mmengine would still choose a GPU: ranks meet over gloo, and
-    ``cfg.model_wrapper_cfg`` is set to a wrapper without device ids.
+    `cfg.model_wrapper_cfg` is set to a wrapper without device ids.
 
     Raises:
         LaunchError: slurm without GPUs.
     """
     if cfg.launcher == 'none':
         return
+    _end_with_parent()
     env = cfg.get('env_cfg') or {}
     dist_cfg = dict(env.get('dist_cfg') or {})
     set_multi_processing(**env.get('mp_cfg', {}), distributed=True)

@@ -53,8 +53,27 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(self.weight.dtype)
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """What `RMSNorm` does with its weight."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps).to(weight.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """PyTorch's norm of the last dimension, also of a float32 map with 16-bit weights, whose dtype it then returns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """What `LayerNorm` does with its weight and bias."""
+    if weight.dtype.itemsize >= x.dtype.itemsize:
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps).to(weight.dtype)
 
 
 class PatchEmbed(nn.Module):

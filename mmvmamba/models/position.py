@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..checkpoint import CheckpointError
 
@@ -102,8 +103,7 @@ def split_tokens(sequence: Tensor, slots: tuple[int, ...]) -> tuple[Tensor, Tens
 def resize_pos_embed(grid: Tensor, height: int, width: int) -> Tensor:
     """Bicubic resizing of a square grid of embeddings: (1, side * side, D) -> (1, height * width, D)."""
     side = math.isqrt(grid.shape[1])
-    # a size that an exported program leaves open is no int: comparing would exclude one or all but one
-    if isinstance(height, int) and isinstance(width, int) and (side, side) == (height, width):
+    if statically_known_true(height == side) and statically_known_true(width == side):  # sizes may be symbols
         return grid
     grid = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
     return F.interpolate(grid, (height, width), mode='bicubic').flatten(2).transpose(1, 2)

@@ -11,6 +11,7 @@ from .arguments import check_choice, check_count, check_image, check_outputs, ch
 from .backbone import Backbone
 from .bimamba import BiMamba
 from .layers import DropPath, PatchEmbed, RMSNorm
+from .plain import is_untouched
 from .position import TokenGrid, insert_tokens, resize_pos_embed, rotary_angles, rotate, split_tokens
 
 # The released variants (Vim, arXiv 2401.09417, section 4.1). Fields left out: see `arch` below.
@@ -47,7 +48,10 @@ class VimBlock(nn.Module):
 
     def forward(self, x: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
         """(B, L, C) -> the mixer's output and the stream with it added, both (B, L, C)."""
-        mixed = self.mixer(self.norm(x), reverse)
+        if is_untouched(self.mixer, BiMamba):
+            mixed = self.mixer(x, reverse, self.norm)
+        else:
+            mixed = self.mixer(self.norm(x), reverse)
         return mixed, x + self.drop_path(mixed)
 
 
@@ -58,29 +62,29 @@ class Vim(Backbone):
     Source: Vision Mamba (arXiv 2401.09417). Parameter names are those of the released checkpoints.
 
     Args:
-        arch: ``tiny``, ``small`` or ``base``, or a dict with ``embed_dims`` and ``depth`` and optionally ``d_state``
-            (16), ``expand`` (2) and ``divide_out`` (True: halve the sum of the two directions).
+        arch: `tiny`, `small` or `base`, or a dict with `embed_dims` and `depth` and optionally `d_state`
+            (16), `expand` (2) and `divide_out` (True: halve the sum of the two directions).
         img_size: side in pixels of the image that the position embedding is made for. A checkpoint's embedding is
             resized to it once, on loading; that of other image sizes is interpolated in every forward pass.
         patch_size: side of a patch.
         patch_stride: distance of patches: 16, or 8 in the long-sequence models (written with a +).
         in_channels: channels of the input image.
-        pooling: None gives maps. For classification: the class token in the ``middle`` of the sequence (the released
-            models), at its ``head``, or one at both ends (``double``: their mean); or, without class token, the
-            ``mean`` of all tokens, or all tokens for a head that takes the maximum of their scores (``max``, with
+        pooling: None gives maps. For classification: the class token in the `middle` of the sequence (the released
+            models), at its `head`, or one at both ends (`double`: their mean); or, without class token, the
+            `mean` of all tokens, or all tokens for a head that takes the maximum of their scores (`max`, with
             `TokenMaxClsHead`).
         out_indices: blocks whose outputs are returned as maps, in ascending order; negative ones count from the last.
             Blocks after the last of them are not built.
-        feature: what a map shows: the ``residual`` stream after the block, the ``mixer``'s output alone, or
-            ``residual_official``: the stream as the official segmentation code reads it, inside the next block. It
+        feature: what a map shows: the `residual` stream after the block, the `mixer`'s output alone, or
+            `residual_official`: the stream as the official segmentation code reads it, inside the next block. It
             differs with a rotary embedding, which has then rotated all maps but that of the last block once more.
         pretrained_cls_slot: where the file that a model without class token starts from has one, so that this entry of
-            the position embedding is left out: ``middle`` (the released files) or ``head``. ``official``, for any
+            the position embedding is left out: `middle` (the released files) or `head`. `official`, for any
             model: the first entry counts for the class token's, wherever that is, and stays the first. The official
             code does so when it resizes an embedding; that shifts half of the grid by one token.
-        bidirectionality: ``ssm_conv`` (the released models), or the paper's ablations: ``ssm`` (both directions share
-            the convolution), ``alternating_blocks`` (every second block walks backwards), ``random_flip`` (in
-            training, half of the batches are walked backwards) and ``none``.
+        bidirectionality: `ssm_conv` (the released models), or the paper's ablations: `ssm` (both directions share
+            the convolution), `alternating_blocks` (every second block walks backwards), `random_flip` (in
+            training, half of the batches are walked backwards) and `none`.
         rope_grid: None, or the side of the pre-training grid (14 for 224 pixels), which turns on the rotary position
             embedding. It rotates the whole stream before each block, like both rotary switches of the official code.
         drop_path_rate: stochastic depth, rising linearly to this rate over the blocks. Without `pooling` the last block
@@ -88,7 +92,7 @@ class Vim(Backbone):
         frozen_stages: -1 freezes nothing, 0 the patch and position embeddings and class tokens, i > 0 these and the
             first i blocks.
         with_cp: recompute each block in the backward pass, to save memory.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` takes official files as they are; None starts from
+        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` takes official files as they are; None starts from
             random weights.
         pretrained: mmseg's spelling of such an `init_cfg`: FILE_OR_URL.
 

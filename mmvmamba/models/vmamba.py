@@ -13,6 +13,7 @@ from .arguments import check_choice, check_count, check_image, check_outputs, ch
 from .backbone import Backbone
 from .layers import ChannelsFirst, ChannelsLast, DropPath
 from .mlp import MLP
+from .plain import is_untouched
 from .ss2d import SS2D
 
 _VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
@@ -75,10 +76,10 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = ((size + 1) // 2 for size in x.shape[1:3])
+        height, width = ((side + 1) // 2 for side in x.shape[1:3])
         x = nn.functional.pad(x, (0, 0, 0, 2 * width - x.shape[2], 0, 2 * height - x.shape[1]))
-        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, h, 2, w, 2, C)
-        x = torch.cat([x[:, :, row, :, col] for col in (0, 1) for row in (0, 1)], -1)
+        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, h, row, w, column, C)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
         return self.reduction(self.norm(x))
 
 
@@ -112,9 +113,11 @@ class VSSBlock(nn.Module):
             self.mlp = MLP(channels, int(mlp_ratio * channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.op(self.norm(x)))
+        op, norm = self.op, self.norm  # a mixer that takes the norm along keeps less in training
+        x = x + self.drop_path(op(x, norm) if is_untouched(op, SS2D) else op(norm(x)))
         if self.has_mlp:
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
+            mlp, norm = self.mlp, self.norm2
+            x = x + self.drop_path(mlp(x, norm) if is_untouched(mlp, MLP) else mlp(norm(x)))
         return x
 
 
@@ -140,20 +143,20 @@ class VMamba(Backbone):
     Source: VMamba: Visual State Space Model (arXiv 2401.10166). Parameter names are those of the released checkpoints.
 
     Args:
-        arch: a name out of `ARCHS` (``tiny``, ``small`` and ``base`` are the recommended variants), or a dict with
-            ``dims`` (four widths, or the first one, then doubled at each stage), ``depths`` (blocks in each of the four
-            stages) and optionally ``ssm_ratio`` (2.0), ``d_state`` (1), ``dt_rank`` ('auto'), ``mlp_ratio`` (4.0; 0 for
-            none), ``gate`` (False), ``conv_bias`` (False), ``stem`` ('conv' or 'patch') and ``downsample`` ('conv' or
+        arch: a name out of `ARCHS` (`tiny`, `small` and `base` are the recommended variants), or a dict with
+            `dims` (four widths, or the first one, then doubled at each stage), `depths` (blocks in each of the four
+            stages) and optionally `ssm_ratio` (2.0), `d_state` (1), `dt_rank` ('auto'), `mlp_ratio` (4.0; 0 for
+            none), `gate` (False), `conv_bias` (False), `stem` ('conv' or 'patch') and `downsample` ('conv' or
             'merging').
         in_channels: channels of the input image.
         out_indices: the stages whose outputs are returned, 0 to 3, each through its own LayerNorm. Stages after the
             last of them are not built.
         drop_path_rate: stochastic depth, rising linearly to this rate over the blocks.
-        traversals: ``cross``, or the paper's ablations ``unidirectional`` and ``bidirectional``, or a tuple of names
+        traversals: `cross`, or the paper's ablations `unidirectional` and `bidirectional`, or a tuple of names
             out of `mmvmamba.ops.TRAVERSALS`, one for each direction.
         frozen_stages: -1 freezes nothing, 0 the stem, i > 0 the stem and the first i stages.
         with_cp: recompute each block in the backward pass, to save memory.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE_OR_URL)`` takes official files as they are; None starts from
+        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` takes official files as they are; None starts from
             random weights.
         pretrained: mmseg's spelling of such an `init_cfg`: FILE_OR_URL.
 

@@ -1,4 +1,4 @@
-"""The backends of the scan, one record each, and which of them runs."""
+"""The backends of the scan and of the convolution before it, one record each, and which of them runs."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import blocked, mamba_ssm, native, reference, triton
+from . import blocked, mamba_ssm, native, reference, self_check, torch_conv, triton
 from .setting import Setting
 
 AUTO = 'auto'
@@ -19,7 +19,7 @@ def _always() -> None:
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of the scan.
+    """One implementation of the scan, and the convolution that goes with it.
 
     Attributes:
         name: what users call it.
@@ -28,8 +28,10 @@ class Backend:
         forward: from the arguments of the operator, without its last, to the map.
         backward: from the map's gradient and these arguments, without `out_dtype`, to the gradients of the eight
             tensors. None: it can only take the operator's place.
+        conv_silu, conv_silu_backward: likewise for the operator of `depthwise_conv`; PyTorch's own by default.
         traceable: differentiable and traceable as it stands. Chosen by name, such a one takes the operator's place.
         unavailable_reason: says in one sentence why it cannot run on this machine, None if it can. Changes nothing.
+        checks_itself: whether its first use of a kind has to agree with 'blocked', see `self_check.py`.
     """
 
     name: str
@@ -37,14 +39,23 @@ class Backend:
     dtypes: tuple[torch.dtype, ...]
     forward: Callable[..., torch.Tensor]
     backward: Callable[..., tuple[torch.Tensor | None, ...]] | None = None
+    conv_silu: Callable[..., torch.Tensor] = torch_conv.conv_silu
+    conv_silu_backward: Callable[..., tuple[torch.Tensor | None, ...]] = torch_conv.conv_silu_backward
     traceable: bool = False
     unavailable_reason: Callable[[], str | None] = _always
+    checks_itself: bool = False
 
     def refusal(self, device: str, dtypes: Iterable[torch.dtype]) -> str | None:
         """What of these it does not take, None if it takes them."""
         if refused := [dtype for dtype in dtypes if dtype not in self.dtypes]:
             return str(refused[0]).removeprefix('torch.')
         return None if self.devices is None or device in self.devices else f'{device} tensors'
+
+    def fault(self, use: self_check.Use | None) -> str | None:
+        """Why what it computes is not to be believed, None if it is; without a use, nothing is computed to find out."""
+        if use is None or not self.checks_itself:
+            return None
+        return self_check.fault(self.name, self.forward, self.backward, use)
 
 
 # In the order in which 'auto' asks them. It never gets past 'blocked', which takes everything.
@@ -55,6 +66,8 @@ _BACKENDS = (
         dtypes=DTYPES[:3],
         forward=native.selective_scan_2d,
         backward=native.selective_scan_2d_backward,
+        conv_silu=native.conv_silu,
+        conv_silu_backward=native.conv_silu_backward,
         unavailable_reason=native.unavailable_reason,
     ),
     Backend(
@@ -63,7 +76,10 @@ _BACKENDS = (
         dtypes=DTYPES[:3],
         forward=triton.selective_scan_2d,
         backward=triton.selective_scan_2d_backward,
+        conv_silu=triton.conv_silu,
+        conv_silu_backward=triton.conv_silu_backward,
         unavailable_reason=triton.unavailable_reason,
+        checks_itself=True,
     ),
     Backend(
         'blocked',
@@ -118,26 +134,44 @@ def current_backend() -> str:
     return use_backend.get()
 
 
-def choose(device: str, dtypes: Iterable[torch.dtype], name: str = AUTO) -> tuple[Backend, str | None]:
+def choose(
+    device: str, dtypes: Iterable[torch.dtype], name: str = AUTO, use: self_check.Use | None = None
+) -> tuple[Backend, str | None]:
     """The backend that scans tensors of these types on a device of this type, and why no kernel does, if one could.
+
+    Args:
+        device: type of the device.
+        dtypes: all that occur.
+        name: of a backend, or 'auto'.
+        use: what is scanned next, for kernels that have yet to be seen to work; None only asks.
 
     Raises:
         ValueError: the named one does not take them.
+        RuntimeError: the named one failed its check.
     """
     if name != AUTO:
-        if refused := BACKENDS[name].refusal(device, dtypes):
+        backend = BACKENDS[name]
+        if refused := backend.refusal(device, dtypes):
             raise ValueError(
                 f"The scan backend {name!r} does not take {refused}: use_backend('auto') finds one that does."
             )
-        return BACKENDS[name], None
+        if fault := backend.fault(use):
+            raise RuntimeError(f"Scan with use_backend('auto') instead: {fault}")
+        return backend, None
     loss = None if device in KERNEL_DEVICES else f'there is no kernel for {device} tensors.'
     for backend in BACKENDS.values():
         if backend.refusal(device, dtypes) is None:
-            reason = backend.unavailable_reason()
+            reason = backend.unavailable_reason() or backend.fault(use)
             if reason is None:
                 break
             loss = reason
     return backend, loss
+
+
+@torch.compiler.assume_constant_result
+def in_function_transform() -> bool:
+    """Whether this runs, or is compiled, within `torch.func.grad`, `vmap` or another transform."""
+    return torch._C._are_functorch_transforms_active()
 
 
 if name := os.environ.get('MMVMAMBA_SCAN'):

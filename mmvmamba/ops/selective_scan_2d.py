@@ -12,7 +12,8 @@ import logging
 import torch
 from torch import Tensor
 
-from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend
+from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend, in_function_transform
+from .self_check import Use
 from .traversal import CROSS, traversal_codes
 
 
@@ -61,20 +62,15 @@ def selective_scan_2d(
     _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype)
     arguments = (x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     name = current_backend()
-    if name == AUTO and _in_function_transform():
+    if name == AUTO and in_function_transform():
         name = 'blocked'  # the operator has no rules for them
     if name != AUTO and BACKENDS[name].traceable:
         return BACKENDS[name].forward(*arguments)
-    if _in_function_transform():
+    if in_function_transform():
         raise ValueError(
             f"The scan backend {name!r} does not take the transforms of torch.func: use_backend('auto') does."
         )
     return torch.ops.mmvmamba.selective_scan_2d(*arguments, name)
-
-
-def _in_function_transform() -> bool:
-    """Whether `torch.func.grad`, `vmap` or another transform is at work on our inputs."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
@@ -90,8 +86,6 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
         raise ValueError(
             f'A is {tuple(A.shape)} and dt {tuple(dt.shape)}: a scan has at least one state, and a low-rank dt a rank.'
         )
-    if out_dtype not in DTYPES:
-        raise ValueError(f'out_dtype is {out_dtype}; the scan gives {_NAMES}.')
     maps = (x.shape[0], K, *x.shape[-3:-1])
     rank = d if dt_weight is None else dt.shape[-1]
     expected = dict(
@@ -116,6 +110,8 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
             raise ValueError(f'{name} is {tensor.dtype}; the scan takes {_NAMES}.')
         if tensor.device != x.device:
             raise ValueError(f'{name} is on {tensor.device}, x on {x.device}: move them to one device.')
+    if out_dtype not in DTYPES:
+        raise ValueError(f'out_dtype is {out_dtype}; the scan gives {_NAMES}.')
 
 
 _NAMES = ', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)
@@ -132,7 +128,7 @@ _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACK
 
 def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
     inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
-    chosen, loss = choose(x.device.type, _dtypes(inputs), backend)
+    chosen, loss = choose(x.device.type, _dtypes(inputs), backend, Use.of(inputs, dt_softplus))
     if loss:
         _say_once(f'The scan runs in plain PyTorch on {x.device.type}, slower than a kernel: {loss}')
     return chosen.forward(*inputs, codes, dt_softplus, out_dtype)
@@ -141,7 +137,7 @@ def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtyp
 def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend=AUTO):
     inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
     dtypes = _dtypes(inputs)
-    chosen, _ = choose(x.device.type, dtypes, backend)
+    chosen, _ = choose(x.device.type, dtypes, backend, Use.of(inputs, dt_softplus))
     if torch.float64 not in dtypes and grad_y.dtype == torch.float64:
         grad_y = grad_y.float()  # only the result is wider than the scan
     grads = chosen.backward(grad_y, *inputs, codes, dt_softplus)

@@ -9,7 +9,8 @@ from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmvmamba.checkpoint import CheckpointError
+from mmvmamba.checkpoint import CheckpointError, loading
+from mmvmamba.engine import launch, place_hook
 from mmvmamba.engine.launch import build_runner
 from mmvmamba.engine.training_state import believe_only_names, check_training_state
 
@@ -97,6 +98,26 @@ def test_resume_replaces_the_best_checkpoint_of_this_run(trained, tmp_path):
     cfg.load_from, cfg.resume = str(moved / 'iter_2.pth'), True
     build_runner(cfg, needs_training_state=True).train()
     assert [path.name for path in moved.glob('best_*')] == ['best_score_iter_3.pth']
+
+
+def test_a_file_is_read_once_and_matched_once(trained, tmp_path, monkeypatch):
+    """By the tool, the hook and mmengine's own loader together."""
+    calls = []
+
+    def counted(module, name):
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: calls.append(name) or function(*args, **kwargs))
+
+    counted(launch, 'read_checkpoint')
+    counted(loading, 'match')
+    counted(place_hook, 'match')
+    cfg = config(tmp_path / 'next', 1)
+    cfg.load_from = str(trained / 'iter_2.pth')
+    runner = build_runner(cfg)
+    runner.load_or_resume()
+    weights = torch.load(cfg.load_from, weights_only=False)['state_dict']
+    assert torch.equal(runner.model.layer.weight, weights['layer.weight'])
+    assert calls == ['read_checkpoint', 'match']
 
 
 DAMAGE = {

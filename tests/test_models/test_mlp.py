@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmamba.models.mlp import MLP
+from mmvmamba.ops.cpu_fastpath import use_cpu_fastpath
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
@@ -16,6 +18,30 @@ def test_inference_equals_training(size, dtype):
         torch.testing.assert_close(mlp(x), expected, atol=1e-6, rtol=1e-5)
         with torch.backends.mkldnn.flags(enabled=False):
             torch.testing.assert_close(mlp(x), expected)
+
+
+class Operators(TorchDispatchMode):
+    """The names of the operators that run."""
+
+    def __enter__(self):
+        self.names = set()
+        return super().__enter__()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.add(str(operator))
+        return operator(*args, **kwargs or {})
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='PyTorch without oneDNN')
+def test_the_fast_way_is_taken_and_can_be_switched_off():
+    mlp, x = MLP(8, 32), torch.randn(1, 3, 5, 8)
+    fused = 'mkldnn._linear_pointwise.default'
+    with torch.no_grad(), Operators() as operators:
+        expected = mlp(x)
+        assert fused in operators.names
+    with torch.no_grad(), use_cpu_fastpath(False), Operators() as operators:
+        torch.testing.assert_close(mlp(x), expected)
+        assert fused not in operators.names
 
 
 def test_autocast_reaches_the_layers():

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmamba.ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL, native, selective_scan, selective_scan_2d, use_backend
+from mmvmamba.ops.backend import DTYPES
 from mmvmamba.ops.blocked import linear_scan
 
 from .cases import scan_inputs, value_and_grads
@@ -165,17 +166,68 @@ def test_empty():
         selective_scan_2d(**inputs)
 
 
+@pytest.mark.parametrize('dtype', [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_types_that_are_refused(dtype):
+    inputs = scan_inputs(1, 3, 4, 5, 2, K=4)
+    with pytest.raises(ValueError, match=f'out_dtype is {dtype}; the scan gives float32, bfloat16'):
+        selective_scan_2d(**inputs, out_dtype=dtype)
+    with pytest.raises(ValueError, match=f'x is {dtype}; the scan takes float32, bfloat16'):
+        selective_scan_2d(**inputs | dict(x=inputs['x'].to(dtype)))
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('out_dtype', DTYPES)
+def test_any_type_of_result(dtype, out_dtype):
+    inputs = scan_inputs(1, 3, 4, 5, 2, K=4, dtype=dtype)
+    y, grads = value_and_grads(selective_scan_2d, inputs, out_dtype=out_dtype)
+    with use_backend('reference'):
+        expected, expected_grads = value_and_grads(selective_scan_2d, inputs, out_dtype=out_dtype)
+    assert y.dtype == out_dtype and all(grads[name].dtype == dtype for name in grads)
+    torch.testing.assert_close(y, expected, atol=0.03, rtol=0.03)
+    torch.testing.assert_close(grads, expected_grads, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize('sizes', [dict(n=0), dict(n=2, rank=0)])
+def test_no_states_and_no_rank_are_refused(sizes):
+    inputs = scan_inputs(1, 3, 4, 5, sizes['n'], K=4)
+    if 'rank' in sizes:
+        inputs |= dict(dt=torch.zeros(1, 4, 3, 4, 0), dt_weight=torch.zeros(4, 5, 0))
+    with pytest.raises(ValueError, match='at least one state'):
+        selective_scan_2d(**inputs)
+
+
+class TestFunctionTransforms:
+    @staticmethod
+    def case():
+        inputs = scan_inputs(2, 3, 4, 5, 2, K=4, rank=2)
+        x = inputs.pop('x')
+        return x, lambda x: selective_scan_2d(x, **inputs)
+
+    @pytest.mark.parametrize('compiled', [False, True])
+    def test_grad(self, compiled):
+        x, scan = self.case()
+        grad = torch.func.grad(lambda x: scan(x).sin().sum())
+        grad = torch.compile(grad, fullgraph=True, backend='aot_eager') if compiled else grad
+        (expected,) = torch.autograd.grad(scan(x.requires_grad_()).sin().sum(), x)
+        torch.testing.assert_close(grad(x.detach()), expected)
+
+    def test_vmap_and_grad_within(self):
+        x, scan = self.case()
+        xs = torch.stack([x, x.flip(2)])
+        torch.testing.assert_close(torch.func.vmap(scan)(xs), torch.stack([scan(x) for x in xs]))
+        grad = torch.func.grad(lambda x: scan(x).sin().sum())
+        torch.testing.assert_close(torch.func.vmap(grad)(xs), torch.stack([grad(x) for x in xs]))
+
+    @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
+    def test_a_kernel_by_name_refuses(self):
+        x, scan = self.case()
+        with use_backend('native'), pytest.raises(ValueError, match="'native' does not take the transforms of torch"):
+            torch.func.vmap(scan)(x[None])
+
+
 def test_unknown_traversal():
     with pytest.raises(ValueError, match='diagonal'):
         selective_scan_2d(**scan_inputs(1, 3, 4, 5, 2, K=1), traversals=('diagonal',))
-
-
-def test_backends_by_name():
-    with pytest.raises(ValueError, match="'cuda'.*choose from auto, native"):
-        use_backend('cuda')
-    if not torch.cuda.is_available():
-        with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run here"):
-            use_backend('mamba_ssm')
 
 
 @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')

@@ -5,14 +5,16 @@ a process of its own, where the cases of `TestKernels` are collected.
 """
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from mmvmamba.ops import reference
+from mmvmamba.ops import reference, selective_scan_2d, self_check
 from mmvmamba.ops import triton as backend
+from mmvmamba.ops.backend import BACKENDS
 
 pytest.importorskip('triton', '3.3')
 
@@ -131,6 +133,17 @@ def schedule(request, monkeypatch):
     monkeypatch.setattr(launch, 'MIN_CHUNK', min_chunk)
 
 
+@pytest.fixture
+def small_check(monkeypatch):
+    """The self-check with maps that the interpreter walks in seconds, still in one sweep and in chunks."""
+    if DEVICE == 'cpu':
+        from mmvmamba.ops.triton import launch
+
+        monkeypatch.setattr(launch, 'MIN_CHUNK', 4)
+        monkeypatch.setattr(self_check, 'BATCH', 1)
+        monkeypatch.setattr(self_check, 'SIZES', ((2, 3), (3, 6)))
+
+
 class TestKernels:
     __test__ = INTERPRETED or DEVICE == 'cuda'
 
@@ -242,15 +255,56 @@ class TestKernels:
 
     def test_too_many_traversals(self):
         traversals = [ROW] * 16
-        with pytest.raises(ValueError, match='at most 15'):
+        with pytest.raises(ValueError, match='at most 15 traversals, not 16'):
             backend.selective_scan_2d(
                 *make_inputs(size=(1, 2), traversals=traversals).values(), traversals, True, torch.float32
             )
+
+    @pytest.mark.parametrize(('dtype', 'states'), [(torch.float32, 1), (torch.bfloat16, 16), (torch.float16, 1)])
+    def test_self_check_passes(self, small_check, dtype, states):
+        inputs = make_inputs(states=states, dtype=dtype)
+        use = self_check.Use.of([*inputs.values()], dt_softplus=True)
+        found = self_check.errors(backend.selective_scan_2d, backend.selective_scan_2d_backward, use)
+        assert list(found) == ['y', *(f'd{name}' for name in NAMES)]
+        assert max(found.values()) < use.tolerance / 2
+
+    @pytest.mark.parametrize(('kernel', 'wrong'), [('sweep', 'y'), ('sweep_back', 'dx'), ('prefix', 'y')])
+    def test_self_check_finds_what_is_wrong(self, small_check, monkeypatch, caplog, kernel, wrong):
+        from mmvmamba.ops.triton import launch
+
+        kept = getattr(launch, kernel)
+
+        class Broken:  # decays as if A were something else
+            def __getitem__(self, grid):
+                return lambda p_A, **arguments: kept[grid](p_A=p_A / 2, **arguments)
+
+        monkeypatch.setattr(launch, kernel, Broken())
+        monkeypatch.setattr(self_check, '_faults', {})
+        monkeypatch.setitem(BACKENDS, 'native', BACKENDS['triton'])
+        inputs = make_inputs(size=(2, 3), channels=3)
+        with caplog.at_level('WARNING', 'mmvmamba'):
+            y = selective_scan_2d(**inputs)
+        assert re.search(rf'triton failed its first check on .* and N=1, .*{wrong} is off by', caplog.text)
+        torch.testing.assert_close(y, BACKENDS['blocked'].forward(*inputs.values(), CROSS, True))
 
     @pytest.mark.skipif(DEVICE == 'cpu', reason='too long for the interpreter')
     @pytest.mark.parametrize(('batch', 'size', 'states'), [(1, (255, 257), 1), (1, (96, 96), 16), (64, (28, 28), 1)])
     def test_large_maps(self, batch, size, states):
         check(make_inputs(batch=batch, size=size, states=states, channels=96))
+
+
+@pytest.mark.parametrize('states', [1, 2, 16, 64])
+def test_self_check_takes_every_way(states):
+    """One program for a whole sequence, and chunks: three, or none would be entered with a decayed state."""
+    from mmvmamba.ops.triton import launch
+
+    for channels in (launch.forward_channels(states), launch.backward_channels(states)):
+        blocks = self_check.BATCH * -(-self_check.CHANNELS['cuda'] // channels)
+        whole, cut = (
+            launch.schedule(blocks, h * w, launch.steps_ahead(states, h * w), CROSS, multiprocessors=132).chunks
+            for h, w in self_check.SIZES
+        )
+        assert whole == 1 and cut >= 3
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ the size of the model and the image, and neither weights nor images.
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Sequence
-from importlib import import_module
 from math import prod
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmvmamba.engine.libraries import register_modules
 from mmvmamba.ops.flops import scan_flops
 
 # height and width of the image of the published FLOPs
@@ -40,7 +40,7 @@ class EmptyWeights(TorchFunctionMode):
 
 def build_empty(cfg: Config) -> nn.Module:
     """The model of a config, for evaluation, with its parameters and buffers on the meta device."""
-    import_module(f'{cfg.default_scope}.utils').register_all_modules(init_default_scope=False)
+    register_modules(cfg.default_scope)
     with DefaultScope.overwrite_default_scope(cfg.default_scope), EmptyWeights():
         return MODELS.build(cfg.model).to('meta').eval()
 

@@ -9,7 +9,6 @@ present names and shapes; if one is missing or of another shape, nothing is writ
 import sys
 from argparse import ArgumentParser
 from collections import OrderedDict
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from mmengine.registry import MODELS, DefaultScope
 import mmvmamba  # noqa: F401, registers the backbones
 from mmvmamba.checkpoint import CheckpointError, read_checkpoint, unwrap_state_dict
 from mmvmamba.conversion import to_mmengine, to_official
+from mmvmamba.engine.libraries import register_modules
 
 SUFFIXES = ('.pth', '.safetensors')
 
@@ -62,7 +62,7 @@ def main(argv=None):
 def build(config):
     cfg = Config.fromfile(config)
     scope = cfg.default_scope
-    import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
+    register_modules(scope)
     with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(cfg.model)
 

@@ -1,0 +1,76 @@
+"""The OpenMMLab libraries: which of them a config needs, how to get one, and what each wants of its config."""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from mmengine.config import Config
+
+from .errors import LaunchError
+
+# How to get each library that a config may need.
+INSTALL = {
+    'mmcv': 'pip install --no-build-isolation onedl-mmcv',
+    'mmdet': 'pip install onedl-mmdetection',
+    'mmseg': 'pip install onedl-mmsegmentation',
+    'mmpretrain': 'pip install onedl-mmpretrain',
+}
+
+
+def import_libraries(cfg: Config, config: str) -> None:
+    """Imports what a config needs, and completes it as the tools of its library do.
+
+    Args:
+        cfg: complete config.
+        config: its file, only named in errors.
+
+    Raises:
+        LaunchError: a library is missing or broken.
+    """
+    for library in sorted(_named_by(cfg)):
+        if find_spec(library) is None:
+            raise LaunchError(f'{config} needs {library}, which is not installed: {INSTALL[library]}')
+    scope = cfg.get('default_scope')
+    if scope in INSTALL:
+        try:
+            register_modules(scope)
+        except ImportError as error:
+            raise cannot_import(f'{scope}, which {config} needs,', error) from error
+    if scope == 'mmpretrain':
+        _complete_dataloaders(cfg)
+
+
+def register_modules(scope: str) -> None:
+    """Makes a library register its models, data sets and metrics, without making its scope the default."""
+    import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
+
+
+def cannot_import(what: str, error: ImportError) -> LaunchError:
+    library = (getattr(error, 'name', None) or '').split('.')[0]
+    known = next((name for name in INSTALL if name == library or f'{name} is not installed' in str(error)), None)
+    way_out = f': {INSTALL[known]}' if known else ''
+    return LaunchError(f'{what} cannot be imported ({" ".join(str(error).split())}){way_out}')
+
+
+def _named_by(cfg: Config) -> set[str]:
+    """The libraries that a config names, as its scope or in front of a type (`mmpretrain.ConvNeXt`)."""
+    needed = {cfg.get('default_scope')}
+    waiting = [cfg._cfg_dict]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if isinstance(node.get('type'), str):
+                needed.add(node['type'].split('.')[0])
+            waiting.extend(node.values())
+        elif isinstance(node, (list, tuple)):
+            waiting.extend(node)
+    return needed & INSTALL.keys()
+
+
+def _complete_dataloaders(cfg: Config) -> None:
+    """What mmpretrain's configs leave to its tools."""
+    for stage in ('train', 'val', 'test'):
+        loader = cfg.get(f'{stage}_dataloader')
+        if loader:
+            loader.setdefault('pin_memory', True)
+            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
+            loader.setdefault('collate_fn', dict(type='default_collate'))

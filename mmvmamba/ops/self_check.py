@@ -1,0 +1,165 @@
+"""A kernel's first scan on a device is a small map, compared with the blocked scan before anything else is believed.
+
+Kernels meet devices, drivers and compilers that nobody has run them on. What is wrong there shows in the first map, as
+an error of the compiler, a launch that fails or a wrong value, and is found once per process and kind of scan, before
+training or a result depends on it.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import blocked
+from .traversal import CROSS, traversal_codes
+
+ENABLED = os.environ.get('MMVMAMBA_SELF_CHECK') != '0'
+SIZES = ((2, 7), (5, 9))  # walked from end to end by one program, and in three chunks or more by as many
+BATCH, RANK = 2, 4
+CHANNELS = {'cuda': 48, 'cpu': 3}  # one and a half warps; few where Triton's interpreter takes their place
+NAMES = ('x', 'dt', 'A', 'B', 'C', 'D', 'dt_bias', 'dt_weight')
+TF32_EPS = 2**-10  # in which a GPU may multiply float32 matrices, here those of a low-rank dt
+
+
+class Use(NamedTuple):
+    """What a kernel is compiled for: a new one is a kernel that has not been seen to work.
+
+    Attributes:
+        device: where it runs.
+        dtypes: of the eight tensors of a scan, None for those that are not given.
+        states: n.
+        is_shared: whether all traversals walk one map.
+        dt_softplus: as in `mmvmamba.ops.selective_scan_2d`.
+    """
+
+    device: torch.device
+    dtypes: tuple[torch.dtype | None, ...]
+    states: int
+    is_shared: bool
+    dt_softplus: bool
+
+    @classmethod
+    def of(cls, inputs: Sequence[Tensor | None], dt_softplus: bool) -> 'Use':
+        x, A = inputs[0], inputs[2]
+        dtypes = tuple(None if t is None else t.dtype for t in inputs)
+        return cls(x.device, dtypes, A.shape[-1], x.dim() == 4, dt_softplus)
+
+    @property
+    def tolerance(self) -> float:
+        """The largest error that rounding explains, as a part of the largest value: four units in the last place."""
+        return 4 * max(TF32_EPS, *(torch.finfo(dtype).eps for dtype in self.dtypes if dtype))
+
+    def __str__(self) -> str:
+        types = {str(dtype).removeprefix('torch.') for dtype in self.dtypes if dtype}
+        device = torch.cuda.get_device_name(self.device) if self.device.type == 'cuda' else str(self.device)
+        return f'{device} with {" and ".join(sorted(types))} and N={self.states}'
+
+
+_faults: dict[tuple, str | None] = {}
+_lock = threading.Lock()
+
+
+def fault(name: str, forward: Callable, backward: Callable, use: Use) -> str | None:
+    """One sentence that says why a backend is not to be believed for this use, None if it is.
+
+    The first call for a use runs the check, except during the capture of a CUDA graph, where nothing may wait for a
+    result.
+
+    Args:
+        name: of the backend.
+        forward, backward: of the backend.
+        use: what is going to be scanned.
+    """
+    key = (forward, backward, use)
+    if not ENABLED or key in _faults:
+        return _faults.get(key)
+    if _is_capturing(use.device):
+        logging.getLogger('mmvmamba').warning(
+            f'The {name} scan goes into a CUDA graph unchecked: run the model once before its capture.'
+        )
+        return None
+    with _lock:
+        if key not in _faults:
+            _faults[key] = _find_fault(name, forward, backward, use)
+    return _faults[key]
+
+
+def _is_capturing(device: torch.device) -> bool:
+    if device.type != 'cuda':
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
+
+
+def _find_fault(name: str, forward: Callable, backward: Callable, use: Use) -> str | None:
+    try:
+        found = errors(forward, backward, use)
+    except torch.cuda.OutOfMemoryError:  # says nothing about the kernel
+        raise
+    except Exception as error:  # of a compiler, a driver or a launch, each with types of its own
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        what = f'{type(error).__name__}: {" ... ".join(dict.fromkeys(lines[:1] + lines[-1:]))}'
+    else:
+        wrong = {result: error for result, error in found.items() if not error <= use.tolerance}  # NaN is wrong
+        if not wrong:
+            return None
+        what = ', '.join(f'{result} is off by {error:.1g}' for result, error in wrong.items())
+        what += f' of its largest value, where {use.tolerance:.1g} is allowed'
+    return (
+        f'{name} failed its first check on {use}, {what}; please report this line, together with what '
+        '`python -m mmvmamba` prints.'
+    )
+
+
+def errors(forward: Callable, backward: Callable, use: Use) -> dict[str, float]:
+    """The largest error of y and of each gradient on the small maps, as a part of the largest value.
+
+    The blocked scan runs on the CPU in float64: nothing of the device is in both results.
+    """
+    codes = traversal_codes(CROSS)
+    parts = {}
+    with torch.no_grad(), torch.autocast(use.device.type, enabled=False):
+        for size in SIZES:
+            *inputs, grad_y = _small_map(use, *size)
+            doubles = [None if t is None else t.double() for t in (*inputs, grad_y)]
+            exact = _results(blocked.selective_scan_2d, blocked.selective_scan_2d_backward, doubles, codes, use)
+            on_device = [None if t is None else t.to(use.device) for t in (*inputs, grad_y)]
+            for name, result in _results(forward, backward, on_device, codes, use).items():
+                error = (result.cpu().double() - exact[name]).abs().max()
+                parts.setdefault(name, []).append(error / exact[name].abs().max())
+    return {name: torch.stack(of_sizes).max().item() for name, of_sizes in parts.items()}
+
+
+def _results(forward: Callable, backward: Callable, tensors: list, codes: list[int], use: Use) -> dict[str, Tensor]:
+    *inputs, grad_y = tensors
+    y = forward(*inputs, codes, use.dt_softplus, grad_y.dtype)
+    grads = backward(grad_y, *inputs, codes, use.dt_softplus)
+    return dict(y=y) | {f'd{name}': grad for name, t, grad in zip(NAMES, inputs, grads) if t is not None}
+
+
+def _small_map(use: Use, height: int, width: int) -> list[Tensor | None]:
+    """The eight tensors of a scan, and a gradient of y, on the CPU; always the same, from a generator of their own."""
+    random = torch.Generator('cpu').manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, device='cpu', dtype=torch.float32)
+
+    K, d, n = len(CROSS), CHANNELS[use.device.type], use.states
+    maps = (BATCH, K, height, width)
+    dt = normal(*maps, d if use.dtypes[-1] is None else RANK)
+    tensors = (
+        normal(BATCH, height, width, d) if use.is_shared else normal(*maps, d),
+        dt if use.dt_softplus else dt.abs(),  # no softplus: the steps themselves have to be positive
+        -normal(K, d, n).abs() - 0.1,
+        normal(*maps, n),
+        normal(*maps, n),
+        normal(K, d),
+        normal(K, d).abs() - (1 if use.dt_softplus else 0),
+        normal(K, d, RANK).abs() / 4,
+    )
+    rounded = [t.to(dtype) if dtype else None for t, dtype in zip(tensors, use.dtypes)]
+    return [*rounded, normal(BATCH, height, width, d).to(use.dtypes[0])]

@@ -1,0 +1,180 @@
+"""Which backend runs: by name, by device and type, for a thread, for a backward; and that asking changes nothing."""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import backend_registration
+
+import mmvmamba.ops.native
+from mmvmamba.ops import CROSS, TRAVERSALS, current_backend, native, selective_scan_2d, use_backend
+from mmvmamba.ops.backend import BACKENDS, DTYPES, choose
+from mmvmamba.ops.traversal import CODES
+
+from .cases import scan_inputs, value_and_grads
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command, **environment):
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), **environment}
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=environment)
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """A backend of its own: one record, which notes what it is asked for and computes as 'blocked'."""
+    calls = []
+
+    def noting(name):
+        def function(*arguments):
+            calls.append(name)
+            return getattr(BACKENDS['blocked'], name)(*arguments)
+
+        return function
+
+    record = dataclasses.replace(
+        BACKENDS['blocked'], name='spy', traceable=False, forward=noting('forward'), backward=noting('backward')
+    )
+    monkeypatch.setitem(BACKENDS, 'spy', record)
+    return calls
+
+
+def test_names():
+    with pytest.raises(ValueError, match="'cuda'.*choose from auto, native"):
+        use_backend('cuda')
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="'mamba_ssm' cannot run here"):
+            use_backend('mamba_ssm')
+
+
+@pytest.mark.parametrize('value, name', [('', 'auto'), ('blocked', 'blocked')])
+def test_environment(value, name):
+    done = run('-c', 'from mmvmamba.ops import current_backend; print(current_backend())', MMVMAMBA_SCAN=value)
+    assert done.stdout.split() == [name], done.stderr
+
+
+def test_one_record_is_a_backend(spy):
+    inputs = scan_inputs(1, 3, 4, 5, 2, K=4)
+    expected = value_and_grads(selective_scan_2d, inputs)
+    with use_backend('spy'):
+        found = value_and_grads(selective_scan_2d, inputs)
+    torch.testing.assert_close(found, expected)
+    assert spy == ['forward', 'backward']
+
+
+def test_the_choice_at_forward_holds_for_the_backward(spy):
+    inputs = {name: t.requires_grad_() for name, t in scan_inputs(1, 3, 4, 5, 2, K=4).items() if t is not None}
+    with use_backend('spy'):
+        inside = selective_scan_2d(**inputs)
+    outside = selective_scan_2d(**inputs)
+    inside.sum().backward()
+    with use_backend('spy'):
+        outside.sum().backward()
+    assert spy == ['forward', 'backward']
+
+
+def test_a_block_holds_for_its_own_thread():
+    seen, inside, done = [], threading.Event(), threading.Event()
+
+    def other():
+        with use_backend('blocked'):
+            inside.set()
+            done.wait(10)
+            seen.append(current_backend())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    inside.wait(10)
+    assert current_backend() == 'auto'
+    with use_backend('reference'):
+        assert current_backend() == 'reference'
+        with use_backend('auto'):
+            assert current_backend() == 'auto'
+        done.set()
+        thread.join()
+        assert current_backend() == 'reference'
+    assert seen == ['blocked'] and current_backend() == 'auto'
+
+
+def test_a_call_holds_for_the_process():
+    try:
+        use_backend('blocked')
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(current_backend()))
+        thread.start()
+        thread.join()
+        assert seen == ['blocked'] and current_backend() == 'blocked'
+        with use_backend('reference'):
+            assert current_backend() == 'reference'
+        assert current_backend() == 'blocked'
+    finally:
+        use_backend('auto')
+
+
+@pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
+def test_what_auto_takes():
+    assert choose('cpu', [torch.float32, torch.bfloat16]) == (BACKENDS['native'], None)
+    assert choose('cpu', [torch.float32, torch.float64]) == (BACKENDS['blocked'], None)
+    chosen, loss = choose('mps', [torch.float32])
+    assert chosen.name == 'blocked' and 'no kernel for mps' in loss
+    with pytest.raises(ValueError, match="'native' does not take float64"):
+        choose('cpu', [torch.float64], 'native')
+    with pytest.raises(ValueError, match="'native' does not take mps tensors"):
+        choose('mps', [torch.float32], 'native')
+
+
+def test_why_no_kernel_runs(monkeypatch):
+    missing = dataclasses.replace(BACKENDS['native'], unavailable_reason=lambda: 'It is not built.')
+    monkeypatch.setitem(BACKENDS, 'native', missing)
+    assert choose('cpu', [torch.float32]) == (BACKENDS['blocked'], 'It is not built.')
+
+
+@pytest.mark.skipif(
+    not hasattr(backend_registration, '_setup_privateuseone_for_python_backend'),
+    reason='this PyTorch makes no device in Python',
+)
+def test_any_device_gets_the_blocked_scan():
+    done = run('-m', 'tests.test_ops.toy_device')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count('The scan runs in plain PyTorch on toy') == 1, done.stderr
+
+
+def test_diagnosis_says_what_auto_takes():
+    done = run('-m', 'mmvmamba')
+    line = next(line for line in done.stdout.splitlines() if line.startswith('  cpu'))
+    assert (
+        line.split()[1:]
+        == ' '.join(f'{str(dtype).removeprefix("torch.")} {choose("cpu", [dtype])[0].name},' for dtype in DTYPES)
+        .strip(',')
+        .split()
+    )
+
+
+@pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
+def test_asking_changes_nothing():
+    code = """
+from unittest import mock
+from mmvmamba.ops.native import heap
+with mock.patch.object(heap.torch, 'empty') as empty:
+    import mmvmamba.__main__
+    mmvmamba.__main__.main()
+    print('allocated', empty.call_count)
+"""
+    assert 'allocated 0' in run('-c', code).stdout
+
+
+def test_codes_are_those_of_the_kernels():
+    header = Path(mmvmamba.ops.native.__file__).with_name('scan.h').read_text()
+    column, reversed_ = (int(re.search(rf'{name} = (\d+)', header)[1]) for name in ('SCAN_COLUMN', 'SCAN_REVERSED'))
+    assert CODES == {name: column * ('column' in name) + reversed_ * ('reversed' in name) for name in TRAVERSALS}
+
+
+def test_order_of_the_released_files():
+    assert CROSS == ('row', 'column', 'row_reversed', 'column_reversed')

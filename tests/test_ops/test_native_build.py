@@ -1,0 +1,70 @@
+"""That the native kernels are there, are those for this processor, and agree with the loader on what they take."""
+
+import ctypes
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmvmamba
+from mmvmamba.ops import native, traversal
+from mmvmamba.ops.native import library
+
+from .test_native import CROSS, case, run_native
+
+CHECKOUT = Path(mmvmamba.__file__).parents[1].joinpath('setup.py').exists()
+COMPILER = any(shutil.which(name) for name in (os.environ.get('CC'), 'cc', 'gcc', 'clang') if name)
+CAPABILITIES = {'AVX512': 'avx512', 'AVX2': 'avx2'}
+
+
+@pytest.mark.skipif(not (CHECKOUT and COMPILER), reason='no checkout, or no C compiler on the path')
+def test_is_built():
+    assert native.unavailable_reason() is None
+
+
+built = pytest.mark.skipif(native.unavailable_reason() is not None, reason='the native scan is not built')
+
+
+@built
+@pytest.mark.skipif(platform.machine() != 'x86_64', reason='one set of kernels')
+def test_picks_what_the_processor_has(monkeypatch):
+    monkeypatch.delenv('MMVMAMBA_ISA', raising=False)
+    capability = torch.backends.cpu.get_cpu_capability()
+    assert native.info().split(',')[0] == CAPABILITIES.get(capability, 'baseline')
+
+
+@pytest.fixture
+def loading_anew():
+    library.load.cache_clear()
+    yield
+    library.load.cache_clear()
+
+
+@built
+@pytest.mark.usefixtures('loading_anew')
+@pytest.mark.parametrize('struct', ['ScanMap', 'ScanArgs'])
+def test_other_fields_are_one_clear_sentence(struct, monkeypatch):
+    fields = list(getattr(library, struct)._fields_)
+    fields[1], fields[2] = fields[2], fields[1]  # of the same size
+    monkeypatch.setattr(library, struct, type(struct, (ctypes.Structure,), dict(_fields_=fields)))
+    assert 'built from other sources; build it again.' in native.unavailable_reason()
+
+
+@pytest.mark.usefixtures('loading_anew')
+def test_a_missing_object_is_one_clear_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(library, 'OBJECT', tmp_path / '_scan.so')
+    assert 'not built' in native.unavailable_reason()
+    (tmp_path / '_scan.so').write_bytes(b'not an object')
+    library.load.cache_clear()
+    assert 'does not load' in native.unavailable_reason()
+    with pytest.raises(RuntimeError, match='does not load'):
+        run_native(*case(1, 2, 2, 2, 1, CROSS))
+
+
+def test_traversal_codes_are_those_of_the_kernels():
+    codes = traversal.traversal_codes(('row', 'column', 'row_reversed', 'column_reversed'))
+    column, reverse = library.SCAN_COLUMN, library.SCAN_REVERSED
+    assert codes == [0, column, reverse, column | reverse]

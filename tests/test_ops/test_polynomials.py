@@ -1,0 +1,38 @@
+"""The polynomials in the kernels are those that benchmarks/polynomials.py derives."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NATIVE, TRITON = (ROOT / 'mmvmamba' / 'ops' / name for name in ('native/simd.inc', 'triton/walk.py'))
+NUMBER = re.compile(r'([+-] )?(-?\d+\.\d*)f?\b')
+
+
+def polynomials():
+    specification = importlib.util.spec_from_file_location('polynomials', ROOT / 'benchmarks' / 'polynomials.py')
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def numbers(text):
+    """In their order, `- 1.5` being negative."""
+    return [-float(value) if sign == '- ' else float(value) for sign, value in NUMBER.findall(text)]
+
+
+@pytest.mark.parametrize(
+    ('function', 'path', 'begin', 'end', 'left_out'),
+    [
+        ('exp2', NATIVE, 'vf q =', '#if', 0),
+        ('log1p', NATIVE, 'vf p =', 'return', 1),  # a factor u stands before the polynomial
+        ('log1p', TRITON, 'p = u *', 'return', 1),
+    ],
+)
+def test_coefficients(function, path, begin, end, left_out):
+    coefficients, error = getattr(polynomials(), function)()
+    code = path.read_text().split(begin, 1)[1].split(end, 1)[0]
+    assert numbers(code) == coefficients[left_out:][::-1]
+    assert error < 2**-24

@@ -1,0 +1,169 @@
+"""A kernel that has to prove itself, sound or broken on purpose; `test_triton.py` does the same to Triton's."""
+
+import dataclasses
+import logging
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+
+from mmvmamba.ops import selective_scan_2d, self_check, use_backend
+from mmvmamba.ops.backend import BACKENDS, choose
+from mmvmamba.ops.selective_scan_2d import _say_once
+
+from .cases import scan_inputs, value_and_grads
+
+CHECK = len(self_check.SIZES)  # runs of the forward, and of the backward, that a check takes
+
+
+@pytest.fixture
+def put(monkeypatch):
+    """Puts a kernel in the place of the first backend that 'auto' asks, computing as 'blocked' but for `breakage`."""
+
+    def put(broken=None, breakage=None):
+        calls = []
+        _say_once.cache_clear()  # each test is as a process of its own
+
+        def function(name):
+            def run(*arguments):
+                calls.append(name)
+                results = getattr(BACKENDS['blocked'], name)(*arguments)
+                return breakage(results) if name == broken else results
+
+            return run
+
+        kernel = dict(devices=('cpu',), forward=function('forward'), backward=function('backward'), checks_itself=True)
+        record = dataclasses.replace(BACKENDS['native'], unavailable_reason=lambda: None, **kernel)
+        monkeypatch.setitem(BACKENDS, 'native', record)
+        return calls
+
+    return put
+
+
+def inputs(n=2, dtype=torch.float32):
+    return scan_inputs(1, 3, 4, 5, n, K=4, rank=2, dtype=dtype)
+
+
+def scale(results):
+    return results * 1.1 if isinstance(results, torch.Tensor) else (results[0], results[1] * 1.1, *results[2:])
+
+
+def one_nan(results):
+    tensor = results if isinstance(results, torch.Tensor) else results[2]
+    tensor.view(-1)[-1] = float('nan')
+    return results
+
+
+def fail(results):
+    raise RuntimeError('CUDA error: too many resources requested for launch\nmore about that\n')
+
+
+@pytest.mark.parametrize('broken', ['forward', 'backward'])
+@pytest.mark.parametrize('breakage, said', [(scale, 'off by'), (one_nan, 'off by nan'), (fail, 'too many resources')])
+def test_a_broken_kernel_is_left(put, caplog, broken, breakage, said):
+    with use_backend('blocked'):
+        expected = value_and_grads(selective_scan_2d, inputs())
+    calls = put(broken, breakage)
+    with caplog.at_level(logging.WARNING, 'mmvmamba'):
+        found = value_and_grads(selective_scan_2d, inputs())
+        tried = len(calls)
+        value_and_grads(selective_scan_2d, inputs())
+    torch.testing.assert_close(found, expected)
+    assert len(calls) == tried <= 2 * CHECK
+    messages = [record.message for record in caplog.records if 'failed its first check' in record.message]
+    assert len(messages) == 1 and said in messages[0] and '\n' not in messages[0] and 'report' in messages[0]
+
+
+@pytest.mark.parametrize('breakage', [scale, fail])
+def test_a_named_kernel_that_is_broken_is_an_error(put, breakage):
+    calls = put('backward', breakage)
+    for _ in range(2):
+        with use_backend('native'), pytest.raises(RuntimeError, match='instead: native failed its first check'):
+            selective_scan_2d(**inputs())
+    assert len(calls) <= 2 * CHECK
+
+
+def test_a_sound_kernel_is_checked_once_for_each_kind(put, caplog):
+    calls = put()
+    for _ in range(3):
+        value_and_grads(selective_scan_2d, inputs())
+    assert [calls.count(name) for name in ('forward', 'backward')] == [CHECK + 3] * 2
+    selective_scan_2d(**inputs(dtype=torch.bfloat16))
+    assert calls.count('forward') == 2 * CHECK + 4
+    selective_scan_2d(**inputs(n=3))
+    assert calls.count('forward') == 3 * CHECK + 5
+    assert not caplog.records
+
+
+def test_threads_wait_for_one_check(put):
+    calls = put()
+    threads = [threading.Thread(target=lambda: selective_scan_2d(**inputs())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls.count('backward') == CHECK and calls.count('forward') == CHECK + 4
+
+
+def test_whatever_the_caller_has_set_does_not_matter(put, caplog):
+    put()
+    before = torch.get_rng_state()
+    with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
+        selective_scan_2d(**inputs())
+    put()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device('meta')
+        selective_scan_2d(**inputs())
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not caplog.records
+
+
+def test_asking_and_tracing_compute_nothing(put):
+    calls = put()
+    assert choose('cpu', [torch.float32])[0].name == 'native'
+    with FakeTensorMode() as mode:
+        selective_scan_2d(**{name: mode.from_tensor(t) for name, t in inputs().items()})
+    assert not calls
+
+
+def test_a_graph_is_captured_unchecked(put, monkeypatch, caplog):
+    calls = put()
+    monkeypatch.setattr(self_check, '_is_capturing', lambda device: True)
+    selective_scan_2d(**inputs())
+    assert calls == ['forward']
+    assert 'run the model once before' in caplog.text
+    monkeypatch.undo()
+    calls = put()
+    selective_scan_2d(**inputs())
+    assert len(calls) == 2 * CHECK + 1
+
+
+def test_no_memory_says_nothing_about_the_kernel(put):
+    def no_memory(results):
+        raise torch.cuda.OutOfMemoryError
+
+    put('forward', no_memory)
+    for _ in range(2):
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            selective_scan_2d(**inputs())
+
+
+def test_it_can_be_switched_off(put, monkeypatch):
+    monkeypatch.setattr(self_check, 'ENABLED', False)
+    calls = put('backward', fail)
+    selective_scan_2d(**inputs())
+    assert calls == ['forward']
+
+
+def test_the_environment_switches_it_off():
+    code = 'from mmvmamba.ops import self_check; print(self_check.ENABLED)'
+    environment = {**os.environ, 'MMVMAMBA_SELF_CHECK': '0'}
+    assert subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True).stdout == b'False\n'
