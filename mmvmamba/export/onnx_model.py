@@ -48,7 +48,7 @@ def _window_means(size: int, windows: int, like: Tensor) -> Tensor:
     return ((position >= begin) & (position < end)).to(like.dtype) / (end - begin)
 
 
-def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], backend: str) -> Tensor:
+def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], backend: str = 'auto') -> Tensor:
     return torch_conv.conv_silu(x, weight, bias, left)
 
 
