@@ -180,12 +180,13 @@ def peak_memory(run: Callable[[], object], device: str) -> int | None:
         Path('/proc/self/clear_refs').write_text('5')  # sets the peak back to what is resident now
     except (AttributeError, OSError):
         return None
-    before = _resident('VmRSS')
+    before = resident()
     run()
-    return max(0, _resident('VmHWM') - before)
+    return max(0, resident('VmHWM') - before)
 
 
-def _resident(field: str) -> int:
+def resident(field: str = 'VmRSS') -> int:
+    """Bytes of this process in memory: all now (VmRSS), at the peak (VmHWM), without mapped files (RssAnon)."""
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024

@@ -2,9 +2,10 @@
 
     python benchmarks/triton_sass.py [--arch 80 90] [--states 1 16] [--dtype fp16] [--json FILE]
 
-For every kernel, architecture and number of states (0: a kernel of the convolution): registers and spilled bytes as ptxas reports them, shuffles, shared
-memory, and of the largest inner loop the instructions and shuffles for a step and the order of its loads (L) and stores
-(S). Loads in one run before the stores can be in flight together. Nothing is executed: this says nothing about time.
+For every kernel, architecture and number of states (0: the kernels of the convolution): registers and spilled bytes as
+ptxas reports them, shuffles, shared memory, and of the largest inner loop the instructions and shuffles for a step and
+the order of its loads (L) and stores (S). Loads in one run before the stores can be in flight together. Nothing is
+executed: this says nothing about time.
 """
 
 import argparse

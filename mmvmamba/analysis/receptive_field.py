@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +45,7 @@ def receptive_field(backbone: nn.Module, images: Iterable[Tensor]) -> Tensor:
     return total / count
 
 
-def area_holding(field: Tensor, share: float) -> float:
+def area_holding(field: Tensor | np.ndarray, share: float) -> float:
     """The part of the image in the smallest rectangle around its centre that holds this share of the receptive field.
 
     The rectangle has the sides of the image, in proportion. Source: RepLKNet (arXiv 2203.06717), Table 10.

@@ -121,9 +121,10 @@ def read_photograph(path: str | Path, height: int | None = None, width: int | No
     """
     if not Path(path).is_file():
         raise LaunchError(f'image {path} does not exist')
-    image = mmcv.imread(str(path), channel_order='rgb')
+    image = mmcv.imread(str(path))
     if image is None:
         raise LaunchError(f'{path} is not an image that OpenCV reads')
+    image = mmcv.bgr2rgb(image)
     return image if height is None else mmcv.imresize(image, (width, height), interpolation='area')
 
 

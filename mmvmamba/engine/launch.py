@@ -18,7 +18,7 @@ from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
 from ..checkpoint import CheckpointError, match_checked, read_checkpoint, trust_checkpoints, unwrap_state_dict
-from .errors import LaunchError
+from .errors import LaunchError, TrainingError
 from .libraries import cannot_import, import_libraries
 from .place_hook import PlaceOfficialNamesHook
 from .training_state import believe_only_names, check_training_state
@@ -54,7 +54,7 @@ def launching(args: Namespace) -> Iterator[None]:
             _hand_over('')
             write_whole_files()
             yield
-    except (LaunchError, CheckpointError) as error:
+    except (LaunchError, CheckpointError, TrainingError) as error:
         sys.exit(f'{Path(sys.argv[0]).name}: {error}')
     if is_distributed():
         torch.distributed.destroy_process_group()

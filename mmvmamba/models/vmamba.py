@@ -76,10 +76,10 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = ((side + 1) // 2 for side in x.shape[1:3])
+        height, width = ((size + 1) // 2 for size in x.shape[1:3])
         x = nn.functional.pad(x, (0, 0, 0, 2 * width - x.shape[2], 0, 2 * height - x.shape[1]))
-        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, h, row, w, column, C)
-        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, h, 2, w, 2, C)
+        x = torch.cat([x[:, :, row, :, col] for col in (0, 1) for row in (0, 1)], -1)
         return self.reduction(self.norm(x))
 
 
@@ -221,6 +221,8 @@ class VMamba(Backbone):
         not_built = (f'layers.{last}.downsample.', *(f'layers.{i}.' for i in range(last + 1, 4)))
         self.absent_in_backbone = (*type(self).absent_in_backbone, *not_built)
         self.apply(_init_linear)
+        # as the convolutions read them beside channels-last maps: else they would be laid out anew in every pass
+        self.to(memory_format=torch.channels_last)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

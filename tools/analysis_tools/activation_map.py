@@ -63,12 +63,12 @@ def main(argv=None):
         names = block_names(backbone, args.network)
         block = choose_block(names, args.stage, args.block)
         photograph, scale = load(args.image, args.size)
-        queries = args.query or [(round(photograph.shape[1] / scale / 2), round(photograph.shape[0] / scale / 2))]
+        centre = [side / factor / 2 for side, factor in zip(photograph.shape[1::-1], scale)]
         image = to_input(photograph, args.device)
 
         (scan,) = record_scans(backbone, image, [block])
         layout = Layout.of(backbone, scan, photograph.shape[:2])
-        positions = [place(query, scale, photograph.shape, layout) for query in queries]
+        positions = [place(query, scale, photograph.shape, layout) for query in args.query or [centre]]
         weights = [layout.to_map(reading(scan, *layout.in_scan(*position))).cpu() for position in positions]
         np.savez_compressed(
             Path(args.out).with_suffix('.npz'),
@@ -102,17 +102,17 @@ def choose_block(names, stage, block):
 
 
 def load(path, size):
-    """The photograph with sides that are multiples of 32, and how much it was enlarged."""
+    """The photograph with sides that are multiples of 32, and by how much it was enlarged in x and y."""
     photograph = read_photograph(path)
     height, width = photograph.shape[:2]
     scale = size / max(height, width) if size else 1.0
-    height, width = (max(1, round(side * scale / MULTIPLE)) * MULTIPLE for side in (height, width))
-    return read_photograph(path, height, width), width / photograph.shape[1]
+    new_height, new_width = (max(1, round(side * scale / MULTIPLE)) * MULTIPLE for side in (height, width))
+    return read_photograph(path, new_height, new_width), (new_width / width, new_height / height)
 
 
 def place(query, scale, shape, layout):
     """The row and column of the map that hold a pixel of the photograph."""
-    x, y = (value * scale for value in query)
+    x, y = (value * factor for value, factor in zip(query, scale))
     if not (0 <= x < shape[1] and 0 <= y < shape[0]):
         raise LaunchError(f'--query {query[0]} {query[1]} lies outside the photograph')
     left, right, bottom, top = frame(shape, layout)

@@ -63,10 +63,10 @@ def main(argv=None):
                 images = (to_input(photograph, args.device) for photograph in photographs)
                 label = (Path(name).stem if name.endswith('.py') else name, 'trained' if weights else 'random weights')
                 print(*label, sep=', ')
-                fields[label] = receptive_field(backbone, track_iter_progress((images, len(paths))))
+                fields[label] = receptive_field(backbone, track_iter_progress((images, len(paths)))).numpy()
                 print()
         print_areas(fields)
-        np.savez_compressed(Path(args.out).with_suffix('.npz'), **{', '.join(k): v for k, v in fields.items()})
+        np.savez_compressed(Path(args.out).with_suffix('.npz'), **{', '.join(label): field for label, field in fields.items()})
         draw(fields, args.out)
         print(f'Written to {args.out} and {Path(args.out).with_suffix(".npz")}')
 

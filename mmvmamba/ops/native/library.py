@@ -1,4 +1,4 @@
-"""Loads the compiled kernels. The structures here are those of scan.h and conv.h, compared by name and offset when loading."""
+"""Loads the compiled kernels. The structures are those of scan.h and conv.h, compared when loading."""
 
 import ctypes
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The scan and the convolution on CUDA devices, in Triton. Importing this package does not import Triton; using it does."""
+"""The scan and the convolution on CUDA devices, in Triton, which is imported when used and not with this package."""
 
 import os
 
