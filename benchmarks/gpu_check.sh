@@ -68,7 +68,7 @@ run self_check "$python" benchmarks/self_check.py
 for step in "${steps[@]}"; do
     case $step in
         tests)
-            run tests "$python" -m pytest -q -o addopts= -p no:cacheprovider tests/test_ops/test_triton.py tests/test_ops/test_causal_conv.py
+            run tests "$python" -m pytest -q -o addopts= -p no:cacheprovider tests/test_ops/test_triton.py
             ;;
         accuracy)
             for dtype in float32 float16 bfloat16; do

@@ -1,10 +1,11 @@
-"""Compiles the Triton kernels of the scan without a GPU and reports what the compiler made of them.
+"""Compiles the Triton kernels of the scan and the convolution without a GPU and reports what the compiler made of them.
 
     python benchmarks/triton_sass.py [--arch 80 90] [--states 1 16] [--dtype fp16] [--json FILE]
 
-For every kernel, architecture and number of states: registers and spilled bytes as ptxas reports them, shuffles, shared
-memory, and of the largest inner loop the instructions and shuffles for a step and the order of its loads (L) and stores
-(S). Loads in one run before the stores can be in flight together. Nothing is executed: this says nothing about time.
+For every kernel, architecture and number of states (0: the kernels of the convolution): registers and spilled bytes as
+ptxas reports them, shuffles, shared memory, and of the largest inner loop the instructions and shuffles for a step and
+the order of its loads (L) and stores (S). Loads in one run before the stores can be in flight together. Nothing is
+executed: this says nothing about time.
 """
 
 import argparse
@@ -21,8 +22,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmvmamba.ops.triton import launch
+from mmvmamba.ops.triton import conv_launch, launch
 from mmvmamba.ops.triton.backward import sweep_back
+from mmvmamba.ops.triton.conv import convolve, convolve_back, spread_back
 from mmvmamba.ops.triton.forward import chunk_ends, merge, prefix, sweep
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
@@ -35,6 +37,9 @@ WITH_STATES = {'s_B_b', 's_B_k', 's_B_p', 's_C_b', 's_C_k', 's_C_p', 'states'}
 
 def variants(states):
     """(label, kernel, constants and options, steps unrolled) with a shared map, softplus, D and bias."""
+    if states == 0:
+        yield from conv_variants()
+        return
     steps = launch.steps_ahead(states, 64)
     scan = dict(SOFTPLUS=True, WIDE=False, N=triton.next_power_of_2(states), num_warps=1)
     ahead = dict(scan, BD=launch.forward_channels(states), U=steps)
@@ -49,6 +54,14 @@ def variants(states):
     yield 'merge', merge, dict(BLOCK=1024, num_warps=4), 1
 
 
+def conv_variants():
+    for rows, columns in ((3, 3), (1, 4)):
+        constants = dict(ROWS=rows, COLUMNS=columns, WIDE=False, **conv_launch.BLOCK)
+        constants.pop('enable_fp_fusion')
+        for kernel in (convolve, convolve_back, spread_back):
+            yield f'{kernel.__name__}, {rows}x{columns}', kernel, constants, 1
+
+
 def compile_kernel(kernel, constants, dtype, arch, states):
     constants = dict(constants)
     options = dict(num_warps=constants.pop('num_warps'), **launch.FUSION)
@@ -56,9 +69,11 @@ def compile_kernel(kernel, constants, dtype, arch, states):
     signature = dict.fromkeys(names, 'i32')
     signature.update({name: '*fp32' for name in names if name.startswith('p_')})
     signature.update(dict.fromkeys(MAPS & signature.keys(), f'*{dtype}'))
+    if kernel is convolve:
+        signature['p_y'] = f'*{dtype}'  # the scan's holds sums
     signature.update(dict.fromkeys(constants, 'constexpr'))
     multiples = {name for name in names if name.startswith(('p_', 's_')) or name == 'channels'} - WITH_STATES
-    if states % 16 == 0:
+    if states and states % 16 == 0:
         multiples |= WITH_STATES
     aligned = [name for name in names if name not in constants and name in multiples]
     source = ASTSource(
@@ -123,7 +138,7 @@ def inspect(kernel, constants, dtype, arch, states, unroll):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--arch', type=int, nargs='+', default=[80, 90], help='compute capabilities, times ten')
-    parser.add_argument('--states', type=int, nargs='+', default=[1, 16])
+    parser.add_argument('--states', type=int, nargs='+', default=[1, 16, 0])
     parser.add_argument('--dtype', choices=['fp16', 'bf16', 'fp32'], default='fp16', help='of the maps')
     parser.add_argument('--json', type=Path, help='write the figures to this file')
     args = parser.parse_args()

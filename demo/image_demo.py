@@ -1,25 +1,50 @@
-"""Draws what a detector of mmdet or a segmentor of mmseg finds in one image."""
+"""Shows what a detector, segmentor or classifier finds in an image, a folder, the files of a pattern, or a video.
 
+It writes the images, or the video, with what was found drawn in, and what was found: of a detector `predictions.json`
+in COCO's format, of a segmentor PNG files whose pixels are class numbers, of a classifier `predictions.json`.
+"""
+
+import json
+import os
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from glob import glob
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import mmcv
+import numpy as np
 from mmengine.config import DictAction
 from mmengine.device import get_device
+from rich.progress import Progress
 
-from mmvmamba.checkpoint import load_checked, read_checkpoint, unwrap_state_dict
+from mmvmamba.engine.coco_result import CocoResult
 from mmvmamba.engine.errors import LaunchError
+from mmvmamba.engine.inference import best_class, class_map, draw, load_inferencer, predict
 from mmvmamba.engine.launch import launching, load_config
+
+IMAGES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
+VIDEOS = {'.avi', '.mkv', '.mov', '.mp4', '.webm'}
+
+
+class Frame(NamedTuple):
+    name: Path  # x.jpg, or clip/000012.png of clip.mp4, below the folder of all inputs
+    image: np.ndarray  # (height, width, 3), blue first
+    video: Path | None = None
+    fps: float = 0
 
 
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('image', help='image file')
-    parser.add_argument('config', help='config file of mmdet or mmseg')
+    parser.add_argument('input', help='image, video, folder of them, or a pattern in quotes: "data/**/*.jpg"')
+    parser.add_argument('config', help='config file of mmdet, mmseg or mmpretrain')
     parser.add_argument('checkpoint', help='file or URL')
-    parser.add_argument('--out-file', help='picture to write (default: <name of the image>_pred.png, here)')
+    parser.add_argument('--out-dir', type=Path, default='outputs', help='default: %(default)s')
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a box that is drawn')
+    parser.add_argument('--batch-size', type=int, default=1, help='images of one size at once (default: %(default)s)')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of an object (default: %(default)s)')
     parser.add_argument('--opacity', type=float, default=0.5, help='of the classes that a segmentor paints')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
     parser.add_argument(
@@ -34,56 +59,106 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     with launching(args):
-        if not Path(args.image).is_file():
-            raise LaunchError(f'image {args.image} does not exist')
-        cfg = load_config(args)
-        if cfg.get('default_scope') not in ('mmdet', 'mmseg'):
-            raise LaunchError(f'{args.config} is a config of neither mmdet nor mmseg: its default_scope must say which')
-        draw = draw_instances if cfg.default_scope == 'mmdet' else draw_classes
-        out_file = args.out_file or f'{Path(args.image).stem}_pred.png'
-        draw(cfg, args, out_file)
-        print(f'Written to {out_file}')
+        files = find_files(args.input)
+        inferencer = load_inferencer(load_config(args), args.checkpoint, args.device)
+        frames = chain.from_iterable(map(read_frames, files, files.values()))
+        with Progress() as bar, Output(args.out_dir, inferencer, args.score_thr, args.opacity) as output:
+            task = bar.add_task('Inference', total=sum(map(count_frames, files)))
+            for batch in batches(frames, args.batch_size):
+                for frame, sample in zip(batch, predict(inferencer, [frame.image for frame in batch])):
+                    output.write(frame, sample)
+                bar.advance(task, len(batch))
+        print(f'Written to {args.out_dir}')
 
 
-def draw_instances(cfg, args, out_file):
-    from mmdet.apis import inference_detector, init_detector
-    from mmdet.visualization import DetLocalVisualizer
-
-    model = load_model(init_detector, cfg, args)
-    visualizer = DetLocalVisualizer()
-    visualizer.dataset_meta = model.dataset_meta
-    visualizer.add_datasample(
-        'prediction',
-        mmcv.imread(args.image, channel_order='rgb'),
-        inference_detector(model, args.image),
-        draw_gt=False,
-        pred_score_thr=args.score_thr,
-        out_file=out_file,
-    )
-
-
-def draw_classes(cfg, args, out_file):
-    from mmseg.apis import inference_model, init_model
-    from mmseg.visualization import SegLocalVisualizer
-
-    model = load_model(init_model, cfg, args)
-    visualizer = SegLocalVisualizer(alpha=args.opacity)
-    visualizer.dataset_meta = model.dataset_meta
-    visualizer.add_datasample(
-        'prediction',
-        mmcv.imread(args.image, channel_order='rgb'),
-        inference_model(model, args.image),
-        draw_gt=False,
-        out_file=out_file,
-    )
+def find_files(source: str) -> dict[Path, Path]:
+    """Images and videos, and what each is called in the output: its path below the folder of them all."""
+    path = Path(source)
+    found = path.iterdir() if path.is_dir() else [path] if path.is_file() else map(Path, glob(source, recursive=True))
+    files = sorted(file for file in found if file.suffix.lower() in IMAGES | VIDEOS)
+    if not files:
+        raise LaunchError(f'{source} is no image or video, no folder of any, and no pattern that finds one')
+    folder = os.path.commonpath([file.parent for file in files])
+    names = {file: Path(os.path.relpath(file, folder)) for file in files}
+    first = {}
+    for file, name in names.items():
+        if first.setdefault(name.with_suffix(''), file) != file:
+            raise LaunchError(f'{file} and {first[name.with_suffix("")]} have one name in the output: rename one')
+    return names
 
 
-def load_model(init, cfg, args):
-    """The library's own way to a model; it would go on with a checkpoint that fits nowhere, so that is checked here."""
-    state_dict = unwrap_state_dict(read_checkpoint(args.checkpoint), args.checkpoint)
-    model = init(cfg, args.checkpoint, device=args.device)
-    load_checked(model, state_dict, args.checkpoint)
-    return model
+def count_frames(file: Path) -> int:
+    return len(open_video(file)) if file.suffix.lower() in VIDEOS else 1
+
+
+def read_frames(file: Path, name: Path) -> Iterator[Frame]:
+    if file.suffix.lower() in VIDEOS:
+        video = open_video(file)
+        for number, image in enumerate(video):
+            yield Frame(name.with_suffix('') / f'{number:06}.png', image, name.with_suffix('.mp4'), video.fps)
+    else:
+        image = mmcv.imread(file)
+        if image is None:
+            raise LaunchError(f'{file} cannot be read as an image: it is damaged, or something else')
+        yield Frame(name, image)
+
+
+def open_video(file: Path) -> mmcv.VideoReader:
+    video = mmcv.VideoReader(str(file))
+    if not video.opened or len(video) < 1:
+        raise LaunchError(f'{file} cannot be read as a video: it is damaged, or of a format that OpenCV lacks')
+    return video
+
+
+def batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
+    batch = []
+    for frame in frames:
+        if batch and (len(batch) == size or frame.image.shape != batch[0].image.shape):
+            yield batch
+            batch = []
+        batch.append(frame)
+    if batch:
+        yield batch
+
+
+class Output:
+    """Writes each image as it comes, and the predictions at the end."""
+
+    def __init__(self, folder, inferencer, score_thr, opacity):
+        self.folder, self.inferencer, self.score_thr, self.opacity = folder, inferencer, score_thr, opacity
+        self.videos = {}
+        self.coco, self.classes = CocoResult(), []
+
+    def write(self, frame: Frame, sample):
+        picture = draw(self.inferencer, frame.image, sample, self.score_thr, self.opacity)
+        if frame.video:
+            self.video(frame, picture.shape).write(picture)
+        else:
+            mmcv.imwrite(picture, str(self.folder / 'pictures' / frame.name.with_suffix('.png')))
+        if 'pred_instances' in sample:
+            self.coco.add(str(frame.name), sample, self.score_thr)
+        elif 'pred_sem_seg' in sample:
+            mmcv.imwrite(class_map(sample), str(self.folder / 'labels' / frame.name.with_suffix('.png')))
+        else:
+            self.classes.append(dict(file_name=str(frame.name), **best_class(self.inferencer, sample)))
+
+    def video(self, frame: Frame, shape) -> cv2.VideoWriter:
+        if frame.video not in self.videos:
+            file = self.folder / 'pictures' / frame.video
+            file.parent.mkdir(parents=True, exist_ok=True)
+            codec = cv2.VideoWriter_fourcc(*'mp4v')
+            self.videos[frame.video] = cv2.VideoWriter(str(file), codec, frame.fps, (shape[1], shape[0]))
+        return self.videos[frame.video]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        for video in self.videos.values():
+            video.release()
+        coco = self.coco.content(self.inferencer.model.dataset_meta['classes']) if self.coco.images else None
+        if coco or self.classes:
+            (self.folder / 'predictions.json').write_text(json.dumps(coco or self.classes))
 
 
 if __name__ == '__main__':

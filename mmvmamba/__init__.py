@@ -11,6 +11,6 @@ except ImportError as error:
 from . import engine, models, ops
 from .models import SimpleFeaturePyramid, Vim, VMamba
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 __all__ = ['SimpleFeaturePyramid', 'VMamba', 'Vim', 'engine', 'models', 'ops']

@@ -10,7 +10,7 @@ from .ops import native, self_check
 from .ops.backend import AUTO, BACKENDS, DTYPES, choose, current_backend
 
 LIBRARIES = ('torch', 'torchvision', 'triton', 'einops', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
-PACKAGES = (*LIBRARIES, 'mamba_ssm', 'causal_conv1d')
+PACKAGES = (*LIBRARIES, 'mamba_ssm')
 
 
 def version(package: str) -> str:

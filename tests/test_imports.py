@@ -13,7 +13,9 @@ ROOMS = {
     'ops': set(),
     'models': {'checkpoint', 'ops'},
     'conversion': {'checkpoint', 'models'},
+    'analysis': {'checkpoint', 'engine', 'models', 'ops'},
     'engine': {'checkpoint'},
+    'export': {'ops'},
     '__init__': {'engine', 'models', 'ops'},
     '__main__': {'__init__', 'ops'},
 }

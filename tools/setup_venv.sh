@@ -13,7 +13,7 @@ say() { printf '[setup %(%H:%M:%S)T] %s\n' -1 "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 # --- is there anything to do? -----------------------------------------------------------------------------------------
-inputs=(requirements.txt pyproject.toml tools/setup_venv.sh)
+inputs=(requirements.txt tests/requirements_peft.txt pyproject.toml tools/setup_venv.sh)
 [[ -f setup.py ]] && inputs+=(setup.py)
 while IFS= read -r source; do inputs+=("$source"); done < <(find mmvmamba/ops/native -name '*.[ch]' 2>/dev/null | sort)
 # The path is part of the key because an editable installation points to it.
@@ -128,6 +128,8 @@ fi
 
 say '4/5 mmdet, mmseg, mmpretrain and the tools (2 minutes)'
 install --requirement requirements.txt
+rm -rf .venv/peft
+run -m pip install --disable-pip-version-check $quiet --no-deps --target .venv/peft --requirement tests/requirements_peft.txt
 
 say '5/5 mmvmamba, editable, and a check that everything imports (1 minute)'
 install --no-deps --no-build-isolation --editable .

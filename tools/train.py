@@ -2,17 +2,21 @@
 
 import logging
 
+import torch
 from mmengine.device import get_device
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
 
 from mmvmamba.engine.data_check import check_data
 from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.launch import argument_parser, build_runner, launching, load_config
+from mmvmamba.engine.launch import argument_parser, build_runner, checkpoint_folder, launching, load_config
 from mmvmamba.engine.ranks import start_ranks
+from mmvmamba.engine.whole_files import check_folder, newest_whole_checkpoint
 
 # load_from may be a detector of other classes, whose heads differ; less than this is the checkpoint of another model
 LEAST_TO_FINE_TUNE = 0.5
+# a checkpoint holds a weight and the two averages of AdamW
+BYTES_A_PARAMETER = 12
 
 
 def parse_args(argv=None):
@@ -41,7 +45,10 @@ def main(argv=None):
         check_data(cfg, 'train', *(['val'] if cfg.get('val_cfg') else []))
         start_ranks(cfg)
         least = 1 if cfg.resume else LEAST_TO_FINE_TUNE
-        build_runner(cfg, least=least, needs_training_state=cfg.resume).train()
+        runner = build_runner(cfg, least=least, needs_training_state=cfg.resume)
+        if is_main_process():
+            check_folder(checkpoint_folder(cfg), BYTES_A_PARAMETER * count_parameters(runner.model))
+        runner.train()
 
 
 def use_mixed_precision(cfg):
@@ -63,15 +70,19 @@ def scale_learning_rate(cfg):
     cfg.auto_scale_lr.enable = True
 
 
+def count_parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, torch.nn.Module) else 0
+
+
 def choose_checkpoint(cfg, resume):
-    """Settles ``cfg.resume`` and ``cfg.load_from``, so that the checkpoint can be read before the Runner is built."""
+    """Settles `cfg.resume` and `cfg.load_from`, so that the checkpoint can be read before the Runner is built."""
     if resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, resume
     elif resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
-        latest = find_latest_checkpoint(cfg.work_dir)
-        cfg.resume = latest is not None
-        if latest:
-            cfg.load_from = latest
+        newest = newest_whole_checkpoint(checkpoint_folder(cfg))
+        cfg.resume = newest is not None
+        if newest:
+            cfg.load_from = str(newest)
         else:
             print_log(
                 f'Nothing to resume in {cfg.work_dir}: training starts at the first iteration.',

@@ -8,6 +8,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='auto'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    seeding=dict(type='mmvmamba.engine.seeding.SeedByPositionHook'),
     visualization=dict(type='VisualizationHook', enable=False),
 )
 

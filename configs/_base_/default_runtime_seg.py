@@ -8,6 +8,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=16000),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    seeding=dict(type='mmvmamba.engine.seeding.SeedByPositionHook'),
     visualization=dict(type='SegVisualizationHook'),
 )
 

@@ -22,6 +22,7 @@ from .errors import LaunchError, TrainingError
 from .libraries import cannot_import, import_libraries
 from .place_hook import PlaceOfficialNamesHook
 from .training_state import believe_only_names, check_training_state
+from .whole_files import write_whole_files
 
 
 def argument_parser(description: str) -> ArgumentParser:
@@ -51,6 +52,7 @@ def launching(args: Namespace) -> Iterator[None]:
     try:
         with trust_checkpoints(args.trust_checkpoint):
             _hand_over('')
+            write_whole_files()
             yield
     except (LaunchError, CheckpointError, TrainingError) as error:
         sys.exit(f'{Path(sys.argv[0]).name}: {error}')
@@ -92,7 +94,9 @@ def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = F
     state_dict = unwrap_state_dict(checkpoint, cfg.load_from)
     if needs_training_state:
         check_training_state(checkpoint, cfg.load_from)
-    believe_only_names(checkpoint, _checkpoint_folder(cfg))
+        if cfg.get('randomness', {}).get('seed') is None:  # the data are shuffled by it before mmengine would take it
+            cfg.setdefault('randomness', {})['seed'] = checkpoint['meta'].get('seed')
+    believe_only_names(checkpoint, checkpoint_folder(cfg))
     _hand_over(cfg.load_from, checkpoint)
     runner = RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)
     # FlexibleRunner builds its model only when it starts
@@ -101,7 +105,7 @@ def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = F
     return runner
 
 
-def _checkpoint_folder(cfg: Config) -> Path:
+def checkpoint_folder(cfg: Config) -> Path:
     """Where CheckpointHook writes: with an `out_dir`, in a folder there that is named like the work dir."""
     out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
     return Path(out_dir, Path(cfg.work_dir).resolve().name) if out_dir else Path(cfg.work_dir)

@@ -1,5 +1,8 @@
 """The processes of a distributed run, on GPUs and on machines without."""
 
+import ctypes
+import signal
+import sys
 from datetime import timedelta
 
 import torch.distributed
@@ -13,6 +16,8 @@ from torch import nn
 
 from .errors import LaunchError
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
 
 @MODEL_WRAPPERS.register_module()
 class CPUDistributedDataParallel(MMDistributedDataParallel):
@@ -23,6 +28,12 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
     def __init__(self, module: nn.Module, **kwargs):
         super().__init__(module=revert_sync_batchnorm(module), **kwargs)
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this rank when its launcher dies, even by a signal that leaves it no time to end its ranks."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def start_ranks(cfg: Config) -> None:
@@ -36,6 +47,7 @@ def start_ranks(cfg: Config) -> None:
     """
     if cfg.launcher == 'none':
         return
+    _end_with_parent()
     env = cfg.get('env_cfg') or {}
     dist_cfg = dict(env.get('dist_cfg') or {})
     set_multi_processing(**env.get('mp_cfg', {}), distributed=True)

@@ -1,15 +1,18 @@
 """BiMamba, the token mixer of Vim: a selective scan over a sequence, forwards and backwards."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import selective_scan_2d
-from ..ops.cpu_fastpath import gate_and_project, project_conv_silu
+from ..ops import conv_silu_1d, selective_scan_2d
+from ..ops.cpu_fastpath import gate_and_project, infers_on_cpu, project_conv_silu
+from ..ops.recompute import keeps_for_backward, linear_of, result_dtype, scan_of
 from .layers import init_time_step_
 from .plain import are_plain
+from .units import as_function
 
 KERNEL = 4  # taps of the causal convolution
 
@@ -69,18 +72,24 @@ class BiMamba(nn.Module):
             self.A_b_log.copy_(self.A_log)
             nn.init.ones_(self.D_b)
 
-    def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
-        """(B, L, C) -> (B, L, C). With `reverse`, a mixer of one direction walks the sequence from its end."""
+    def forward(self, x: Tensor, reverse: bool = False, norm: nn.Module | None = None) -> Tensor:
+        """(B, L, C) -> (B, L, C). With `reverse`, a mixer of one direction walks the sequence from its end. With `norm`,
+        that of norm(x), which training then need not keep beside x.
+        """
         if self._is_plain():
-            return self._from_weights(x, reverse)
+            return self._from_weights(x, reverse, norm)
+        x = x if norm is None else norm(x)
         x, z = self.in_proj(x).chunk(2, -1)  # (B, L, E)
         x = torch.stack([F.silu(self._causal(conv, x, from_end)) for conv, from_end in self._convs(reverse)], 1)
         inputs = x.expand(-1, len(self._x_projs), -1, -1).unbind(1)
-        projected = torch.stack([x_proj(u) for x_proj, u in zip(self._x_projs, inputs)], 1)
-        dt, B, C = self._split(projected)
+        projected = torch.stack([x_proj(u) for x_proj, u in zip(self._x_projs, inputs)], 1).unsqueeze(2)
+        d_state = self.A_log.shape[1]
+        dt, B, C = projected.split((projected.shape[-1] - 2 * d_state, d_state, d_state), -1)  # (B, K, 1, L, .)
         dt = torch.stack([dt_proj(low_rank) for dt_proj, low_rank in zip(self._dt_projs, dt.unbind(1))], 1)
-        y = self._scan(x, dt, B, C, None, None, reverse)
-        y = y * F.silu(z)  # both directions share the gate, so their sum is gated once
+        A, D = self._A_and_D()
+        x = _as_maps(x, self.two_scans)
+        y = selective_scan_2d(x, dt, A, B, C, D, traversals=self._traversals(reverse), out_dtype=result_dtype(x))
+        y = y.squeeze(1) * F.silu(z)  # both directions share the gate, so their sum is gated once
         return self.out_proj(y.to(z.dtype)) * self.scale
 
     def _is_plain(self) -> bool:
@@ -97,18 +106,41 @@ class BiMamba(nn.Module):
             and all(map(_is_causal_depthwise, convs))
         )
 
-    def _from_weights(self, x: Tensor, reverse: bool) -> Tensor:
+    def _from_weights(self, x: Tensor, reverse: bool, norm: nn.Module | None) -> Tensor:
         """What `forward` composes, of plain layers: dt stays low-rank, and the halves of in_proj are two products.
 
-        So each half is contiguous: the convolution and the gate would copy the halves of one product.
+        So each half is contiguous, and training need not keep the gate's: it keeps x, the other half and y.
         """
         in_weight, gate_weight = self.in_proj.weight.chunk(2)
-        weights, biases, from_end = zip(*((conv.weight, conv.bias, end) for conv, end in self._convs(reverse)))
-        u = project_conv_silu(x, in_weight, weights, biases, from_end)  # (B, 1 or 2, L, E)
-        dt, B, C = self._split(u @ torch.stack([x_proj.weight for x_proj in self._x_projs]).mT)
+        convs, from_end = zip(*self._convs(reverse))
+        weights = torch.stack([conv.weight for conv in convs]).squeeze(2)
+        convolutions = weights, torch.stack([conv.bias for conv in convs])
+        function = as_function(norm) if keeps_for_backward() else None
+        if function is None:
+            x, function = x if norm is None else norm(x), (_identity, ())
+        norm, norm_parameters = function
+
+        def convolve(x: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
+            return _as_maps(conv_silu_1d(x, weights, biases, from_end), self.two_scans)
+
+        def gate(y: Tensor, x: Tensor, weight: Tensor, *norm_parameters: Tensor) -> Tensor:
+            z = F.linear(norm(x, *norm_parameters), weight)
+            return (y * F.silu(z)).to(z.dtype)
+
+        if infers_on_cpu(x):
+            u = _as_maps(project_conv_silu(x, in_weight, *convolutions, from_end), self.two_scans)
+            y = self._scan_weights(_identity, (u,), reverse)
+            return gate_and_project(x, y, gate_weight, self.out_proj.weight, self.scale)
+        u = linear_of(norm, (x,), norm_parameters, in_weight)
+        y = self._scan_weights(convolve, (u, *convolutions), reverse)
+        return linear_of(gate, (y, x), (gate_weight, *norm_parameters), self.out_proj.weight) * self.scale
+
+    def _scan_weights(self, make: Callable[..., Tensor], inputs: tuple[Tensor, ...], reverse: bool) -> Tensor:
+        """The scan of the maps that `make(*inputs)` gives -> (B, L, E)."""
+        A, D = self._A_and_D()
         dt_weight, dt_bias = (torch.stack(parts) for parts in zip(*((p.weight, p.bias) for p in self._dt_projs)))
-        y = self._scan(u, dt, B, C, dt_bias, dt_weight, reverse)
-        return gate_and_project(x, y, gate_weight, self.out_proj.weight, self.scale)
+        x_proj_weight = torch.stack([x_proj.weight for x_proj in self._x_projs])
+        return scan_of(make, inputs, x_proj_weight, A, D, dt_bias, dt_weight, self._traversals(reverse)).squeeze(1)
 
     def _convs(self, reverse: bool) -> list[tuple[nn.Module, bool]]:
         """The convolutions, and whether each looks towards the end of the sequence."""
@@ -134,38 +166,24 @@ class BiMamba(nn.Module):
             )
         return y.flip(1) if from_end else y
 
-    def _split(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """dt, B and C (B, K, L, .) of (B, K, L, R + 2N)."""
-        d_state = self.A_log.shape[1]
-        return projected.split((projected.shape[-1] - 2 * d_state, d_state, d_state), -1)
-
-    def _scan(
-        self,
-        x: Tensor,
-        dt: Tensor,
-        B: Tensor,
-        C: Tensor,
-        dt_bias: Tensor | None,
-        dt_weight: Tensor | None,
-        reverse: bool,
-    ) -> Tensor:
-        """x (B, 1 or K, L, E), the others (B, K, L, .) -> the sum of the directions, (B, L, E), float32 at least."""
-        A_log, D = (self.A_log[None], self.D[None])
+    def _A_and_D(self) -> tuple[Tensor, Tensor]:
+        """(K, E, N) and (K, E)."""
+        A_log, D = self.A_log[None], self.D[None]
         if self.two_scans:
             A_log, D = torch.stack([self.A_log, self.A_b_log]), torch.stack([self.D, self.D_b])
-        y = selective_scan_2d(
-            x if x.shape[1] < len(A_log) else x.unsqueeze(2),  # maps of height 1
-            dt.unsqueeze(2),
-            -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32))),
-            B.unsqueeze(2),
-            C.unsqueeze(2),
-            D=D,
-            dt_bias=dt_bias,
-            dt_weight=dt_weight,
-            traversals=('row', 'row_reversed') if self.two_scans else ('row_reversed' if reverse else 'row',),
-            out_dtype=torch.promote_types(x.dtype, torch.float32),
-        )
-        return y.squeeze(1)
+        return -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32))), D
+
+    def _traversals(self, reverse: bool) -> tuple[str, ...]:
+        return ('row', 'row_reversed') if self.two_scans else ('row_reversed' if reverse else 'row',)
+
+
+def _as_maps(x: Tensor, two_scans: bool) -> Tensor:
+    """(B, 1 or K, L, E) as the scan reads maps of height 1: one that two directions share, or one for each."""
+    return x if x.shape[1] == 1 and two_scans else x.unsqueeze(2)
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
 
 
 def _is_causal_depthwise(conv: nn.Conv1d) -> bool:

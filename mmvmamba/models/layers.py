@@ -53,8 +53,27 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(self.weight.dtype)
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """What `RMSNorm` does with its weight."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps).to(weight.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """PyTorch's norm of the last dimension, also of a float32 map with 16-bit weights, whose dtype it then returns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """What `LayerNorm` does with its weight and bias."""
+    if weight.dtype.itemsize >= x.dtype.itemsize:
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps).to(weight.dtype)
 
 
 class PatchEmbed(nn.Module):
@@ -65,7 +84,8 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, patch_size: int, stride: int):
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, channels, patch_size, stride)
+        conv = nn.Conv2d(in_channels, channels, patch_size, stride)
+        self.proj = conv.to(memory_format=torch.channels_last)  # as it reads the weight beside such an image
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)

@@ -4,11 +4,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from ..ops import CROSS, selective_scan_2d
-from .layers import init_time_step_
+from ..ops import CROSS, conv_silu_2d
+from ..ops.recompute import scan_of
+from .layers import LayerNorm, init_time_step_
+from .plain import are_plain
+from .units import normed_gated_linear, normed_linear
 
 
 class SS2D(nn.Module):
@@ -44,6 +46,7 @@ class SS2D(nn.Module):
         directions = len(traversals)
         self.traversals = traversals
         self.gate = gate
+        self.conv_bias = conv_bias
         self.in_proj = nn.Linear(channels, 2 * inner if gate else inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias)
         self.x_proj_weight = nn.Parameter(torch.empty(directions, rank + 2 * d_state, inner))
@@ -51,7 +54,7 @@ class SS2D(nn.Module):
         self.dt_projs_bias = nn.Parameter(torch.empty(directions, inner))
         self.A_logs = nn.Parameter(torch.empty(directions * inner, d_state))
         self.Ds = nn.Parameter(torch.empty(directions * inner))
-        self.out_norm = nn.LayerNorm(inner)
+        self.out_norm = LayerNorm(inner)
         self.out_proj = nn.Linear(inner, channels, bias=False)
         self.reset_parameters()
 
@@ -65,33 +68,29 @@ class SS2D(nn.Module):
         self.A_logs.copy_(torch.arange(1, self.A_logs.shape[1] + 1).log().expand_as(self.A_logs))
         nn.init.ones_(self.Ds)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)."""
-        directions, _, rank = self.dt_projs_weight.shape
-        d_state = self.A_logs.shape[1]
-        x = self.in_proj(x)
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C). With `norm`, that of norm(x), which training then need not keep beside x."""
+        x, z = normed_linear(norm, self.in_proj, x), None  # (B, H, W, E)
         if self.gate:
             x, z = x.chunk(2, -1)
-        x = self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, H, W, E)
-        x = F.silu(x)
-        projected = F.linear(x, self.x_proj_weight.flatten(0, 1))
-        projected = rearrange(projected, 'b h w (k c) -> b k h w c', k=directions)
-        dt, B, C = projected.split((rank, d_state, d_state), -1)
-        state_dtype = torch.promote_types(self.A_logs.dtype, torch.float32)
-        y = selective_scan_2d(
-            x,
-            dt,
-            -torch.exp(self.A_logs.to(state_dtype)).unflatten(0, (directions, -1)),
-            B,
-            C,
-            D=self.Ds.unflatten(0, (directions, -1)),
-            dt_bias=self.dt_projs_bias,
-            dt_weight=self.dt_projs_weight,
-            traversals=self.traversals,
-            # a sum of K maps may overflow float16 before the norm
-            out_dtype=torch.promote_types(x.dtype, torch.float32),
+        y = self._convolve_and_scan(x)
+        return normed_gated_linear(self.out_norm, self.out_proj, y, z)
+
+    def _convolve_and_scan(self, x: Tensor) -> Tensor:
+        """(B, H, W, E) -> (B, H, W, E)."""
+        directions = len(self.traversals)
+        A_logs = self.A_logs.to(torch.promote_types(self.A_logs.dtype, torch.float32))
+        if are_plain((self.conv2d,), nn.Conv2d, bias=self.conv_bias):
+            make, inputs = conv_silu_2d, (x, self.conv2d.weight, self.conv2d.bias)
+        else:
+            make, inputs = F.silu, (self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1),)
+        return scan_of(
+            make,
+            inputs,
+            self.x_proj_weight,
+            -torch.exp(A_logs).unflatten(0, (directions, -1)),
+            self.Ds.unflatten(0, (directions, -1)),
+            self.dt_projs_bias,
+            self.dt_projs_weight,
+            self.traversals,
         )
-        y = self.out_norm(y)
-        if self.gate:
-            y = y * F.silu(z)
-        return self.out_proj(y)

@@ -11,6 +11,7 @@ from .arguments import check_choice, check_count, check_image, check_outputs, ch
 from .backbone import Backbone
 from .bimamba import BiMamba
 from .layers import DropPath, PatchEmbed, RMSNorm
+from .plain import is_untouched
 from .position import TokenGrid, insert_tokens, resize_pos_embed, rotary_angles, rotate, split_tokens
 
 # The released variants (Vim, arXiv 2401.09417, section 4.1). Fields left out: see `arch` below.
@@ -47,7 +48,10 @@ class VimBlock(nn.Module):
 
     def forward(self, x: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
         """(B, L, C) -> the mixer's output and the stream with it added, both (B, L, C)."""
-        mixed = self.mixer(self.norm(x), reverse)
+        if is_untouched(self.mixer, BiMamba):
+            mixed = self.mixer(x, reverse, self.norm)
+        else:
+            mixed = self.mixer(self.norm(x), reverse)
         return mixed, x + self.drop_path(mixed)
 
 

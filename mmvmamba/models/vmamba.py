@@ -13,6 +13,7 @@ from .arguments import check_choice, check_count, check_image, check_outputs, ch
 from .backbone import Backbone
 from .layers import ChannelsFirst, ChannelsLast, DropPath
 from .mlp import MLP
+from .plain import is_untouched
 from .ss2d import SS2D
 
 _VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
@@ -75,10 +76,10 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = ((side + 1) // 2 for side in x.shape[1:3])
+        height, width = ((size + 1) // 2 for size in x.shape[1:3])
         x = nn.functional.pad(x, (0, 0, 0, 2 * width - x.shape[2], 0, 2 * height - x.shape[1]))
-        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, h, row, w, column, C)
-        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, h, 2, w, 2, C)
+        x = torch.cat([x[:, :, row, :, col] for col in (0, 1) for row in (0, 1)], -1)
         return self.reduction(self.norm(x))
 
 
@@ -112,9 +113,11 @@ class VSSBlock(nn.Module):
             self.mlp = MLP(channels, int(mlp_ratio * channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.op(self.norm(x)))
+        op, norm = self.op, self.norm  # a mixer that takes the norm along keeps less in training
+        x = x + self.drop_path(op(x, norm) if is_untouched(op, SS2D) else op(norm(x)))
         if self.has_mlp:
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
+            mlp, norm = self.mlp, self.norm2
+            x = x + self.drop_path(mlp(x, norm) if is_untouched(mlp, MLP) else mlp(norm(x)))
         return x
 
 
@@ -218,6 +221,8 @@ class VMamba(Backbone):
         not_built = (f'layers.{last}.downsample.', *(f'layers.{i}.' for i in range(last + 1, 4)))
         self.absent_in_backbone = (*type(self).absent_in_backbone, *not_built)
         self.apply(_init_linear)
+        # as the convolutions read them beside channels-last maps: else they would be laid out anew in every pass
+        self.to(memory_format=torch.channels_last)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

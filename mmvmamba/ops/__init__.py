@@ -1,7 +1,8 @@
-"""The selective scan in 2-D and 1-D, and its backends."""
+"""The selective scan in 2-D and 1-D, the depthwise convolution before it, and their backends."""
 
 from . import flops  # noqa: F401  (teaches FLOP counters the operator)
 from .backend import current_backend, use_backend
+from .depthwise_conv import conv_silu_1d, conv_silu_2d
 from .selective_scan_1d import selective_scan
 from .selective_scan_2d import selective_scan_2d
 from .traversal import BIDIRECTIONAL, CROSS, TRAVERSALS, UNIDIRECTIONAL
@@ -11,6 +12,8 @@ __all__ = [
     'CROSS',
     'TRAVERSALS',
     'UNIDIRECTIONAL',
+    'conv_silu_1d',
+    'conv_silu_2d',
     'current_backend',
     'selective_scan',
     'selective_scan_2d',

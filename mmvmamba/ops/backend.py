@@ -1,4 +1,4 @@
-"""The backends of the scan, one record each, and which of them runs."""
+"""The backends of the scan and of the convolution before it, one record each, and which of them runs."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import blocked, mamba_ssm, native, reference, self_check, triton
+from . import blocked, mamba_ssm, native, reference, self_check, torch_conv, triton
 from .setting import Setting
 
 AUTO = 'auto'
@@ -19,7 +19,7 @@ def _always() -> None:
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of the scan.
+    """One implementation of the scan, and the convolution that goes with it.
 
     Attributes:
         name: what users call it.
@@ -28,6 +28,7 @@ class Backend:
         forward: from the arguments of the operator, without its last, to the map.
         backward: from the map's gradient and these arguments, without `out_dtype`, to the gradients of the eight
             tensors. None: it can only take the operator's place.
+        conv_silu, conv_silu_backward: likewise for the operator of `depthwise_conv`; PyTorch's own by default.
         traceable: differentiable and traceable as it stands. Chosen by name, such a one takes the operator's place.
         unavailable_reason: says in one sentence why it cannot run on this machine, None if it can. Changes nothing.
         checks_itself: whether its first use of a kind has to agree with 'blocked', see `self_check.py`.
@@ -38,6 +39,8 @@ class Backend:
     dtypes: tuple[torch.dtype, ...]
     forward: Callable[..., torch.Tensor]
     backward: Callable[..., tuple[torch.Tensor | None, ...]] | None = None
+    conv_silu: Callable[..., torch.Tensor] = torch_conv.conv_silu
+    conv_silu_backward: Callable[..., tuple[torch.Tensor | None, ...]] = torch_conv.conv_silu_backward
     traceable: bool = False
     unavailable_reason: Callable[[], str | None] = _always
     checks_itself: bool = False
@@ -63,6 +66,8 @@ _BACKENDS = (
         dtypes=DTYPES[:3],
         forward=native.selective_scan_2d,
         backward=native.selective_scan_2d_backward,
+        conv_silu=native.conv_silu,
+        conv_silu_backward=native.conv_silu_backward,
         unavailable_reason=native.unavailable_reason,
     ),
     Backend(
@@ -71,6 +76,8 @@ _BACKENDS = (
         dtypes=DTYPES[:3],
         forward=triton.selective_scan_2d,
         backward=triton.selective_scan_2d_backward,
+        conv_silu=triton.conv_silu,
+        conv_silu_backward=triton.conv_silu_backward,
         unavailable_reason=triton.unavailable_reason,
         checks_itself=True,
     ),
@@ -159,6 +166,12 @@ def choose(
                 break
             loss = reason
     return backend, loss
+
+
+@torch.compiler.assume_constant_result
+def in_function_transform() -> bool:
+    """Whether this runs, or is compiled, within `torch.func.grad`, `vmap` or another transform."""
+    return torch._C._are_functorch_transforms_active()
 
 
 if name := os.environ.get('MMVMAMBA_SCAN'):

@@ -5,13 +5,13 @@ time, and no memory for its hidden layer. Elsewhere these functions are the plai
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .causal_conv import causal_conv, conv_silu
+from .depthwise_conv import conv_silu_1d
 from .setting import Setting
 
 PIECE = 2048  # positions
@@ -65,30 +65,25 @@ def feed_forward(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bia
 
 
 def project_conv_silu(
-    x: Tensor, in_weight: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], reverse: Sequence[bool]
+    x: Tensor, in_weight: Tensor, weights: Tensor, biases: Tensor | None, reverse: tuple[bool, ...]
 ) -> Tensor:
     """SiLU of K causal convolutions of one projected sequence: (B, L, C) -> (B, K, L, E).
 
     Args:
         x: (B, L, C).
         in_weight: (E, C).
-        weights: K of (E, 1, taps); each channel has its own.
-        biases: K of (E,), or None.
-        reverse: K times whether a position sees those after it instead of those before it.
+        weights, biases, reverse: as in `conv_silu_1d`.
     """
-    branches = list(zip(weights, biases, reverse))
-    if not infers_on_cpu(x):
-        return conv_silu(F.linear(x, in_weight), branches)
-    length, halo = x.shape[1], weights[0].shape[2] - 1
+    length, halo = x.shape[1], weights.shape[-1] - 1
+    if not infers_on_cpu(x) or length <= PIECE:
+        return conv_silu_1d(F.linear(x, in_weight), weights, biases, reverse)
     dtype = F.linear(x[:, :0], in_weight).dtype  # autocast may have chosen it
-    out = x.new_empty(len(x), len(branches), length, len(in_weight), dtype=dtype)
+    out = x.new_empty(len(x), len(weights), length, len(in_weight), dtype=dtype)
     for begin in range(0, length, PIECE):  # of every sample: shorter pieces would mostly be neighbours
         end = min(begin + PIECE, length)
         first, last = max(begin - halo, 0), min(end + halo, length)  # with the neighbours that the convolutions see
-        piece = F.linear(x[:, first:last], in_weight)
-        for k, branch in enumerate(branches):
-            convolved = causal_conv(piece, *branch)[:, begin - first : end - first]
-            torch.ops.aten.silu.out(convolved, out=out[:, k, begin:end])
+        piece = conv_silu_1d(F.linear(x[:, first:last], in_weight), weights, biases, reverse)
+        out[:, :, begin:end] = piece[:, :, begin - first : end - first]
     return out
 
 

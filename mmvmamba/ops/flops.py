@@ -1,7 +1,8 @@
-"""What a scan costs, for MMEngine's and PyTorch's counters.
+"""What a scan and the convolution before it cost, for MMEngine's and PyTorch's counters.
 
 A step of one channel and state counts 9, and the D skip 1: the parallel-scan convention of state-spaces/mamba#110,
-which the published VMamba tables follow. The low-rank time step counts like the matrix product that it is.
+which the published VMamba tables follow. The low-rank time step counts like the matrix product that it is, and the
+convolution like any other: its bias and SiLU do not count.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from mmengine.analysis import complexity_analysis
 from mmengine.analysis.jit_handles import get_shape
 from torch.utils.flop_counter import register_flop_formula
 
-from .selective_scan_2d import selective_scan_2d  # noqa: F401  (defines the operators)
+from . import depthwise_conv, selective_scan_2d  # noqa: F401  (define the operators)
 
 
 def scan_flops(
@@ -52,3 +53,24 @@ def _count_backward(grad_y, *inputs, out_shape=None, **__) -> int:
     return scan_flops(x, dt, A, D is not None, False) * 2 + scan_flops(
         x, dt, (A[0], A[1], 0), False, dt_weight is not None, per_mac=6
     )
+
+
+def conv_flops(x: Sequence[int], weight: Sequence[int], per_mac: int = 1) -> int:
+    """Operations of one forward convolution, for shapes as in the operator: x (B, H, W, E), weight (K, E, ...)."""
+    return per_mac * prod(x[:-1]) * prod(weight)
+
+
+complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS['mmvmamba::conv_silu'] = lambda inputs, outputs: conv_flops(
+    get_shape(inputs[0]), get_shape(inputs[1])
+)
+
+
+@register_flop_formula(torch.ops.mmvmamba.conv_silu)
+def _count_conv(x, weight, *_, out_shape=None, **__) -> int:
+    return conv_flops(x, weight, per_mac=2)
+
+
+@register_flop_formula(torch.ops.mmvmamba.conv_silu_backward)
+def _count_conv_backward(grad, x, weight, *_, out_shape=None, **__) -> int:
+    """The convolution again, and its two gradients."""
+    return 3 * conv_flops(x, weight, per_mac=2)

@@ -12,7 +12,7 @@ import logging
 import torch
 from torch import Tensor
 
-from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend
+from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend, in_function_transform
 from .self_check import Use
 from .traversal import CROSS, traversal_codes
 
@@ -62,21 +62,15 @@ def selective_scan_2d(
     _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype)
     arguments = (x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     name = current_backend()
-    if name == AUTO and _in_function_transform():
+    if name == AUTO and in_function_transform():
         name = 'blocked'  # the operator has no rules for them
     if name != AUTO and BACKENDS[name].traceable:
         return BACKENDS[name].forward(*arguments)
-    if _in_function_transform():
+    if in_function_transform():
         raise ValueError(
             f"The scan backend {name!r} does not take the transforms of torch.func: use_backend('auto') does."
         )
     return torch.ops.mmvmamba.selective_scan_2d(*arguments, name)
-
-
-@torch.compiler.assume_constant_result
-def _in_function_transform() -> bool:
-    """Whether this runs, or is compiled, within `torch.func.grad`, `vmap` or another transform."""
-    return torch._C._are_functorch_transforms_active()
 
 
 def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:

@@ -45,7 +45,7 @@ def loading_anew():
 
 @built
 @pytest.mark.usefixtures('loading_anew')
-@pytest.mark.parametrize('struct', ['ScanMap', 'ScanArgs'])
+@pytest.mark.parametrize('struct', ['ScanMap', 'ScanArgs', 'ConvArgs'])
 def test_other_fields_are_one_clear_sentence(struct, monkeypatch):
     fields = list(getattr(library, struct)._fields_)
     fields[1], fields[2] = fields[2], fields[1]  # of the same size

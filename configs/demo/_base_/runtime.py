@@ -4,6 +4,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=240),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    seeding=dict(type='mmvmamba.engine.seeding.SeedByPositionHook'),
 )
 log_processor = dict(by_epoch=False)
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "conv.h"
 #include "scan.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -23,11 +24,13 @@ static const scan_kernels *kernels(void) {
 #define CONSTANT(name, value) {#name, value},
 #define MAP_FIELD(type, name) {"scan_map." #name, offsetof(scan_map, name)},
 #define ARGS_FIELD(type, name) {"scan_args." #name, offsetof(scan_args, name)},
+#define CONV_FIELD(type, name) {"conv_args." #name, offsetof(conv_args, name)},
 
 static const scan_entry interface[] = {
     SCAN_CONSTANTS(CONSTANT)
     SCAN_MAP(MAP_FIELD) {"scan_map", sizeof(scan_map)},
     SCAN_ARGS(ARGS_FIELD) {"scan_args", sizeof(scan_args)},
+    CONV_ARGS(CONV_FIELD) {"conv_args", sizeof(conv_args)},
     {NULL, 0},
 };
 
@@ -35,3 +38,5 @@ EXPORT const scan_entry *scan_interface(void) { return interface; }
 EXPORT const char *scan_isa(void) { return kernels()->name; }
 EXPORT int scan_forward(const scan_args *args) { return kernels()->forward(args); }
 EXPORT int scan_backward(const scan_args *args) { return kernels()->backward(args); }
+EXPORT int conv_forward(const conv_args *args) { return kernels()->conv_forward(args); }
+EXPORT int conv_backward(const conv_args *args) { return kernels()->conv_backward(args); }

@@ -1,4 +1,4 @@
-"""Loads the compiled kernels. The structures here are those of scan.h, compared by name and offset when loading."""
+"""Loads the compiled kernels. The structures are those of scan.h and conv.h, compared when loading."""
 
 import ctypes
 from collections.abc import Iterator
@@ -40,6 +40,22 @@ class ScanArgs(ctypes.Structure):
     ]
 
 
+CONV_SIZES = ('batch', 'height', 'width', 'channels', 'kernels', 'rows', 'columns', 'threads')
+CONV_MAPS = ('x', 'y', 'grad_y', 'grad_x')
+CONV_PARAMETERS = ('weight', 'bias', 'grad_weight', 'grad_bias')
+
+
+class ConvArgs(ctypes.Structure):
+    """What the convolution takes; shapes stand in conv.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in CONV_SIZES),
+        ('left', ctypes.c_void_p),
+        *((name, ScanMap) for name in CONV_MAPS),
+        *((name, ctypes.c_void_p) for name in CONV_PARAMETERS),
+    ]
+
+
 class _Entry(ctypes.Structure):
     _fields_ = [('name', ctypes.c_char_p), ('value', ctypes.c_int64)]
 
@@ -53,7 +69,7 @@ def _own_interface() -> dict[str, int]:
         SCAN_COLUMN=SCAN_COLUMN,
         SCAN_REVERSED=SCAN_REVERSED,
     )
-    for struct, name in ((ScanMap, 'scan_map'), (ScanArgs, 'scan_args')):
+    for struct, name in ((ScanMap, 'scan_map'), (ScanArgs, 'scan_args'), (ConvArgs, 'conv_args')):
         interface |= {f'{name}.{field}': getattr(struct, field).offset for field, _ in struct._fields_}
         interface[name] = ctypes.sizeof(struct)
     return interface
@@ -83,6 +99,8 @@ def load() -> tuple[ctypes.CDLL | None, str | None]:
         library.scan_isa.restype = ctypes.c_char_p
         for function in (library.scan_forward, library.scan_backward):
             function.argtypes = [ctypes.POINTER(ScanArgs)]
+        for function in (library.conv_forward, library.conv_backward):
+            function.argtypes = [ctypes.POINTER(ConvArgs)]
     except AttributeError:
         return None, other
     except OSError as error:

@@ -77,11 +77,15 @@ typedef struct {
     SCAN_ARGS(SCAN_MEMBER)
 } scan_args;
 
+typedef struct conv_args conv_args; /* conv.h */
+
 /* One set of kernels per instruction set; they return 0, or 1 if memory ran out. */
 typedef struct {
     const char *name;
     int (*forward)(const scan_args *);
     int (*backward)(const scan_args *);
+    int (*conv_forward)(const conv_args *);
+    int (*conv_backward)(const conv_args *);
 } scan_kernels;
 
 extern const scan_kernels scan_baseline, scan_avx2, scan_avx512;

@@ -18,21 +18,21 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-def _map(t: Tensor) -> Tensor:
+def as_map(t: Tensor) -> Tensor:
     """As the kernels read maps: a dtype they know, adjacent channels."""
     t = t if t.dtype in _DTYPES else t.to(torch.float32)
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
 def _float_map(t: Tensor) -> Tensor:
-    return _map(t.to(torch.float32))
+    return as_map(t.to(torch.float32))
 
 
-def _parameter(t: Tensor | None) -> Tensor | None:
+def as_parameter(t: Tensor | None) -> Tensor | None:
     return None if t is None else t.to(torch.float32).contiguous()
 
 
-def _scan_map(t: Tensor) -> ScanMap:
+def map_of(t: Tensor) -> ScanMap:
     stride = t.stride()
     return ScanMap(
         data=t.data_ptr(),
@@ -55,10 +55,10 @@ def _call(
     library = _library()
     keep_freed_memory()
     x, dt, A, B, C, D, dt_bias, dt_weight = inputs
-    maps = dict(x=_map(x), dt=_map(dt) if dt_weight is None else _float_map(dt), B=_float_map(B), C=_float_map(C))
+    maps = dict(x=as_map(x), dt=as_map(dt) if dt_weight is None else _float_map(dt), B=_float_map(B), C=_float_map(C))
     if grad_y is not None:
-        maps['grad_y'] = _map(grad_y)
-    parameters = dict(A=_parameter(A), D=_parameter(D), bias=_parameter(dt_bias), weight=_parameter(dt_weight))
+        maps['grad_y'] = as_map(grad_y)
+    parameters = dict(A=as_parameter(A), D=as_parameter(D), bias=as_parameter(dt_bias), weight=as_parameter(dt_weight))
     codes = (ctypes.c_int64 * len(traversals))(*traversals)
     b, height, width, d = x.shape[0], *x.shape[-3:]
     arguments = ScanArgs(
@@ -73,7 +73,7 @@ def _call(
         softplus=dt_softplus,
         threads=torch.get_num_threads(),
         codes=ctypes.addressof(codes),
-        **{name: _scan_map(t) for name, t in maps.items()},
+        **{name: map_of(t) for name, t in maps.items()},
         **{name: t.data_ptr() for name, t in {**parameters, **outputs}.items() if t is not None},
     )
     if getattr(library, name)(arguments):

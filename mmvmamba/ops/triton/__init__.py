@@ -1,4 +1,4 @@
-"""The scan on CUDA devices, in Triton. Importing this package does not import Triton; using it does."""
+"""The scan and the convolution on CUDA devices, in Triton, which is imported when used and not with this package."""
 
 import os
 
@@ -55,3 +55,19 @@ def selective_scan_2d_backward(
     from .launch import backward
 
     return backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus)
+
+
+def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
+    """(B, H, W, E), (K, E, rows, columns), (K, E) -> (B, K, H, W, E), as `mmvmamba.ops.depthwise_conv` defines it."""
+    from .conv_launch import forward
+
+    return forward(x, weight, bias, left)
+
+
+def conv_silu_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of x, weight and bias, in their types; dz, K maps in float32, is held meanwhile."""
+    from .conv_launch import backward
+
+    return backward(grad, x, weight, bias, left)

@@ -1,0 +1,132 @@
+"""Prints what one block of each family keeps for its backward pass, line by line, beside what it cannot do without.
+
+    python benchmarks/kept_for_backward.py [--dtype bfloat16]
+
+The unit is a float32 map of C channels, C being what the block takes and gives. Counted are the distinct storages that
+autograd holds on to after a forward pass in training, without the parameters themselves.
+"""
+
+import argparse
+import linecache
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import measure
+import torch
+from torch import Tensor, nn
+
+from mmvmamba.models.bimamba import BiMamba
+from mmvmamba.models.ss2d import SS2D
+from mmvmamba.models.vim import VimBlock
+from mmvmamba.models.vmamba import VSSBlock
+
+SIDE = 28  # of the map
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block, and the maps without which its gradients take a second scan or another large product.
+
+    Attributes:
+        make: gives it, for maps of so many channels.
+        channels: C.
+        call: runs it on a map (1, SIDE, SIDE, C).
+        ideal: what each map takes, in maps of C channels.
+    """
+
+    make: Callable[[int], nn.Module]
+    channels: int
+    call: Callable[[nn.Module, Tensor], object]
+    ideal: dict[str, float]
+
+
+BLOCKS = {
+    'VSSBlock of VMamba-T': Block(
+        lambda channels: VSSBlock(channels, SS2D(channels, ssm_ratio=1.0), mlp_ratio=4.0, drop_path=0.0),
+        96,
+        lambda block, x: block(x),
+        {
+            'the input': 1,
+            "the convolution's input": 1,
+            'dt, B and C': 4 * (6 + 2) / 96,
+            'the scan': 1,
+            "the MLP's input": 1,
+            'fc1': 4,
+        },
+    ),
+    'VimBlock of Vim-Ti': Block(
+        lambda channels: VimBlock(channels, BiMamba(channels), drop_path=0.0),
+        192,
+        lambda block, x: block(x.flatten(1, 2), False),
+        {'the input': 1, "the convolutions' input": 2, 'dt, B and C': 2 * (12 + 32) / 192, 'the scan': 2},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A storage that autograd keeps: the line of the model that made it be kept, the tensor's shape, C-maps."""
+
+    line: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    maps: float
+
+
+def kept_by(block: Block, dtype: torch.dtype = torch.float32) -> list[Kept]:
+    """The storages that one forward pass of the block keeps, the largest first; a 16-bit `dtype` is autocast's."""
+    torch.manual_seed(0)
+    module, x = block.make(block.channels).train(), torch.randn(1, SIDE, SIDE, block.channels, requires_grad=True)
+    unit = x.nbytes
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept.setdefault(storage.data_ptr(), (tensor, _line()))  # alive: no other storage takes its place in memory
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast('cpu', dtype, enabled=dtype != torch.float32),
+    ):
+        out = block.call(module, x)
+    found = [Kept(line, tuple(t.shape), t.dtype, t.untyped_storage().nbytes() / unit) for t, line in kept.values()]
+    del out
+    return sorted(found, key=lambda one: -one.maps)
+
+
+def _line() -> str:
+    """The line of a model's file that is running."""
+    frame = sys._getframe()
+    while frame and Path(frame.f_code.co_filename).parent.name != 'models':
+        frame = frame.f_back
+    while frame and Path(frame.f_code.co_filename).name == 'units.py':
+        frame = frame.f_back
+    if frame is None:
+        return ''
+    name = frame.f_code.co_filename
+    return f'{Path(name).name}: {linecache.getline(name, frame.f_lineno).strip()}'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--dtype', choices=measure.DTYPES, default='float32', help='autocast to it')
+    options = parser.parse_args()
+    for name, block in BLOCKS.items():
+        kept = kept_by(block, measure.DTYPES[options.dtype])
+        rows = [
+            [one.line, 'x'.join(map(str, one.shape)), str(one.dtype).removeprefix('torch.'), f'{one.maps:.2f}']
+            for one in kept
+        ]
+        rows.append(['in all', '', '', f'{sum(one.maps for one in kept):.2f}'])
+        rows += [[f'ideal: {what}', '', '', f'{maps:.2f}'] for what, maps in block.ideal.items()]
+        rows.append(['ideal, in all', '', '', f'{sum(block.ideal.values()):.2f}'])
+        measure.show(f'{name}, C = {block.channels}', ['kept by', 'shape', 'type', 'maps of C'], rows)
+
+
+if __name__ == '__main__':
+    main()

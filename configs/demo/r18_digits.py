@@ -1,0 +1,7 @@
+# The control: the same data and schedule with a ResNet-18, to see what the backbone brings.
+_base_ = ['./_base_/classifier.py', './_base_/digits.py', './_base_/schedule_digits.py', './_base_/runtime_cls.py']
+model = dict(
+    backbone=dict(type='ResNet', depth=18),  # random weights
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(in_channels=512),
+)

@@ -1,0 +1,134 @@
+"""What is looked at: the backbone of a config, or of a published network by name; and photographs for it."""
+
+from argparse import Namespace
+from copy import deepcopy
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from ..checkpoint import load_checked, load_pretrained, read_checkpoint, unwrap_state_dict
+from ..engine.errors import LaunchError
+from ..engine.launch import load_config
+
+# The published networks that the two papers compare, each with the map of its last stage or block.
+NETWORKS = {
+    'VMamba-T': dict(type='mmvmamba.VMamba', arch='tiny', out_indices=(3,)),
+    'VMamba-S': dict(type='mmvmamba.VMamba', arch='small', out_indices=(3,)),
+    'VMamba-B': dict(type='mmvmamba.VMamba', arch='base', out_indices=(3,)),
+    'Vim-T': dict(type='mmvmamba.Vim', arch='tiny'),
+    'Vim-S': dict(type='mmvmamba.Vim', arch='small'),
+    'Vim-B': dict(type='mmvmamba.Vim', arch='base'),
+    'Swin-T': dict(type='mmpretrain.SwinTransformer', arch='tiny', pad_small_map=True),
+    'Swin-S': dict(type='mmpretrain.SwinTransformer', arch='small', pad_small_map=True),
+    'ConvNeXt-T': dict(type='mmpretrain.ConvNeXt', arch='tiny', gap_before_final_norm=False),
+    'ConvNeXt-S': dict(type='mmpretrain.ConvNeXt', arch='small', gap_before_final_norm=False),
+    'ResNet-50': dict(type='mmpretrain.ResNet', depth=50),
+    'ResNet-101': dict(type='mmpretrain.ResNet', depth=101),
+    'DeiT-T': dict(type='mmpretrain.VisionTransformer', arch='deit-tiny', out_type='featmap'),
+    'DeiT-S': dict(type='mmpretrain.VisionTransformer', arch='deit-small', out_type='featmap'),
+}
+
+# The statistics of ImageNet, RGB, with which all of these networks are trained.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+
+
+def build_backbone(network: str, checkpoint: str | None = None) -> nn.Module:
+    """A backbone for evaluation, with random weights or those of a file.
+
+    Args:
+        network: a name out of `NETWORKS`, or the config file of a model of mmdet, mmseg or mmpretrain.
+        checkpoint: file or URL of the weights, of the backbone alone or of a model that has it; None for the random
+            weights with which training from scratch starts, whatever the config loads.
+
+    Raises:
+        LaunchError: there is no such network, or its library is not installed.
+        CheckpointError: the weights do not fit.
+    """
+    if network in NETWORKS:
+        settings, scope = dict(NETWORKS[network]), None
+        library, _, settings['type'] = settings['type'].rpartition('.')
+        if library == 'mmpretrain':
+            if find_spec(library) is None:
+                raise LaunchError(f'{network} needs mmpretrain, which is not installed: pip install onedl-mmpretrain')
+            scope = library
+            import_module('mmpretrain.utils').register_all_modules(init_default_scope=False)
+        else:
+            import_module('mmvmamba')
+    elif Path(network).suffix == '.py':
+        cfg = load_config(Namespace(config=network, cfg_options=None, launcher='none', work_dir=None))
+        settings, scope = _without_weights(cfg.model, network), cfg.get('default_scope')
+    else:
+        raise LaunchError(f'{network} is neither a config file (.py) nor one of {", ".join(NETWORKS)}')
+    with DefaultScope.overwrite_default_scope(scope):
+        backbone = MODELS.build(settings)
+    backbone.init_weights()
+    if checkpoint:
+        _load(backbone, checkpoint)
+    backbone.eval()  # not all of them return themselves
+    return backbone.requires_grad_(False)
+
+
+def _without_weights(model: ConfigDict, config: str) -> ConfigDict:
+    """The settings of a config's backbone, less the file that it starts from."""
+    if 'backbone' not in model:
+        raise LaunchError(f'{config} has no model.backbone')
+    settings = deepcopy(model.backbone)
+    settings.pop('pretrained', None)
+    if (settings.get('init_cfg') or {}).get('type') == 'Pretrained':
+        settings.pop('init_cfg')
+    return settings
+
+
+def _load(backbone: nn.Module, checkpoint: str) -> None:
+    if hasattr(backbone, 'own_name'):
+        load_pretrained(backbone, checkpoint)  # of whatever layout
+        return
+    state_dict = unwrap_state_dict(read_checkpoint(checkpoint), checkpoint)
+    prefix = 'backbone.'
+    part = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+    load_checked(backbone, part or state_dict, checkpoint)
+
+
+def find_photographs(folder: str | Path) -> list[Path]:
+    """The pictures of a folder, in the order of their names.
+
+    Raises:
+        LaunchError: there is no such folder, or no picture in it.
+    """
+    if not Path(folder).is_dir():
+        raise LaunchError(f'image folder {folder} does not exist')
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise LaunchError(f'image folder {folder} holds no picture ({", ".join(SUFFIXES)})')
+    return paths
+
+
+def read_photograph(path: str | Path, height: int | None = None, width: int | None = None) -> np.ndarray:
+    """A photograph in RGB, (H, W, 3) uint8, resized if a size is given.
+
+    Raises:
+        LaunchError: it is not there, or is no picture.
+    """
+    if not Path(path).is_file():
+        raise LaunchError(f'image {path} does not exist')
+    image = mmcv.imread(str(path))
+    if image is None:
+        raise LaunchError(f'{path} is not an image that OpenCV reads')
+    image = mmcv.bgr2rgb(image)
+    return image if height is None else mmcv.imresize(image, (width, height), interpolation='area')
+
+
+def to_input(image: np.ndarray, device: str | torch.device = 'cpu') -> Tensor:
+    """(H, W, 3) RGB -> (1, 3, H, W), normalised by the statistics of ImageNet."""
+    pixels = torch.from_numpy(image).to(device, torch.float32)
+    return ((pixels - pixels.new_tensor(MEAN)) / pixels.new_tensor(STD)).permute(2, 0, 1)[None]

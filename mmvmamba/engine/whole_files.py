@@ -1,0 +1,109 @@
+"""Checkpoints that are there whole or not at all, and the newest of them."""
+
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.logging import print_log
+
+from ..checkpoint.archive import check_archive, is_zip
+from .errors import LaunchError
+
+
+class WholeFileBackend(LocalBackend):
+    """Writes beside a file and renames when all is on disk; removes a checkpoint when the next one is whole.
+
+    mmengine writes into the file itself, and removes the old checkpoint before: killed in between, a run with
+    `max_keep_ckpts=1` has none left.
+    """
+
+    _outdated: list[Path] = []  # of the process, as mmengine makes a backend for every call
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f'{path.name}.part')
+        with part.open('wb') as file:
+            file.write(obj)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        while self._outdated:
+            old = self._outdated.pop()
+            if old != path:
+                super().remove(old)
+
+    def remove(self, filepath: str | Path) -> None:
+        if Path(filepath).suffix == '.pth':
+            self._outdated.append(Path(filepath))
+        else:
+            super().remove(filepath)
+
+
+def write_whole_files() -> None:
+    """Makes mmengine write and remove local files through `WholeFileBackend`."""
+    register_backend('local', WholeFileBackend, force=True, prefixes='')
+
+
+def newest_whole_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the highest number in a folder that is not damaged; None if there is no checkpoint.
+
+    `last_checkpoint`, which mmengine believes, names a path of the day when it was written: it may be gone, empty, or
+    of a folder that has moved.
+
+    Raises:
+        LaunchError: there are checkpoints, and none is whole.
+    """
+    numbered = [(int(number[1]), path) for path in folder.glob('*.pth') if (number := _NAME.fullmatch(path.name))]
+    candidates = [path for _, path in sorted(numbered, reverse=True)]
+    for path in candidates:
+        if reason := _damage(path):
+            message = f'{path} is damaged ({reason}): the checkpoint before it is used.'
+            print_log(message, logger='current', level=logging.WARNING)
+        else:
+            return path
+    if candidates:
+        raise LaunchError(f'none of the {len(candidates)} checkpoints in {folder} is whole: give one to --resume')
+    return None
+
+
+_NAME = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        with path.open('rb') as file:
+            if not is_zip(file):
+                return 'empty' if path.stat().st_size == 0 else 'it begins like no checkpoint'
+            check_archive(file)
+    except Exception as error:  # a damaged file fails in any way
+        return str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+    return None
+
+
+def check_folder(folder: Path, size: int) -> None:
+    """Makes a folder for checkpoints, and refuses one that cannot take any.
+
+    Args:
+        folder: of the checkpoints of a run.
+        size: bytes of one checkpoint, about; two must find room, since the old one goes when the new one is whole.
+
+    Raises:
+        LaunchError: not writable, or full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / '.writable'
+        probe.write_bytes(b'')
+        probe.unlink()
+    except OSError as error:
+        raise LaunchError(f'checkpoints cannot be written to {folder} ({error}): choose another --work-dir') from error
+    free = shutil.disk_usage(folder).free
+    if free < 2 * size:
+        raise LaunchError(
+            f'{folder} has {free / 2**20:.0f} MiB left, and two checkpoints of this model take {2 * size / 2**20:.0f}: '
+            'make room or choose another --work-dir'
+        )

@@ -1,0 +1,50 @@
+"""From a program to an ONNX model."""
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+try:
+    import onnxscript
+except ImportError as error:
+    raise ImportError("ONNX needs onnxscript and onnx: run `pip install 'mmvmamba[export]'`.") from error
+
+from .onnx_scan import TRANSLATIONS
+
+
+def to_onnx(program: ExportedProgram) -> torch.onnx.ONNXProgram:
+    """The ONNX model of what `export_program` returns; its `save` writes the file.
+
+    The input is called images, and its sizes, where they may vary, batch, height and width. What depends on weights
+    alone is computed here.
+    """
+    onnx = torch.onnx.export(
+        program.run_decompositions(_DECOMPOSITIONS),
+        input_names=['images'],
+        custom_translation_table=TRANSLATIONS,
+        dynamo=True,
+        verbose=False,
+    )
+    for axis, name in ((0, 'batch'), (2, 'height'), (3, 'width')):
+        images = onnx.model.graph.inputs[0]
+        if not isinstance(images.shape[axis], int):
+            images.shape[axis] = name
+    onnxscript.optimizer.optimize(onnx.model, input_size_limit=2**30, output_size_limit=2**26)
+    return onnx
+
+
+def _adaptive_avg_pool2d(x: Tensor, output_size: list[int]) -> Tensor:
+    """As two matrix products, for maps of any size: ONNX has no such pooling."""
+    rows, columns = (_window_means(size, windows, x) for size, windows in zip(x.shape[2:], output_size))
+    return rows @ x @ columns.mT
+
+
+def _window_means(size: int, windows: int, like: Tensor) -> Tensor:
+    """(windows, size); row i averages the positions from floor(i size / windows) to ceil((i + 1) size / windows)."""
+    window = torch.arange(windows, device=like.device)[:, None]
+    position = torch.arange(size, device=like.device)
+    begin, end = window * size // windows, ((window + 1) * size + windows - 1) // windows
+    return ((position >= begin) & (position < end)).to(like.dtype) / (end - begin)
+
+
+_DECOMPOSITIONS = {torch.ops.aten.adaptive_avg_pool2d.default: _adaptive_avg_pool2d}

@@ -1,0 +1,210 @@
+"""The depthwise convolution of a mixer with its bias and SiLU: what models call, and the operator that PyTorch sees.
+
+One operator, `mmvmamba::conv_silu`, serves the 3x3 convolution of a map and the causal ones of a sequence, which is a
+map of height 1: for kernel k, ``z[h, w] = bias[k] + sum_ij weight[k, :, i, j] x[h + i - rows // 2, w + j - left[k]]``
+with zeros around the map, and the result is ``z sigmoid(z)``. It runs on the backend that the scan runs on: native C on
+a CPU, Triton on CUDA, and PyTorch's own convolution elsewhere, in float64, and where 'blocked', 'reference' or
+'mamba_ssm' is chosen. The backward pass keeps nothing but the inputs, and computes the convolution again.
+"""
+
+import torch
+from torch import Tensor
+
+from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend, in_function_transform
+
+
+def conv_silu_2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """SiLU of a depthwise 3x3 convolution with padding 1.
+
+    Args:
+        x: (B, H, W, E), any strides; what adjoins in memory should be the channels. Autocast casts it, as it does for
+            PyTorch's convolutions; the weight and the bias stay as they are.
+        weight: (E, 1, 3, 3).
+        bias: (E,) or None.
+
+    Returns:
+        (B, H, W, E), contiguous, in x's type; sums are float32 (float64 if x is).
+
+    Raises:
+        ValueError: a shape, type or device that does not fit, by name.
+    """
+    x, weight, bias, left = _as_map_2d(_autocast(x), weight, bias)
+    return _conv_silu(x, weight, bias, left)[:, 0]
+
+
+def conv_silu_1d(x: Tensor, weights: Tensor, biases: Tensor | None, reverse: tuple[bool, ...]) -> Tensor:
+    """SiLU of K causal depthwise convolutions of one sequence.
+
+    Args:
+        x: (B, L, E), as in `conv_silu_2d`.
+        weights: (K, E, taps). Each position sees itself, with the last tap, and the `taps - 1` before it.
+        biases: (K, E) or None.
+        reverse: for each of the K, whether a position sees those after it instead.
+
+    Returns:
+        (B, K, L, E), contiguous, in x's type.
+
+    Raises:
+        ValueError: a shape, type or device that does not fit, by name.
+    """
+    x, weight, bias, left = _as_map_1d(_autocast(x), weights, biases, reverse)
+    return _conv_silu(x, weight, bias, left)[:, :, 0]
+
+
+def conv_silu_2d_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, backend: str = AUTO
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of x, weight and bias of `conv_silu_2d`, in their types, for autograd functions around it.
+
+    Args:
+        grad: (B, H, W, E).
+        x: as the convolution saw it, after autocast.
+        backend: `current_backend()` of the forward pass.
+    """
+    x, weight, bias, left = _as_map_2d(x, weight, bias)
+    grads = torch.ops.mmvmamba.conv_silu_backward(grad.unsqueeze(1), x, weight, bias, left, backend)
+    return grads[0], grads[1].transpose(0, 1), None if bias is None else grads[2][0]
+
+
+def conv_silu_1d_backward(
+    grad: Tensor,
+    x: Tensor,
+    weights: Tensor,
+    biases: Tensor | None,
+    reverse: tuple[bool, ...],
+    backend: str = AUTO,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of x, weights and biases of `conv_silu_1d`, as `conv_silu_2d_backward`; grad is (B, K, L, E)."""
+    x, weight, biases, left = _as_map_1d(x, weights, biases, reverse)
+    grads = torch.ops.mmvmamba.conv_silu_backward(grad.unsqueeze(2), x, weight, biases, left, backend)
+    return grads[0][:, 0], _turn(grads[1].squeeze(2), reverse), None if biases is None else grads[2]
+
+
+def _as_map_2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, list[int]]:
+    """The arguments of the operator."""
+    _check(x, '(B, H, W, E)', 'weight', weight, '(E, 1, 3, 3)', (x.shape[-1], 1, 3, 3))
+    _check_bias(x, 'bias', bias, (x.shape[-1],))
+    return x, weight.transpose(0, 1), None if bias is None else bias.unsqueeze(0), [1]
+
+
+def _as_map_1d(
+    x: Tensor, weights: Tensor, biases: Tensor | None, reverse: tuple[bool, ...]
+) -> tuple[Tensor, Tensor, Tensor | None, list[int]]:
+    taps = max(weights.shape[-1], 1)
+    _check(x, '(B, L, E)', 'weights', weights, '(K, E, taps)', (len(reverse), x.shape[-1], taps))
+    _check_bias(x, 'biases', biases, (len(reverse), x.shape[-1]))
+    left = [0 if ahead else taps - 1 for ahead in reverse]
+    return x.unsqueeze(1), _turn(weights, reverse).unsqueeze(2), biases, left
+
+
+def _turn(weights: Tensor, reverse: tuple[bool, ...]) -> Tensor:
+    """(K, E, taps), with the taps of those that look ahead in the order of the sequence, or back."""
+    if not any(reverse):
+        return weights
+    return torch.stack([weight.flip(-1) if ahead else weight for weight, ahead in zip(weights, reverse)])
+
+
+def _autocast(x: Tensor) -> Tensor:
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(device))
+
+
+def _check(x: Tensor, x_form: str, name: str, weight: Tensor, form: str, shape: tuple[int, ...]) -> None:
+    if x.dim() != x_form.count(',') + 1:
+        raise ValueError(f'x must be {x_form}, not {tuple(x.shape)}.')
+    if 0 in x.shape[1:]:
+        raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
+    if x.dtype not in DTYPES:
+        raise ValueError(f'x is {x.dtype}; the convolution takes {", ".join(map(_name, DTYPES))}.')
+    if tuple(weight.shape) != shape:
+        raise ValueError(f'{name} is {tuple(weight.shape)}, but x {tuple(x.shape)} needs {form}: {shape}.')
+    _check_like(x, name, weight)
+
+
+def _check_bias(x: Tensor, name: str, bias: Tensor | None, shape: tuple[int, ...]) -> None:
+    if bias is None:
+        return
+    if tuple(bias.shape) != shape:
+        raise ValueError(f'{name} is {tuple(bias.shape)}, but x {tuple(x.shape)} needs {shape}.')
+    _check_like(x, name, bias)
+
+
+def _check_like(x: Tensor, name: str, parameter: Tensor) -> None:
+    if parameter.device != x.device:
+        raise ValueError(f'{name} is on {parameter.device}, x on {x.device}: move them to one device.')
+    if parameter.dtype != x.dtype and not (torch.is_autocast_enabled(x.device.type) and parameter.dtype in DTYPES):
+        raise ValueError(
+            f'{name} is {_name(parameter.dtype)}, x {_name(x.dtype)}: convert one of them, or run under torch.autocast.'
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix('torch.')
+
+
+def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
+    name = current_backend()
+    if name != AUTO and BACKENDS[name].traceable:
+        return BACKENDS[name].conv_silu(x, weight, bias, left)
+    if in_function_transform():  # the operator has no rules for them
+        return BACKENDS['blocked'].conv_silu(x, weight, bias, left)
+    return torch.ops.mmvmamba.conv_silu(x, weight, bias, left, name)
+
+
+_ARGUMENTS = 'Tensor x, Tensor weight, Tensor? bias, int[] left, str backend="auto"'
+_library = torch.library.Library('mmvmamba', 'FRAGMENT')
+_library.define(f'conv_silu({_ARGUMENTS}) -> Tensor')
+_library.define(f'conv_silu_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)')
+
+
+def _forward(x, weight, bias, left, backend=AUTO):
+    if x.numel() == 0:  # an empty batch
+        return x.new_empty((len(x), len(left), *x.shape[1:]))
+    chosen, _ = choose(x.device.type, {x.dtype}, backend)
+    return chosen.conv_silu(x, weight, bias, left).contiguous()
+
+
+def _backward(grad, x, weight, bias, left, backend=AUTO):
+    inputs = (x, weight, bias)
+    if x.numel() == 0:
+        grads = [t if t is None else t.new_zeros(t.shape) for t in inputs]
+    else:
+        chosen, _ = choose(x.device.type, {x.dtype}, backend)
+        grads = chosen.conv_silu_backward(grad, x, weight, bias, left)
+    return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
+
+
+_library.impl('conv_silu', _forward, 'CompositeExplicitAutograd')
+_library.impl('conv_silu_backward', _backward, 'CompositeExplicitAutograd')
+
+
+@torch.library.register_fake('mmvmamba::conv_silu')
+def _(x, weight, bias, left, backend=AUTO):
+    return x.new_empty((x.shape[0], len(left), *x.shape[1:]))
+
+
+@torch.library.register_fake('mmvmamba::conv_silu_backward')
+def _(grad, x, weight, bias, left, backend=AUTO):
+    return tuple(x.new_empty(0) if t is None else t.new_empty(t.shape) for t in (x, weight, bias))
+
+
+def _save_inputs(ctx, inputs, output):
+    *tensors, ctx.left, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, grad):
+    grads = torch.ops.mmvmamba.conv_silu_backward(grad, *ctx.saved_tensors, ctx.left, ctx.backend)
+    return (*(None if t is None else g for t, g in zip(ctx.saved_tensors, grads)), None, None)
+
+
+def _refuse_double_backward(ctx, *grads):
+    raise RuntimeError(
+        "The convolution operator has no second derivative; use_backend('blocked') gives one in plain PyTorch."
+    )
+
+
+torch.library.register_autograd('mmvmamba::conv_silu', _differentiate, setup_context=_save_inputs)
+torch.library.register_autograd('mmvmamba::conv_silu_backward', _refuse_double_backward)

@@ -1,0 +1,76 @@
+"""Hands the kernels of the convolution pointers and strides of tensors."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from .heap import keep_freed_memory
+from .library import ConvArgs, load
+from .scan import as_map, as_parameter, map_of
+
+
+def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], **tensors: Tensor) -> None:
+    """`tensors`: maps (B, [K,] H, W, E) and gradients of parameters, by the names of their fields."""
+    library, reason = load()
+    if library is None:
+        raise RuntimeError(reason)
+    keep_freed_memory()
+    x, parameters = as_map(x), dict(weight=as_parameter(weight), bias=as_parameter(bias))
+    lefts = (ctypes.c_int64 * len(left))(*left)
+    batch, height, width, channels = x.shape
+    arguments = ConvArgs(
+        batch=batch,
+        height=height,
+        width=width,
+        channels=channels,
+        kernels=len(left),
+        rows=weight.shape[2],
+        columns=weight.shape[3],
+        threads=torch.get_num_threads(),
+        left=ctypes.addressof(lefts),
+        x=map_of(x),
+    )
+    for field, tensor in {**parameters, **tensors}.items():
+        if tensor is not None:
+            setattr(arguments, field, map_of(tensor) if tensor.dim() > 4 or field == 'grad_x' else tensor.data_ptr())
+    if getattr(library, name)(arguments):
+        raise MemoryError('The native convolution ran out of memory for its scratch.')
+
+
+def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
+    """SiLU of K depthwise convolutions of a map, as `depthwise_conv` defines it.
+
+    Args:
+        x: (B, H, W, E) in float32, bfloat16 or float16, any strides.
+        weight: (K, E, rows, columns).
+        bias: (K, E) or None.
+        left: of each kernel, columns that it reaches to the left of a position.
+
+    Returns:
+        (B, K, H, W, E) in x's type.
+    """
+    y = x.new_empty((len(x), len(left), *x.shape[1:]))
+    _call('conv_forward', x, weight, bias, left, y=y)
+    return y
+
+
+def conv_silu_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The gradients of x, weight and bias, in their types."""
+    grad_x = x.new_empty(x.shape)
+    grad_weight = torch.empty(weight.shape, dtype=torch.float32)
+    grad_bias = torch.empty(weight.shape[:2], dtype=torch.float32)
+    _call(
+        'conv_backward',
+        x,
+        weight,
+        bias,
+        left,
+        grad_y=as_map(grad),
+        grad_x=grad_x,
+        grad_weight=grad_weight,
+        grad_bias=grad_bias,
+    )
+    return grad_x, grad_weight.to(weight.dtype), None if bias is None else grad_bias.to(bias.dtype)

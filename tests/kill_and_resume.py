@@ -1,0 +1,73 @@
+"""Kills a training at random moments, resumes it each time, and compares it with one that nobody touched.
+
+    python -m tests.kill_and_resume configs/demo/mask-rcnn_vmamba-demo_fpn_coins.py --kills 10 --iterations 60
+
+Whole process groups end by SIGKILL, which leaves no time for anything. Prints how many tensors of the weights and the
+optimizer differ in the end; 0 is the only good answer.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def start(config: str, work_dir: Path, iterations: int, *more: str) -> subprocess.Popen:
+    options = [
+        f'train_cfg.max_iters={iterations}',
+        'default_hooks.checkpoint.interval=4',
+        'default_hooks.checkpoint.max_keep_ckpts=1',
+        'train_cfg.val_interval=1000',
+    ]
+    command = [sys.executable, ROOT / 'tools/train.py', config, '--work-dir', work_dir, '--cfg-options', *options]
+    with work_dir.with_suffix('.log').open('a') as log:
+        return subprocess.Popen([*command, *more], stdout=log, stderr=log, start_new_session=True)
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(path, weights_only=False)
+    state = content['optimizer']['state']
+    return content['state_dict'] | {f'{i}.{name}': t for i, entry in state.items() for name, t in entry.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config')
+    parser.add_argument('--kills', type=int, default=10)
+    parser.add_argument('--iterations', type=int, default=60)
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    chance, folder = random.Random(args.seed), Path(tempfile.mkdtemp())
+    whole, killed = folder / 'whole', folder / 'killed'
+    started = time.monotonic()
+    assert start(args.config, whole, args.iterations).wait() == 0, whole.with_suffix('.log').read_text()[-2000:]
+    last = f'iter_{args.iterations}.pth'
+    seconds, kills = time.monotonic() - started, 0
+    while not (killed / last).exists():
+        run = start(args.config, killed, args.iterations, '--resume')
+        try:
+            run.wait(chance.uniform(0.3, 1) * seconds if kills < args.kills else None)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+            kills += 1
+            print(f'kill {kills}: left {sorted(path.name for path in killed.glob("*.pth*"))}', flush=True)
+        else:
+            assert run.returncode == 0, killed.with_suffix('.log').read_text()[-2000:]
+    expected, found = tensors(whole / last), tensors(killed / last)
+    different = [name for name in expected if not torch.equal(expected[name], found[name])]
+    print(f'{kills} kills, {len(different)} of {len(expected)} tensors differ')
+    sys.exit(bool(different or expected.keys() != found.keys()))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,133 @@
+"""README and docs: links resolve, commands name what exists, configs build, quoted errors are those of the code."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('configs/*/*.md'), ROOT / 'benchmarks/README.md']
+)
+FOLDERS = ('benchmarks', 'configs', 'demo', 'docs', 'tests', 'tools')
+
+
+def blocks(page, language):
+    return re.findall(rf'^```{language}\n(.*?)^```', page.read_text(), re.M | re.S)
+
+
+def anchors(page):
+    titles = re.findall(r'^#+ (.*)', page.read_text(), re.M)
+    return {re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page):
+    links = re.findall(r'\]\(([^)\s]+)\)', re.sub(r'^```.*?^```', '', page.read_text(), flags=re.M | re.S))
+    dead = []
+    for link in links:
+        if link.startswith(('http://', 'https://')):
+            continue
+        path, _, anchor = link.partition('#')
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            dead.append(link)
+    assert not dead
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_name_what_exists(page):
+    targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.M))
+    missing = []
+    for block in blocks(page, 'bash'):
+        for line in block.replace('\\\n', ' ').splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ['make']:
+                missing += [word for word in words[1:] if '=' not in word and word not in targets]
+            missing += [word for word in words if word.startswith(tuple(f'{f}/' for f in FOLDERS)) and not here(word)]
+    assert not missing
+
+
+def here(path):
+    return any(ROOT.glob(path))
+
+
+def configs():
+    for page in PAGES:
+        for number, block in enumerate(blocks(page, 'python')):
+            if '_base_ =' in block and 'FlexibleRunner' not in block:
+                yield pytest.param(block, id=f'{page.name}-{number}')
+
+
+def load(block, tmp_path):
+    """The config of a block, whose `_base_` is here or in an installed library, without the weights that it names."""
+    base = re.search(r"_base_ = '(.*)'", block)[1].replace('../mmsegmentation/configs/', 'mmseg::')
+    if '::' in base:
+        library, name = base.split('::')
+        base = Path(pytest.importorskip(library).__file__).parent / '.mim/configs' / name
+    (tmp_path / 'mine.py').write_text(re.sub(r'_base_ = .*', f'_base_ = {str(ROOT / base)!r}', block))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    cfg.model.backbone.init_cfg = None
+    return cfg
+
+
+@pytest.mark.parametrize('block', configs())
+def test_configs_build(block, tmp_path):
+    """The maps have the strides that the heads expect, and every parameter of the backbone gets a gradient."""
+    cfg = load(block, tmp_path)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model).eval()  # in training a dropped block has no gradient
+    maps = model.extract_feat(torch.rand(1, 3, 64, 64))
+    strides = dict(RetinaNet=(8, 16, 32, 64, 128), MaskRCNN=(4, 8, 16, 32, 64)).get(cfg.model.type)
+    if strides:
+        assert [map.shape[-1] for map in maps] == [64 // stride or 1 for stride in strides]
+    sum(map.sum() for map in maps).backward()
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters())
+
+
+@pytest.mark.parametrize('kind', ['instances', 'masks'])
+def test_your_data_loads(kind, tmp_path, monkeypatch):
+    """The data sets of docs/your_data.md, with the coins where the page says that they are."""
+    pytest.importorskip('skimage')
+    block = dict(zip(('instances', 'masks'), blocks(ROOT / 'docs/your_data.md', 'python')))[kind]
+    subprocess.run([sys.executable, ROOT / 'tools/dataset_converters/coins.py', '--out-dir', tmp_path / 'data/coins'])
+    monkeypatch.chdir(tmp_path)
+    cfg = load(block, tmp_path)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        training, validation = (DATASETS.build(cfg[f'{part}_dataloader'].dataset) for part in ('train', 'val'))
+        assert (len(training), len(validation)) == (18, 1)
+        if kind == 'instances':
+            assert set(training[0]['data_samples'].gt_instances.labels.tolist()) == {0}
+        else:
+            assert set(training[0]['data_samples'].gt_sem_seg.data.unique().tolist()) == {0, 1}
+
+
+def strings():
+    """All sentences of the package and its tools; what is put into them is an ellipsis."""
+    for folder in ('mmvmamba', 'tools', 'demo'):
+        for path in (ROOT / folder).rglob('*.py'):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    yield ''.join(part.value if isinstance(part, ast.Constant) else '…' for part in node.values)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
+
+
+def test_quoted_errors_are_those_of_the_code():
+    rows = re.findall(r'^\| (.*?) \| ', (ROOT / 'docs/troubleshooting.md').read_text(), re.M)
+    own = [quote for row in rows if not re.search(r"\((PyTorch|Python|MMEngine)'s\)", row) for quote in quotes(row)]
+    said = list(strings())
+    parts = [part.strip() for quote in own for part in quote.split('…')]
+    assert len(own) > 40
+    assert not [part for part in parts if part and not any(part in sentence for sentence in said)]
+
+
+def quotes(row):
+    return re.findall(r'`([^`]+)`', row)

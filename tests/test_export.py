@@ -1,0 +1,186 @@
+"""Exported models give what the models give, for images of any size."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmvmamba.export import export_program
+from mmvmamba.models import Vim, VMamba
+from mmvmamba.ops import CROSS, selective_scan_2d
+
+onnxruntime = pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+
+MODELS = {
+    'vmamba': (VMamba, dict(arch=dict(dims=8, depths=(1, 0, 0, 1), ssm_ratio=1.0), out_indices=(0, 3))),
+    'vanilla': (
+        VMamba,
+        dict(
+            arch=dict(
+                dims=8, depths=(1, 1, 0, 0), d_state=16, mlp_ratio=0.0, gate=True, stem='patch', downsample='merging'
+            ),
+            out_indices=(1,),
+        ),
+    ),
+    'vim': (Vim, dict(arch=dict(embed_dims=16, depth=1), rope_grid=14)),
+    'vim classifier': (Vim, dict(arch=dict(embed_dims=16, depth=1), pooling='middle')),
+}
+
+
+def session(onnx):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(onnx.model_proto.SerializeToString(), options, ['CPUExecutionProvider'])
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_any_size_and_batch(name):
+    from mmvmamba.export.onnx_model import to_onnx
+
+    torch.manual_seed(0)
+    family, arguments = MODELS[name]
+    model = family(**arguments).eval()
+    program = export_program(model)
+    onnx = session(to_onnx(program))
+    assert onnx.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
+    for size in ((1, 3, 224, 224), (3, 3, 57, 101)):
+        images = torch.randn(size)
+        with torch.no_grad():
+            expected = model(images)
+        for out, y, eager in zip(onnx.run(None, {'images': images.numpy()}), program.module()(images), expected):
+            torch.testing.assert_close(torch.from_numpy(out), eager, atol=2e-5, rtol=1e-5)
+            torch.testing.assert_close(y, eager, atol=1e-5, rtol=1e-5)
+
+
+class Scan(nn.Module):
+    """A scan as a model of one argument: what else it reads comes from x."""
+
+    def __init__(self, traversals, d_state, rank, each_its_own, dt_softplus=True):
+        super().__init__()
+        K, d = len(traversals), 3
+        self.A = nn.Parameter(-torch.rand(K, d, d_state) - 0.1)
+        self.D, self.dt_bias = (
+            nn.Parameter(torch.randn(K, d)),
+            nn.Parameter(torch.randn(K, d) if rank else torch.zeros(K, d)),
+        )
+        self.dt_weight = nn.Parameter(torch.randn(K, d, rank)) if rank else None
+        self.project = nn.Linear(d, (rank or d) + 2 * d_state)
+        self.traversals, self.each_its_own = traversals, each_its_own
+
+    def forward(self, images):
+        x = images.permute(0, 2, 3, 1)
+        maps = torch.stack([x * (k + 1) for k in range(len(self.traversals))], 1)
+        rank, n = self.project.out_features - 2 * self.A.shape[2], self.A.shape[2]
+        dt, B, C = self.project(maps).split((rank, n, n), -1)
+        x = maps if self.each_its_own else x
+        return selective_scan_2d(x, dt, self.A, B, C, self.D, self.dt_bias, self.dt_weight, traversals=self.traversals)
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [(CROSS, 1, 2, True), (CROSS, 4, None, False), (('column_reversed', 'row', 'row'), 1, 2, False)],
+)
+def test_scan_in_every_form(arguments):
+    from mmvmamba.export.onnx_model import to_onnx
+
+    torch.manual_seed(0)
+    scan = Scan(*arguments)
+    onnx = session(to_onnx(export_program(scan)))
+    images = torch.randn(2, 3, 5, 7)
+    with torch.no_grad():
+        expected = scan(images)
+    [y] = onnx.run(None, {'images': images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), expected, atol=1e-5, rtol=1e-5)
+
+
+UPERNET = """
+custom_imports = dict(imports=['mmvmamba'], allow_failed_imports=False)
+default_scope = 'mmseg'
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
+    backbone=dict(type='VMamba', arch=dict(dims=8, depths=(1, 1, 1, 1), ssm_ratio=1.0)),
+    decode_head=dict(
+        type='UPerHead', in_channels=[8, 16, 32, 64], in_index=[0, 1, 2, 3], pool_scales=(1, 2, 3, 6), channels=16,
+        num_classes=5, norm_cfg=dict(type='BN'), align_corners=False))
+"""
+
+DETECTOR = """
+custom_imports = dict(imports=['mmvmamba'], allow_failed_imports=False)
+default_scope = 'mmdet'
+model = dict(
+    type='RetinaNet',
+    data_preprocessor=dict(type='DetDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3),
+    backbone=dict(type='VMamba', arch=dict(dims=8, depths=(1, 1, 0, 0), ssm_ratio=1.0), out_indices=(0, 1)),
+    neck=dict(type='FPN', in_channels=[8, 16], out_channels=8, num_outs=3),
+    bbox_head=dict(type='RetinaHead', num_classes=2, in_channels=8))
+"""
+
+
+def tool():
+    path = Path(__file__).parent.parent / 'tools/deployment/export.py'
+    spec = importlib.util.spec_from_file_location('export', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Twenty crops of four photographs, of twenty sizes."""
+    data, io = pytest.importorskip('skimage.data'), pytest.importorskip('skimage.io')
+    paths = []
+    for i in range(20):
+        photograph = getattr(data, ('astronaut', 'chelsea', 'coffee', 'rocket')[i % 4])()
+        paths.append(tmp_path / f'{i}.png')
+        io.imsave(paths[-1], photograph[7 * i : 7 * i + 65 + 5 * i, 9 * i : 9 * i + 160 - 3 * i], check_contrast=False)
+    return paths
+
+
+def test_segmentor_paints_photographs_alike(photographs, tmp_path, capsys):
+    pytest.importorskip('mmseg')
+    export, config = tool(), tmp_path / 'upernet.py'
+    config.write_text(UPERNET)
+    torch.manual_seed(0)
+    model = export.build_model(export.load_config(export.parse_args([str(config), 'none', 'none'])), None)
+    model.decode_head.conv_seg.weight.data.normal_()  # the usual start makes one class win everywhere
+    torch.save(model.state_dict(), tmp_path / 'upernet.pth')
+    export.main(
+        [*map(str, (config, tmp_path / 'upernet.pth', tmp_path / 'upernet.onnx')), '--repeats', '1', '--images']
+        + list(map(str, photographs))
+    )
+    shares = re.findall(r'([\d.]+)% of the pixels equal, (\d+) classes', capsys.readouterr().out)
+    assert len(shares) == 20
+    assert min(float(share) for share, _ in shares) >= 99.9
+    assert min(int(classes) for _, classes in shares) > 1
+
+
+def test_unrolled_detector_is_a_program_without_our_operators(tmp_path, capsys):
+    pytest.importorskip('mmdet')
+    export, config = tool(), tmp_path / 'detector.py'
+    config.write_text(DETECTOR)
+    out = tmp_path / 'detector.pt2'
+    export.main([str(config), 'none', str(out), '--shape', '64', '96', '--unrolled', '--repeats', '1'])
+    program = torch.export.load(out)
+    assert not [node for node in program.graph.nodes if 'mmvmamba' in str(node.target)]
+    [difference] = re.findall(r'largest difference (\S+) of', capsys.readouterr().out)
+    assert float(difference) < 1e-5
+    assert [len(map_[0]) for map_ in program.module()(torch.zeros(1, 3, 64, 96))] == [8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['model.pth'], 'must end in .onnx or .pt2'),
+        (['model.onnx', '--unrolled'], '--unrolled writes down every step'),
+    ],
+)
+def test_what_cannot_be_exported(arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        tool().main(['config.py', 'none', *arguments])

@@ -1,0 +1,298 @@
+"""The depthwise convolution with SiLU: every implementation against PyTorch's own in float64.
+
+Triton's interpreter has to be chosen before Triton is imported, so `test_triton_in_the_interpreter` runs this file a
+second time in a process of its own, where the cases go to Triton instead of the native kernels.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmvmamba.ops import conv_silu_1d, conv_silu_2d, native, torch_conv, triton, use_backend
+from mmvmamba.ops.depthwise_conv import conv_silu_1d_backward, conv_silu_2d_backward
+
+INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+KERNELS = triton if INTERPRETED else native
+needs_kernels = pytest.mark.skipif(KERNELS.unavailable_reason() is not None, reason=str(KERNELS.unavailable_reason()))
+
+# batch, height, width, channels, rows and columns of a kernel, columns to the left
+CASES = {
+    '3x3': (2, 5, 7, 17, 3, 3, [1]),
+    '3x3, several tiles and blocks': (1, 70, 33, 70, 3, 3, [1]),
+    '3x3, one position': (3, 1, 1, 16, 3, 3, [1]),
+    '3x3, one row': (1, 1, 1100, 5, 3, 3, [1]),
+    '3x3, one column': (1, 40, 1, 32, 3, 3, [1]),
+    'causal': (2, 1, 9, 20, 1, 4, [3]),
+    'causal, both ways': (1, 1, 1500, 33, 1, 4, [3, 0]),
+    'causal, shorter than the taps': (2, 1, 2, 3, 1, 4, [0, 3]),
+    'other kernels': (1, 6, 8, 19, 5, 3, [1, 2, 0]),
+}
+
+
+@pytest.fixture(params=[None] if INTERPRETED else ['baseline', 'avx2', 'avx512'])
+def isa(request, monkeypatch):
+    if request.param is None:
+        return
+    monkeypatch.setenv('MMVMAMBA_ISA', request.param)
+    if not native.info().startswith(request.param):
+        pytest.skip(f'this processor or build has no {request.param} kernels')
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def make(batch, height, width, channels, rows, columns, left, dtype=torch.float32):
+    """grad, x, weight, bias, left; x and grad are the second halves of wider maps."""
+    random = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=random)
+
+    grad = normal(batch, len(left), height, width, 2 * channels).to(dtype)[..., channels:]
+    x = (2 * normal(batch, height, width, 2 * channels)).to(dtype)[..., channels:]
+    return grad, x, normal(len(left), channels, rows, columns) / 2, normal(len(left), channels), left
+
+
+def run(implementation, grad, x, weight, bias, left):
+    y = implementation.conv_silu(x, weight, bias, left)
+    return y, *implementation.conv_silu_backward(grad, x, weight, bias, left)
+
+
+def exact(grad, x, weight, bias, left):
+    double = (t if t is None else t.double() for t in (grad, x, weight, bias))
+    return run(torch_conv, *double, left)
+
+
+def distance(found, wanted):
+    return ((found - wanted).norm() / wanted.norm()).item()
+
+
+@needs_kernels
+@pytest.mark.parametrize('name', CASES)
+def test_kernels(name, isa):
+    """Within twice the error of PyTorch's float32, and a rounding."""
+    arguments = make(*CASES[name])
+    for found, own, wanted in zip(run(KERNELS, *arguments), run(torch_conv, *arguments), exact(*arguments)):
+        assert found.shape == wanted.shape and found.dtype == torch.float32 and found.is_contiguous()
+        assert distance(found, wanted) <= 2 * distance(own, wanted) + 6e-8
+
+
+@needs_kernels
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_16_bit(dtype, isa):
+    """Only the results are rounded: to the nearest, so by half of eps at most, and parameters stay in their type."""
+    for name in ('3x3', 'causal, both ways'):
+        arguments = make(*CASES[name], dtype)
+        eps = torch.finfo(dtype).eps
+        for found, wanted in zip(run(KERNELS, *arguments), exact(*arguments)):
+            is_map = found.dtype == dtype
+            assert is_map or found.dtype == torch.float32
+            allowed = (eps / 2 if is_map else 0) * wanted.abs() + 2e-6 * wanted.abs().max()
+            assert ((found.double() - wanted).abs() <= allowed).all()
+
+
+@needs_kernels
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_rounding_to_16_bits_is_pytorchs(dtype, isa):
+    """A kernel of one tap and no SiLU to speak of: x becomes x, for every finite value large enough."""
+    x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype).view(1, 64, 64, 16)
+    x = torch.where(x.isfinite() & (x > 30), x, 30)
+    y = KERNELS.conv_silu(x, torch.ones(1, 16, 1, 1), None, [0])
+    torch.testing.assert_close(y[:, 0], x, rtol=0, atol=0)
+    grad = torch.linspace(-1, 1, x.numel()).view(x.shape).mul(torch.logspace(-9, 5, 16)).unsqueeze(1)
+    dx, _, _ = KERNELS.conv_silu_backward(grad, x, torch.ones(1, 16, 1, 1), None, [0])  # the slope of SiLU is 1
+    torch.testing.assert_close(dx, grad[:, 0].to(dtype), rtol=0, atol=0)
+
+
+@needs_kernels
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_nan_and_infinity_reach_as_far_as_they_are_seen(value, isa):
+    grad, x, weight, bias, left = make(*CASES['3x3'])
+    x[0, 0, 3, 16] = value
+    found, wanted = (run(of, grad, x, weight, bias, left) for of in (KERNELS, torch_conv))
+    for a, b in zip(found, wanted):
+        assert torch.equal(a.isnan(), b.isnan()) and torch.equal(a.isinf(), b.isinf())
+
+
+@needs_kernels
+@pytest.mark.parametrize('name', ['3x3, several tiles and blocks', 'causal, both ways'])
+def test_same_bits_again_and_for_any_thread_count(name, isa, threads):
+    arguments, results = make(*CASES[name]), []
+    for count in (1, 1, 2, 5):
+        threads(count)
+        results.append(run(KERNELS, *arguments))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+def maps(dtype=torch.float64, channels=6):
+    random = torch.Generator().manual_seed(0)
+    shapes = ((2, 5, 4, channels), (channels, 1, 3, 3), (channels,))
+    return [torch.randn(shape, generator=random, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def sequences(dtype=torch.float64, channels=6):
+    random = torch.Generator().manual_seed(0)
+    shapes = ((2, 7, channels), (2, channels, 4), (2, channels))
+    return [torch.randn(shape, generator=random, dtype=dtype).requires_grad_() for shape in shapes]
+
+
+def by_conv2d(x, weight, bias):
+    return F.silu(F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=len(weight)).permute(0, 2, 3, 1))
+
+
+def by_conv1d(x, weights, biases, reverse):
+    """By definition: looking ahead is looking back on the flipped sequence."""
+    y = []
+    for k, ahead in enumerate(reverse):
+        u = F.pad((x.flip(1) if ahead else x).mT, (weights.shape[-1] - 1, 0))
+        u = F.silu(F.conv1d(u, weights[k].unsqueeze(1), None if biases is None else biases[k], groups=x.shape[-1])).mT
+        y.append(u.flip(1) if ahead else u)
+    return torch.stack(y, 1)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+def test_functions_and_their_gradients(dtype):
+    x, weight, bias = maps(dtype)
+    u, weights, biases = sequences(dtype)
+    calls = [(conv_silu_2d, by_conv2d, (x, weight, bias)), (conv_silu_2d, by_conv2d, (x, weight, None))]
+    for reverse in ((False, True), (True, True)):
+        calls += [(conv_silu_1d, by_conv1d, (u, weights, biases, reverse))]
+    calls += [(conv_silu_1d, by_conv1d, (u, weights[:1], None, (False,)))]
+    for function, by_definition, arguments in calls:
+        tensors = [t for t in arguments if isinstance(t, torch.Tensor)]
+        found, wanted = function(*arguments), by_definition(*arguments)
+        torch.testing.assert_close(found, wanted)
+        grad = torch.linspace(-1, 1, found.numel(), dtype=dtype).view(found.shape)
+        grads = torch.autograd.grad(found, tensors, grad)
+        torch.testing.assert_close(grads, torch.autograd.grad(wanted, tensors, grad))
+        backward = conv_silu_2d_backward if function is conv_silu_2d else conv_silu_1d_backward
+        with torch.no_grad():
+            alone = backward(grad, *arguments)
+        torch.testing.assert_close([g for g in alone if g is not None], list(grads), rtol=0, atol=0)
+
+
+def test_gradcheck():
+    assert torch.autograd.gradcheck(conv_silu_2d, maps(channels=2))
+    assert torch.autograd.gradcheck(lambda *t: conv_silu_1d(*t, (False, True)), sequences(channels=2))
+    with use_backend('blocked'):
+        assert torch.autograd.gradgradcheck(conv_silu_2d, maps(channels=2))
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16])
+def test_opcheck(dtype):
+    grad, *arguments, left = make(*CASES['causal'], dtype)
+    arguments = [t.to(dtype).requires_grad_() for t in arguments]
+    torch.library.opcheck(torch.ops.mmvmamba.conv_silu, (*arguments, left))
+    x, weight, _ = arguments
+    torch.library.opcheck(torch.ops.mmvmamba.conv_silu, (x, weight, None, left))
+    detached = [t.detach() for t in (grad, x, weight)]
+    torch.library.opcheck(torch.ops.mmvmamba.conv_silu_backward, (*detached, None, left))
+
+
+def test_autocast_casts_the_map_alone():
+    x, weight, bias = maps(torch.float32)
+    with torch.autocast('cpu', torch.bfloat16):
+        y = conv_silu_2d(x, weight, bias)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, by_conv2d(x.bfloat16().double(), weight.double(), bias.double()).bfloat16())
+    y.float().sum().backward()
+    assert [t.grad.dtype for t in (x, weight, bias)] == [torch.float32] * 3
+
+
+def test_compile_and_export_with_any_size():
+    x, weight, bias = (t.detach() for t in maps(torch.float32))
+    compiled = torch.compile(conv_silu_2d, fullgraph=True, dynamic=True)
+    for size in ((2, 5, 4, 6), (1, 9, 3, 6)):
+        wide = torch.randn(size)
+        torch.testing.assert_close(compiled(wide, weight, bias), by_conv2d(wide, weight, bias))
+
+    class Mixer(torch.nn.Module):
+        def forward(self, x, weight, bias):
+            return conv_silu_2d(x, weight, bias)
+
+    sizes = {axis: torch.export.Dim(name) for axis, name in enumerate(('batch', 'height', 'width'))}
+    for backend in ('auto', 'blocked'):
+        with use_backend(backend):
+            program = torch.export.export(Mixer(), (x, weight, bias), dynamic_shapes=(sizes, None, None))
+        assert ('mmvmamba.conv_silu' in str(program.graph)) == (backend == 'auto')
+        torch.testing.assert_close(program.module()(wide[..., :6], weight, bias), by_conv2d(wide, weight, bias))
+
+
+def test_function_transforms():
+    x, weight, bias = (t.detach() for t in maps())
+    grad = torch.func.grad(lambda x: conv_silu_2d(x, weight, bias).sum())(x)
+    torch.testing.assert_close(grad, torch.func.grad(lambda x: by_conv2d(x, weight, bias).sum())(x))
+    each = torch.vmap(lambda x: conv_silu_2d(x.unsqueeze(0), weight, bias)[0])(x)
+    torch.testing.assert_close(each, by_conv2d(x, weight, bias))
+
+
+def test_keeps_its_inputs_alone():
+    kept = []
+    x, weight, bias = maps(torch.float32)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        conv_silu_2d(x, weight, bias)
+    assert {t.untyped_storage().data_ptr() for t in kept} <= {t.untyped_storage().data_ptr() for t in (x, weight, bias)}
+
+
+def test_flops_are_those_of_a_convolution():
+    x, weight, bias = maps(torch.float32)
+    with FlopCounterMode(display=False) as own:
+        conv_silu_2d(x, weight, bias).sum().backward()
+    with FlopCounterMode(display=False) as plain:
+        by_conv2d(x, weight, bias)
+    assert own.get_total_flops() == 4 * plain.get_total_flops()  # forward, again, and two gradients
+
+
+def test_empty_batch():
+    x, weight, bias = maps(torch.float32)
+    x = x.detach()[:0].requires_grad_()
+    y = conv_silu_2d(x, weight, bias)
+    y.sum().backward()
+    assert y.shape == x.shape == x.grad.shape and not weight.grad.any() and not bias.grad.any()
+
+
+@pytest.mark.parametrize(
+    'arguments, complaint',
+    [
+        (lambda x, w, b: (x.half(), w, b), 'weight is float32, x float16: convert one of them, or run under'),
+        (lambda x, w, b: (x, w, b.double()), 'bias is float64, x float32'),
+        (lambda x, w, b: (x[0], w, b), r'x must be \(B, H, W, E\)'),
+        (lambda x, w, b: (x, w[..., 1:], b), r'weight is \(6, 1, 3, 2\), but x .* needs .*\(6, 1, 3, 3\)'),
+        (lambda x, w, b: (x, w, b[1:]), r'bias is \(5,\)'),
+        (lambda x, w, b: (x[:, :0], w, b), 'at least one position'),
+        (lambda x, w, b: (x.to(torch.int32), w, b), 'x is torch.int32'),
+        (lambda x, w, b: (x, w.to('meta'), b), 'weight is on meta'),
+    ],
+)
+def test_refuses_in_one_sentence(arguments, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        conv_silu_2d(*arguments(*(t.detach() for t in maps(torch.float32))))
+
+
+def test_refuses_other_sequences():
+    x, weights, biases = (t.detach() for t in sequences(torch.float32))
+    with pytest.raises(ValueError, match=r'weights is \(2, 6, 4\)'):
+        conv_silu_1d(x, weights, biases, (False,))
+    with pytest.raises(ValueError, match=r'biases is \(1, 6\)'):
+        conv_silu_1d(x, weights, biases[:1], (False, True))
+
+
+@pytest.mark.skipif(INTERPRETED, reason='the cases run in this process')
+def test_triton_in_the_interpreter():
+    pytest.importorskip('triton', '3.3')
+    options = ['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-o', 'addopts=']
+    command = [sys.executable, '-m', 'pytest', *options, __file__]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith('PYTEST_')}
+    environment.update(TRITON_INTERPRET='1', OMP_NUM_THREADS='1')
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr

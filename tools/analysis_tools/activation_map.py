@@ -1,0 +1,238 @@
+"""Draws what a position of a VMamba or Vim block reads of the map, traversal by traversal, over the photograph.
+
+These are the exact weights with which the selective scan sums its input at that position, averaged over channels
+(mmvmamba/analysis/scans.py), for any image and any block; each picture is relative to its largest value. The paths of
+the traversals are drawn above them. The time steps and decays that make them, of all blocks, are a second picture.
+
+    python tools/analysis_tools/activation_map.py IMAGE VMamba-T vssm1_tiny_0230s_ckpt_epoch_264.pth --query 320 200
+    python tools/analysis_tools/activation_map.py IMAGE CONFIG.py CHECKPOINT --stage 1 --statistics steps.png
+"""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot as plt
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+
+from mmvmamba.analysis.scans import Layout, reading, record_scans, statistics, walk
+from mmvmamba.analysis.subjects import build_backbone, read_photograph, to_input
+from mmvmamba.engine.errors import LaunchError
+from mmvmamba.engine.launch import launching
+
+MULTIPLE = 32  # the stride of the last stage: then the maps of all stages tile the image
+POWER = 0.5  # for display, so that small weights are seen too
+
+
+def parse_args(argv=None):
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument('image', help='photograph; it is resized so that its sides are multiples of 32')
+    parser.add_argument('network', help='config file with a VMamba or Vim backbone, or a name: VMamba-T, Vim-S ...')
+    parser.add_argument('checkpoint', nargs='?', help='file or URL (default: random weights)')
+    parser.add_argument(
+        '--query',
+        type=int,
+        nargs=2,
+        action='append',
+        metavar=('X', 'Y'),
+        help='pixel of the photograph whose position reads; may be repeated (default: the centre)',
+    )
+    parser.add_argument('--stage', type=int, help='counted from 0; Vim has one (default: 2, or the last)')
+    parser.add_argument('--block', type=int, default=-1, help='of that stage, counted from 0, or from -1 backwards')
+    parser.add_argument('--size', type=int, help='longer side that the photograph is resized to (default: its own)')
+    parser.add_argument('--signed', action='store_true', help='mean of the weights, not of their absolute values')
+    parser.add_argument('--out', default='activation_map.png', help='picture; a .npz goes beside it (%(default)s)')
+    parser.add_argument('--statistics', help='also draw the time steps and the memory of all blocks to this file')
+    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='also read a checkpoint that holds more than data; this runs the code that it names',
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    matplotlib.use('Agg')
+    MMLogger.get_instance('mmengine', log_level='ERROR')
+    with launching(args):
+        backbone = build_backbone(args.network, args.checkpoint).to(args.device)
+        names = block_names(backbone, args.network)
+        block = choose_block(names, args.stage, args.block)
+        photograph, scale = load(args.image, args.size)
+        centre = [side / factor / 2 for side, factor in zip(photograph.shape[1::-1], scale)]
+        image = to_input(photograph, args.device)
+
+        (scan,) = record_scans(backbone, image, [block])
+        layout = Layout.of(backbone, scan, photograph.shape[:2])
+        positions = [place(query, scale, photograph.shape, layout) for query in args.query or [centre]]
+        weights = [layout.to_map(reading(scan, *layout.in_scan(*position))).cpu() for position in positions]
+        np.savez_compressed(
+            Path(args.out).with_suffix('.npz'),
+            weights=np.stack(weights),  # (queries, traversals, height, width, channels)
+            positions=positions,  # row and column in the map
+            traversals=scan.traversals,
+        )
+        draw_maps(photograph, scan.traversals, layout, positions, weights, args, names[block])
+        print(f'Written to {args.out} and {Path(args.out).with_suffix(".npz")}')
+        if args.statistics:
+            draw_statistics(record_scans(backbone, image), names, args.statistics)
+            print(f'Written to {args.statistics}')
+
+
+def block_names(backbone, network):
+    """(stage, block) of each scan, in the order of their calls."""
+    if not hasattr(backbone, 'layers') or not hasattr(backbone, 'num_blocks'):
+        raise LaunchError(f'{network} has no selective scans: its backbone is {type(backbone).__name__}')
+    stages = [layer.blocks for layer in backbone.layers if hasattr(layer, 'blocks')] or [backbone.layers]
+    return [(stage, block) for stage, blocks in enumerate(stages) for block in range(len(blocks))]
+
+
+def choose_block(names, stage, block):
+    last = names[-1][0]
+    stage = min(2, last) if stage is None else stage
+    inside = [index for index, name in enumerate(names) if name[0] == stage]
+    if not -len(inside) <= block < len(inside):
+        counts = ', '.join(str(sum(name[0] == each for name in names)) for each in range(last + 1))
+        raise LaunchError(f'there is no block {block} in stage {stage}: the stages have {counts} blocks')
+    return inside[block]
+
+
+def load(path, size):
+    """The photograph with sides that are multiples of 32, and by how much it was enlarged in x and y."""
+    photograph = read_photograph(path)
+    height, width = photograph.shape[:2]
+    scale = size / max(height, width) if size else 1.0
+    new_height, new_width = (max(1, round(side * scale / MULTIPLE)) * MULTIPLE for side in (height, width))
+    return read_photograph(path, new_height, new_width), (new_width / width, new_height / height)
+
+
+def place(query, scale, shape, layout):
+    """The row and column of the map that hold a pixel of the photograph."""
+    x, y = (value * factor for value, factor in zip(query, scale))
+    if not (0 <= x < shape[1] and 0 <= y < shape[0]):
+        raise LaunchError(f'--query {query[0]} {query[1]} lies outside the photograph')
+    left, right, bottom, top = frame(shape, layout)
+    row, column = (y - top) / (bottom - top) * layout.height, (x - left) / (right - left) * layout.width
+    return min(max(int(row), 0), layout.height - 1), min(max(int(column), 0), layout.width - 1)
+
+
+def frame(shape, layout):
+    """Left, right, bottom and top of the map in pixels: overlapping patches leave half a patch at the borders."""
+    height, width = shape[:2]
+    stride = max(1, width // layout.width)
+    left, top = (width - layout.width * stride) / 2, (height - layout.height * stride) / 2
+    return left, width - left, height - top, top
+
+
+# Pictures
+
+
+def draw_maps(photograph, traversals, layout, positions, weights, args, block):
+    """A row for each query: the photograph, what each traversal reads, and their sum; above, the paths."""
+    columns = ['query', *traversals, 'all']
+    aspect = photograph.shape[0] / photograph.shape[1]
+    figure, axes = plt.subplots(
+        1 + len(positions),
+        len(columns),
+        figsize=(2.3 * len(columns), 2.3 * aspect * (len(positions) + 0.7) + 0.5),
+        height_ratios=[0.6] + [1] * len(positions),
+        layout='constrained',
+    )
+    for axis, name in zip(axes[0], columns):
+        axis.set_title(name.replace('_', ' '), fontsize=10)
+        axis.set_axis_off()
+        if name in traversals:
+            draw_path(axis, walk(name, 4, 6).numpy())
+    for row, (position, each) in zip(axes[1:], zip(positions, weights)):
+        maps = [*each, each.sum(0)]
+        row[0].imshow(photograph)
+        row[0].set(xticks=[], yticks=[])
+        for axis, values in zip(row[1:], maps):
+            overlay(axis, photograph, reduce(values, args.signed), args.signed, layout)
+        for axis in row:
+            mark_query(axis, position, photograph.shape, layout)
+    stage, number = block
+    weights_name = 'signed weights' if args.signed else 'absolute weights'
+    figure.suptitle(f'{Path(args.network).stem}, stage {stage}, block {number}: {weights_name}', fontsize=10)
+    figure.savefig(args.out, dpi=110)
+    plt.close(figure)
+
+
+def reduce(values, signed):
+    """(h, w, d) -> (h, w), the mean over channels."""
+    return (values if signed else values.abs()).mean(-1).numpy()
+
+
+def overlay(axis, photograph, values, signed, layout):
+    grey = photograph.mean(-1)
+    axis.imshow(grey, cmap='gray', vmin=0, vmax=255)
+    largest = abs(values).max() or 1
+    strength = (abs(values) / largest) ** POWER
+    shown = np.sign(values) * strength if signed else strength
+    axis.imshow(
+        shown,
+        cmap='coolwarm' if signed else 'inferno',
+        vmin=-1 if signed else 0,
+        vmax=1,
+        alpha=0.25 + 0.7 * strength,
+        extent=frame(photograph.shape, layout),
+        interpolation='nearest',
+    )
+    axis.set(xlim=(0, photograph.shape[1]), ylim=(photograph.shape[0], 0), xticks=[], yticks=[])
+
+
+def mark_query(axis, position, shape, layout):
+    """A square around the query."""
+    left, right, bottom, top = frame(shape, layout)
+    width, height = (right - left) / layout.width, (bottom - top) / layout.height
+    corner = left + position[1] * width, top + position[0] * height
+    axis.add_patch(plt.Rectangle(corner, width, height, fill=False, edgecolor='cyan', linewidth=1.5))
+
+
+def draw_path(axis, positions):
+    """The walk through a small map, from the dot to the arrow's tip."""
+    rows, columns = positions.T
+    axis.plot(columns, rows, color='0.3', linewidth=1.2, zorder=1)
+    axis.plot(columns, rows, '.', color='0.6', markersize=3)
+    axis.plot(columns[0], rows[0], 'o', color='tab:green', markersize=6)
+    axis.annotate(
+        '',
+        (columns[-1], rows[-1]),
+        (columns[-2], rows[-2]),
+        arrowprops=dict(arrowstyle='-|>', color='tab:red', linewidth=1.5, mutation_scale=12),
+    )
+    axis.set(xlim=(-0.5, columns.max() + 0.5), ylim=(rows.max() + 0.5, -0.5), aspect='equal')
+
+
+def draw_statistics(scans, names, out):
+    """Time step and memory against the block: medians of each traversal, bands of 50 and 90 % over all of them."""
+    labels = [f'{stage}.{block}' for stage, block in names]
+    figure, axes = plt.subplots(2, 1, figsize=(max(6, 0.45 * len(names) + 2), 5.5), sharex=True, layout='constrained')
+    per_scan = [[statistics(scan, k) for k in range(len(scan.codes))] for scan in scans]
+    for axis, field, title in zip(axes, ('step', 'memory'), ('time step', 'memory, positions (-1 / log decay)')):
+        values = np.array([[getattr(each, field) for each in block] for block in per_scan])  # (blocks, K, 5)
+        middle = np.arange(len(names))
+        for low, high, alpha, share in ((0, 4, 0.15, 90), (1, 3, 0.3, 50)):
+            axis.fill_between(
+                middle, values[..., low].min(1), values[..., high].max(1), color='0.3', alpha=alpha, lw=0, label=f'{share} %'
+            )
+        for k, traversal in enumerate(scans[0].traversals):
+            axis.plot(middle, values[:, k, 2], '.-', label=traversal.replace('_', ' '))
+        for index in range(1, len(names)):
+            if names[index][0] != names[index - 1][0]:
+                axis.axvline(index - 0.5, color='0.7', lw=0.8)
+        axis.set(yscale='log', ylabel=title)
+        axis.grid(axis='y', alpha=0.3)
+    axes[0].legend(fontsize=8, ncols=3)
+    axes[1].set_xticks(middle, labels, fontsize=8)
+    axes[1].set_xlabel('stage.block')
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,174 @@
+"""Times whole detectors, segmentors and classifiers against each other, on real images.
+
+From the file on disk to the predictions at the size of the image: reading, the config's test pipeline, the model, and
+its post-processing (NMS, pasting of masks, argmax); or, with --model-only, the network alone on a batch that is ready.
+The models take turns, batch by batch, so that a slow spell of the machine favours none. Without a checkpoint weights
+are random, and a detector finds other boxes than a trained one: its post-processing is then not representative.
+
+    python tools/analysis_tools/benchmark.py --images FOLDER CONFIG.py=CHECKPOINT PEER_CONFIG.py=CHECKPOINT
+"""
+
+import ctypes
+import gc
+import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from contextlib import suppress
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import DictAction
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+
+from mmvmamba.analysis.subjects import find_photographs
+from mmvmamba.checkpoint import load_checked, read_checkpoint, unwrap_state_dict
+from mmvmamba.engine.errors import LaunchError
+from mmvmamba.engine.launch import launching, load_config
+
+
+def parse_args(argv=None):
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', metavar='CONFIG[=CHECKPOINT]', help='of mmdet, mmseg or mmpretrain')
+    parser.add_argument('--images', required=True, help='folder of photographs')
+    parser.add_argument('--batch-size', type=int, default=1, help='default: %(default)s')
+    parser.add_argument('--batches', type=int, default=50, help='timed, of each model (default: %(default)s)')
+    parser.add_argument('--warmup', type=int, default=5, help='batches before (default: %(default)s)')
+    parser.add_argument('--model-only', action='store_true', help='neither pre- nor post-processing')
+    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the configs')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='also read checkpoints that hold more than data; this runs the code that they name',
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    MMLogger.get_instance('mmengine', log_level='ERROR')
+    with launching(args), torch.no_grad():
+        paths = find_photographs(args.images)
+        if min(args.batch_size, args.batches) < 1:
+            raise LaunchError('--batch-size and --batches must be at least 1')
+        turns = [batches(paths, args.batch_size) for _ in args.configs]
+        runs = [Run(config, args, turn) for config, turn in zip(args.configs, turns)]
+        for run in runs:
+            run.times = []
+            for _ in range(args.warmup):
+                run.time()
+        for _ in range(args.batches):
+            for run in runs:
+                run.times.append(run.time())
+        report(runs, args)
+
+
+def batches(paths, size):
+    """The photographs over and over, `size` at a time."""
+    endless = cycle(paths)
+    while True:
+        yield list(islice(endless, size))
+
+
+class Run:
+    """One model, and how it takes a batch of photographs."""
+
+    def __init__(self, config, args, turns):
+        self.config, _, checkpoint = config.partition('=')
+        options = dict(cfg_options=args.cfg_options, launcher='none', work_dir=None)
+        cfg = load_config(Namespace(config=self.config, **options))
+        self.scope, self.device, self.turns, self.model_only = cfg.default_scope, args.device, turns, args.model_only
+        if cfg.get('data_preprocessor'):
+            cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        with DefaultScope.overwrite_default_scope(self.scope):
+            self.model = MODELS.build(cfg.model).to(args.device).eval()
+            self.transforms = [TRANSFORMS.build(step) for step in test_pipeline(cfg, self.config)]
+        if checkpoint:
+            load_checked(self.model, unwrap_state_dict(read_checkpoint(checkpoint), checkpoint), checkpoint)
+
+    def time(self):
+        """Seconds for the next batch."""
+        paths = next(self.turns)
+        ready = self.model.data_preprocessor(self.load(paths)) if self.model_only else None
+        synchronize(self.device)
+        begin = time.perf_counter()
+        self.model(**ready, mode='tensor') if self.model_only else self.model.test_step(self.load(paths))
+        synchronize(self.device)
+        return time.perf_counter() - begin
+
+    def load(self, paths):
+        samples = []
+        for number, path in enumerate(paths):
+            sample = dict(img_path=str(path), img_id=number, seg_fields=[], reduce_zero_label=False)
+            for transform in self.transforms:
+                sample = transform(sample)
+            samples.append(sample)
+        return pseudo_collate(samples)
+
+
+def test_pipeline(cfg, config):
+    """The steps of the test pipeline, less those that read annotations."""
+    dataset = cfg.get('test_dataloader', {}).get('dataset')
+    while dataset and 'dataset' in dataset:
+        dataset = dataset.dataset
+    if not dataset:
+        raise LaunchError(f'{config} has no test_dataloader, whose pipeline the images take')
+    return [step for step in dataset.pipeline if not step.type.endswith('Annotations')]
+
+
+def synchronize(device):
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def report(runs, args):
+    what = 'network only' if args.model_only else 'from file to predictions'
+    where = torch.cuda.get_device_name(args.device) if 'cuda' in args.device else f'{torch.get_num_threads()} threads'
+    print(f'{what}, batch {args.batch_size}, {args.batches} batches, {args.device} ({where})')
+    header = ('', 'images/s', 'median ms', 'p95 ms', 'peak MiB')
+    rows = []
+    for run in runs:
+        times = 1e3 * np.array(run.times)
+        peak = peak_memory(run, args.device)
+        median, high = np.percentile(times, (50, 95))
+        speed = 1e3 * args.batch_size / times.mean()
+        shown = '-' if peak is None else f'{peak / 2**20:.0f}'
+        rows.append((Path(run.config).stem, f'{speed:.2f}', f'{median:.1f}', f'{high:.1f}', shown))
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    for row in (header, *rows):
+        print('  '.join([row[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]))
+
+
+def peak_memory(run, device):
+    """Bytes at the peak of one batch above what the models hold; None where the system does not say."""
+    gc.collect()
+    if torch.device(device).type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run.time()
+        return torch.cuda.max_memory_allocated(device) - before
+    with suppress(AttributeError):  # no glibc
+        # freed tensors go back to the system at once; what the heap keeps would be filled first, unseen
+        ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path('/proc/self/clear_refs').write_text('5')  # sets the peak back to what is resident now
+        before = resident('VmRSS')
+    except OSError:
+        return None
+    run.time()
+    return max(0, resident('VmHWM') - before)
+
+
+def resident(field):
+    """Bytes, of the lines of /proc/self/status."""
+    lines = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())
+    return int(lines[field].split()[0]) * 1024
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,171 @@
+"""Writes a model of mmdet, mmseg or mmpretrain as an ONNX or a .pt2 file, and compares it with the model.
+
+The file takes RGB images (B, 3, H, W) from 0 to 255 in float32, and normalises them as the config says. It gives the
+logits of a classifier, the class of every pixel of a segmentor, and the feature maps of a detector: its backbone and
+neck. A detector's heads belong to mmdeploy.
+"""
+
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import mmcv
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from mmvmamba.checkpoint import load_checked, read_checkpoint, unwrap_state_dict
+from mmvmamba.engine.errors import LaunchError
+from mmvmamba.engine.launch import launching, load_config
+from mmvmamba.export import export_program
+
+OUTPUTS = {'mmdet': 'maps', 'mmseg': 'classes', 'mmpretrain': 'logits'}
+
+
+class Exported(nn.Module):
+    """From RGB images (B, 3, H, W), 0 to 255, to what is asked of the model: one tensor or several."""
+
+    def __init__(self, cfg: Config, model: nn.Module, what: str):
+        super().__init__()
+        settings = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
+        # a pipeline reads BGR, so that a model of RGB is one that swaps
+        self.is_rgb = settings.get('bgr_to_rgb', settings.get('to_rgb', False))
+        for name, default in (('mean', 0.0), ('std', 1.0)):
+            values = torch.tensor(settings.get(name) or [default] * 3)
+            self.register_buffer(name, values[:, None, None])
+        self.model = model
+        self.what = what
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        x = images if self.is_rgb else images.flip(1)
+        x = (x - self.mean) / self.std
+        if self.what == 'backbone':
+            return self.model.backbone(x)
+        maps = self.model.extract_feat(x)
+        if self.what == 'maps':
+            return maps
+        if self.what == 'logits':
+            return self.model.head(maps)
+        head = self.model.decode_head
+        logits = F.interpolate(head(maps), x.shape[2:], mode='bilinear', align_corners=self.model.align_corners)
+        # mmseg's postprocess_result
+        return logits.argmax(1) if logits.shape[1] > 1 else (logits.sigmoid() > head.threshold)[:, 0].long()
+
+
+def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+    if checkpoint:
+        load_checked(model, unwrap_state_dict(read_checkpoint(checkpoint), checkpoint), checkpoint)
+    return model.eval()
+
+
+def write_onnx(module: nn.Module, shape: tuple[int, int] | None, unrolled: bool, out: str) -> Callable:
+    """Returns what runs the file."""
+    try:
+        import onnxruntime
+
+        from mmvmamba.export.onnx_model import to_onnx
+    except ImportError as error:
+        raise LaunchError(f"{error.name or error} is missing: pip install 'mmvmamba[export]'") from error
+    onnx = to_onnx(export_program(module, shape, unrolled))
+    onnx.save(out)
+    graph = onnx.model.graph
+    print(f'Nodes       {len(graph)}, and {sum(1 for _ in graph.all_nodes()) - len(graph)} in the bodies of scans')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    begin = time.perf_counter()
+    session = onnxruntime.InferenceSession(out, options, providers=['CPUExecutionProvider'])
+    print(f'Loading     {time.perf_counter() - begin:.1f} s in onnxruntime')
+    return lambda images: [torch.from_numpy(y) for y in session.run(None, {'images': images.numpy()})]
+
+
+def write_program(module: nn.Module, shape: tuple[int, int] | None, unrolled: bool, out: str) -> Callable:
+    torch.export.save(export_program(module, shape, unrolled), out)
+    return torch.export.load(out).module()
+
+
+def compare(module: nn.Module, run: Callable, images: Tensor, label: str, repeats: int) -> None:
+    """Prints how far the file's results are from the model's, and what both take, in turns."""
+    seconds = {module: [], run: []}
+    with torch.inference_mode():
+        for _ in range(repeats):
+            results = []
+            for call in (module, run):
+                begin = time.perf_counter()
+                results.append(as_tuple(call(images)))
+                seconds[call].append(time.perf_counter() - begin)
+    expected, found = results
+    if found[0].is_floating_point():
+        difference = max((a - b).abs().max().item() for a, b in zip(found, expected))
+        largest = max(a.abs().max().item() for a in expected)
+        equality = f'largest difference {difference:.1e} of {largest:.1e}'
+    else:
+        share = (found[0] == expected[0]).double().mean().item()
+        equality = f'{share:.4%} of the pixels equal, {len(expected[0].unique())} classes'
+    model, file = (median(times) * 1e3 for times in seconds.values())
+    print(f'{label:<12}{equality}; model {model:.0f} ms, file {file:.0f} ms', flush=True)
+
+
+def as_tuple(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def parse_args(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file of mmdet, mmseg or mmpretrain')
+    parser.add_argument('checkpoint', help="file or URL; 'none' for random weights")
+    parser.add_argument('out', help='file to write, .onnx or .pt2')
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='for one image of this size alone (default: any number of images of any size)',
+    )
+    parser.add_argument(
+        '--unrolled',
+        action='store_true',
+        help='write down every step of the scans, for runtimes without Scan and GPUs, which needs --shape',
+    )
+    parser.add_argument('--backbone', action='store_true', help='the backbone alone, with its feature maps')
+    parser.add_argument('--images', nargs='+', metavar='FILE', help='to compare on (default: noise of two sizes)')
+    parser.add_argument('--repeats', type=int, default=3, help='runs of the comparison (default: %(default)s)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='also read a checkpoint that holds more than data; this runs the code that it names',
+    )
+    parser.set_defaults(launcher='none', work_dir=None)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    with launching(args):
+        write = {'.onnx': write_onnx, '.pt2': write_program}.get(Path(args.out).suffix)
+        if write is None:
+            raise LaunchError(f'{args.out} must end in .onnx or .pt2')
+        if args.unrolled and not args.shape:
+            raise LaunchError('--unrolled writes down every step: give the --shape of the image')
+        cfg = load_config(args)
+        model = build_model(cfg, None if args.checkpoint == 'none' else args.checkpoint)
+        module = Exported(cfg, model, 'backbone' if args.backbone else OUTPUTS[cfg.default_scope])
+        run = write(module, args.shape, args.unrolled, args.out)
+        print(f'Written     {args.out}, {Path(args.out).stat().st_size / 1e6:.1f} MB')
+        if args.images:
+            for path in args.images:
+                images = torch.from_numpy(mmcv.imread(path, channel_order='rgb')).permute(2, 0, 1)[None].float()
+                compare(module, run, images, Path(path).name, args.repeats)
+            return
+        for height, width in [args.shape] if args.shape else [(224, 224), (512, 512)]:
+            compare(module, run, torch.rand(1, 3, height, width) * 255, f'{height} x {width}', args.repeats)
+
+
+if __name__ == '__main__':
+    main()
