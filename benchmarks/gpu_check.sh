@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests and times the CUDA kernels on a machine with a GPU. Needs no network and, of the OpenMMLab libraries, MMEngine alone.
 #
-#     bash benchmarks/gpu_check.sh [tests] [accuracy] [scan] [backbone]        (all four if none is named)
+#     bash benchmarks/gpu_check.sh [tests] [accuracy] [scan] [conv] [backbone]        (all five if none is named)
 #
 # The machine has Python 3.10 or newer, torch 2.4 or newer, torchvision, triton and numpy. Bring these wheels, all but PyYAML in
 # pure Python, fetched elsewhere with the same Python version and system:
@@ -21,10 +21,10 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 python=${PYTHON:-python3}
 
 steps=("$@")
-((${#steps[@]})) || steps=(tests accuracy scan backbone)
+((${#steps[@]})) || steps=(tests accuracy scan conv backbone)
 for step in "${steps[@]}"; do
-    [[ $step =~ ^(tests|accuracy|scan|backbone)$ ]] || {
-        echo "gpu_check: unknown step '$step'; the steps are tests, accuracy, scan and backbone." >&2
+    [[ $step =~ ^(tests|accuracy|scan|conv|backbone)$ ]] || {
+        echo "gpu_check: unknown step '$step'; the steps are tests, accuracy, scan, conv and backbone." >&2
         exit 2
     }
 done
@@ -68,7 +68,7 @@ run self_check "$python" benchmarks/self_check.py
 for step in "${steps[@]}"; do
     case $step in
         tests)
-            run tests "$python" -m pytest -q -o addopts= -p no:cacheprovider tests/test_ops/test_triton.py
+            run tests "$python" -m pytest -q -o addopts= -p no:cacheprovider tests/test_ops/test_triton.py tests/test_ops/test_depthwise_conv.py
             ;;
         accuracy)
             for dtype in float32 float16 bfloat16; do
@@ -79,6 +79,11 @@ for step in "${steps[@]}"; do
         scan)
             time_scan scan_float16_batch128 --dtype float16 --batch 128 --cases 56x56x96 VMamba-T
             time_scan scan_float32_batch1
+            ;;
+        conv) # ours, and PyTorch's with cuDNN on and off
+            run conv_float16_batch128 "$python" benchmarks/conv.py --device cuda --dtype float16 --batch 128 \
+                --json "$out/conv_float16_batch128.json"
+            run conv_float32_batch1 "$python" benchmarks/conv.py --device cuda --json "$out/conv_float32_batch1.json"
             ;;
         backbone)
             time_backbone backbone_float16_batch128 --dtype float16 --batch 128 --sizes 224 --train-sizes 224

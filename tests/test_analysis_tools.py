@@ -69,7 +69,9 @@ def test_receptive_field(files, tmp_path, capsys):
     out = tmp_path / 'field.png'
     tool('receptive_field')('--images', files / 'images', '--size', 64, '--device', 'cpu', '--out', out, *networks)
     fields = np.load(tmp_path / 'field.npz')
-    assert set(fields) == {f'{name}, {weights}' for name in ('vmamba', 'resnet') for weights in ('random weights', 'trained')}
+    assert set(fields) == {
+        f'{name}, {weights}' for name in ('vmamba', 'resnet') for weights in ('random weights', 'trained')
+    }
     for name in ('vmamba', 'resnet'):
         before, after = (fields[f'{name}, {weights}'] for weights in ('random weights', 'trained'))
         assert before.shape == (64, 64) and before.min() >= 0 and before.max() > 0

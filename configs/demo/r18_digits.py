@@ -1,7 +1,7 @@
-# The control: the same data and schedule with a ResNet-18, to see what the backbone brings.
+# The control: the same data and schedule with a ResNet-18 of half its width, to see what the backbone brings.
 _base_ = ['./_base_/classifier.py', './_base_/digits.py', './_base_/schedule_digits.py', './_base_/runtime_cls.py']
 model = dict(
-    backbone=dict(type='ResNet', depth=18),  # random weights
+    backbone=dict(type='ResNet', depth=18, stem_channels=32, base_channels=32),  # random weights
     neck=dict(type='GlobalAveragePooling'),
-    head=dict(in_channels=512),
+    head=dict(in_channels=256),
 )

@@ -9,6 +9,7 @@ try:
 except ImportError as error:
     raise ImportError("ONNX needs onnxscript and onnx: run `pip install 'mmvmamba[export]'`.") from error
 
+from ..ops import torch_conv
 from .onnx_scan import TRANSLATIONS
 
 
@@ -47,4 +48,12 @@ def _window_means(size: int, windows: int, like: Tensor) -> Tensor:
     return ((position >= begin) & (position < end)).to(like.dtype) / (end - begin)
 
 
-_DECOMPOSITIONS = {torch.ops.aten.adaptive_avg_pool2d.default: _adaptive_avg_pool2d}
+def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], backend: str = 'auto') -> Tensor:
+    return torch_conv.conv_silu(x, weight, bias, left)
+
+
+# Operators of which ONNX has the parts.
+_DECOMPOSITIONS = {
+    torch.ops.aten.adaptive_avg_pool2d.default: _adaptive_avg_pool2d,
+    torch.ops.mmvmamba.conv_silu.default: _conv_silu,
+}

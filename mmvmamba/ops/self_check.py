@@ -5,6 +5,7 @@ an error of the compiler, a launch that fails or a wrong value, and is found onc
 training or a result depends on it.
 """
 
+import functools
 import logging
 import os
 import threading
@@ -20,7 +21,8 @@ from .traversal import CROSS, traversal_codes
 ENABLED = os.environ.get('MMVMAMBA_SELF_CHECK') != '0'
 SIZES = ((2, 7), (5, 9))  # walked from end to end by one program, and in three chunks or more by as many
 BATCH, RANK = 2, 4
-CHANNELS = {'cuda': 48, 'cpu': 3}  # one and a half warps; few where Triton's interpreter takes their place
+CHANNELS = 48  # one and a half warps
+CHANNELS_ON_CPU = 3  # for Triton's interpreter, which takes seconds
 NAMES = ('x', 'dt', 'A', 'B', 'C', 'D', 'dt_bias', 'dt_weight')
 TF32_EPS = 2**-10  # in which a GPU may multiply float32 matrices, here those of a low-rank dt
 
@@ -78,14 +80,19 @@ def fault(name: str, forward: Callable, backward: Callable, use: Use) -> str | N
     if not ENABLED or key in _faults:
         return _faults.get(key)
     if _is_capturing(use.device):
-        logging.getLogger('mmvmamba').warning(
-            f'The {name} scan goes into a CUDA graph unchecked: run the model once before its capture.'
-        )
+        _say_unchecked(name)
         return None
     with _lock:
         if key not in _faults:
             _faults[key] = _find_fault(name, forward, backward, use)
     return _faults[key]
+
+
+@functools.cache
+def _say_unchecked(name: str) -> None:
+    logging.getLogger('mmvmamba').warning(
+        f'The {name} scan goes into a CUDA graph unchecked: run the model once before its capture.'
+    )
 
 
 def _is_capturing(device: torch.device) -> bool:
@@ -142,13 +149,16 @@ def _results(forward: Callable, backward: Callable, tensors: list, codes: list[i
 
 
 def _small_map(use: Use, height: int, width: int) -> list[Tensor | None]:
-    """The eight tensors of a scan, and a gradient of y, on the CPU; always the same, from a generator of their own."""
+    """The eight tensors of a scan, and a gradient of y, on the CPU; always the same, from a generator of their own.
+
+    y and its gradient are in float32, as in the networks.
+    """
     random = torch.Generator('cpu').manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random, device='cpu', dtype=torch.float32)
 
-    K, d, n = len(CROSS), CHANNELS[use.device.type], use.states
+    K, d, n = len(CROSS), CHANNELS_ON_CPU if use.device.type == 'cpu' else CHANNELS, use.states
     maps = (BATCH, K, height, width)
     dt = normal(*maps, d if use.dtypes[-1] is None else RANK)
     tensors = (
@@ -162,4 +172,4 @@ def _small_map(use: Use, height: int, width: int) -> list[Tensor | None]:
         normal(K, d, RANK).abs() / 4,
     )
     rounded = [t.to(dtype) if dtype else None for t, dtype in zip(tensors, use.dtypes)]
-    return [*rounded, normal(BATCH, height, width, d).to(use.dtypes[0])]
+    return [*rounded, normal(BATCH, height, width, d)]

@@ -10,7 +10,7 @@ from mmvmamba.engine.errors import LaunchError
 
 
 def test_field_of_a_convolution():
-    """A 3x3 convolution of ones sees nine pixels, with the weight of its positive colours; relu lets one image through."""
+    """3x3 pixels, with the weights of the positive colours, of the one image that relu lets through."""
     network = nn.Conv2d(3, 1, 3, padding=1, bias=False)
     nn.init.ones_(network.weight)
     network.weight.data[:, 2] = -1

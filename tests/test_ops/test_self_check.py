@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
+from mmvmamba import __main__
 from mmvmamba.ops import selective_scan_2d, self_check, use_backend
 from mmvmamba.ops.backend import BACKENDS, choose
 from mmvmamba.ops.selective_scan_2d import _say_once
@@ -27,6 +28,7 @@ def put(monkeypatch):
     def put(broken=None, breakage=None):
         calls = []
         _say_once.cache_clear()  # each test is as a process of its own
+        self_check._say_unchecked.cache_clear()
 
         def function(name):
             def run(*arguments):
@@ -137,9 +139,10 @@ def test_asking_and_tracing_compute_nothing(put):
 def test_a_graph_is_captured_unchecked(put, monkeypatch, caplog):
     calls = put()
     monkeypatch.setattr(self_check, '_is_capturing', lambda device: True)
-    selective_scan_2d(**inputs())
-    assert calls == ['forward']
-    assert 'run the model once before' in caplog.text
+    for _ in range(2):
+        selective_scan_2d(**inputs())
+    assert calls == ['forward'] * 2
+    assert caplog.text.count('run the model once before') == 1
     monkeypatch.undo()
     calls = put()
     selective_scan_2d(**inputs())
@@ -167,3 +170,11 @@ def test_the_environment_switches_it_off():
     code = 'from mmvmamba.ops import self_check; print(self_check.ENABLED)'
     environment = {**os.environ, 'MMVMAMBA_SELF_CHECK': '0'}
     assert subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True).stdout == b'False\n'
+
+
+def test_diagnosis_mentions_it(monkeypatch, capsys):
+    monkeypatch.setattr(__main__, 'PACKAGES', ())
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a device')
+    __main__.main()
+    assert 'Comparison of the first Triton scan of each kind with plain PyTorch: on' in capsys.readouterr().out

@@ -1,8 +1,9 @@
 """Draws what a position of a VMamba or Vim block reads of the map, traversal by traversal, over the photograph.
 
 These are the exact weights with which the selective scan sums its input at that position, averaged over channels
-(mmvmamba/analysis/scans.py), for any image and any block; each picture is relative to its largest value. The paths of
-the traversals are drawn above them. The time steps and decays that make them, of all blocks, are a second picture.
+(mmvmamba/analysis/scans.py), for any image and any block. Each picture is relative to its largest weight away from the
+query, which often reads itself most of all. The paths of the traversals are drawn above them. The time steps and the
+memory that make them, of all blocks, are a second picture.
 
     python tools/analysis_tools/activation_map.py IMAGE VMamba-T vssm1_tiny_0230s_ckpt_epoch_264.pth --query 320 200
     python tools/analysis_tools/activation_map.py IMAGE CONFIG.py CHECKPOINT --stage 1 --statistics steps.png
@@ -152,7 +153,7 @@ def draw_maps(photograph, traversals, layout, positions, weights, args, block):
         row[0].imshow(photograph)
         row[0].set(xticks=[], yticks=[])
         for axis, values in zip(row[1:], maps):
-            overlay(axis, photograph, reduce(values, args.signed), args.signed, layout)
+            overlay(axis, photograph, relative(values, position, args.signed), args.signed, layout)
         for axis in row:
             mark_query(axis, position, photograph.shape, layout)
     stage, number = block
@@ -162,19 +163,19 @@ def draw_maps(photograph, traversals, layout, positions, weights, args, block):
     plt.close(figure)
 
 
-def reduce(values, signed):
-    """(h, w, d) -> (h, w), the mean over channels."""
-    return (values if signed else values.abs()).mean(-1).numpy()
+def relative(values, position, signed):
+    """(h, w, d) -> (h, w), -1 to 1: the mean over channels, relative to the largest away from the query."""
+    values = (values if signed else values.abs()).mean(-1).numpy()
+    others = abs(values)
+    others[position] = 0
+    return (values / (others.max() or 1)).clip(-1, 1)
 
 
 def overlay(axis, photograph, values, signed, layout):
-    grey = photograph.mean(-1)
-    axis.imshow(grey, cmap='gray', vmin=0, vmax=255)
-    largest = abs(values).max() or 1
-    strength = (abs(values) / largest) ** POWER
-    shown = np.sign(values) * strength if signed else strength
+    axis.imshow(photograph.mean(-1), cmap='gray', vmin=0, vmax=255)
+    strength = abs(values) ** POWER
     axis.imshow(
-        shown,
+        np.sign(values) * strength,
         cmap='coolwarm' if signed else 'inferno',
         vmin=-1 if signed else 0,
         vmax=1,
@@ -209,26 +210,24 @@ def draw_path(axis, positions):
 
 
 def draw_statistics(scans, names, out):
-    """Time step and memory against the block: medians of each traversal, bands of 50 and 90 % over all of them."""
-    labels = [f'{stage}.{block}' for stage, block in names]
+    """Time step and memory against the block, for each traversal: the median, and bands of 50 and 90 %."""
     figure, axes = plt.subplots(2, 1, figsize=(max(6, 0.45 * len(names) + 2), 5.5), sharex=True, layout='constrained')
+    blocks = np.arange(len(names))
     per_scan = [[statistics(scan, k) for k in range(len(scan.codes))] for scan in scans]
-    for axis, field, title in zip(axes, ('step', 'memory'), ('time step', 'memory, positions (-1 / log decay)')):
+    for axis, field, label in zip(axes, ('step', 'memory'), ('time step', 'memory, positions (-1 / log decay)')):
         values = np.array([[getattr(each, field) for each in block] for block in per_scan])  # (blocks, K, 5)
-        middle = np.arange(len(names))
-        for low, high, alpha, share in ((0, 4, 0.15, 90), (1, 3, 0.3, 50)):
-            axis.fill_between(
-                middle, values[..., low].min(1), values[..., high].max(1), color='0.3', alpha=alpha, lw=0, label=f'{share} %'
-            )
         for k, traversal in enumerate(scans[0].traversals):
-            axis.plot(middle, values[:, k, 2], '.-', label=traversal.replace('_', ' '))
+            (line,) = axis.plot(blocks, values[:, k, 2], '.-', label=traversal.replace('_', ' '))
+            for low, high in ((0, 4), (1, 3)):
+                band = values[:, k, low], values[:, k, high]
+                axis.fill_between(blocks, *band, color=line.get_color(), alpha=0.1, lw=0)
         for index in range(1, len(names)):
             if names[index][0] != names[index - 1][0]:
                 axis.axvline(index - 0.5, color='0.7', lw=0.8)
-        axis.set(yscale='log', ylabel=title)
+        axis.set(yscale='log', ylabel=label)
         axis.grid(axis='y', alpha=0.3)
-    axes[0].legend(fontsize=8, ncols=3)
-    axes[1].set_xticks(middle, labels, fontsize=8)
+    axes[0].legend(fontsize=8, ncols=len(scans[0].codes), loc='lower left', bbox_to_anchor=(0, 1))
+    axes[1].set_xticks(blocks, [f'{stage}.{block}' for stage, block in names], fontsize=8)
     axes[1].set_xlabel('stage.block')
     figure.savefig(out, dpi=110)
     plt.close(figure)

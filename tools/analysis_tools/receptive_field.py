@@ -66,7 +66,9 @@ def main(argv=None):
                 fields[label] = receptive_field(backbone, track_iter_progress((images, len(paths)))).numpy()
                 print()
         print_areas(fields)
-        np.savez_compressed(Path(args.out).with_suffix('.npz'), **{', '.join(label): field for label, field in fields.items()})
+        np.savez_compressed(
+            Path(args.out).with_suffix('.npz'), **{', '.join(label): field for label, field in fields.items()}
+        )
         draw(fields, args.out)
         print(f'Written to {args.out} and {Path(args.out).with_suffix(".npz")}')
 
@@ -80,7 +82,7 @@ def print_areas(fields):
 
 
 def draw(fields, out):
-    """One column for each network, the random weights above the trained ones; each field relative to its largest value."""
+    """A column for each network, random weights above trained ones; each field relative to its largest value."""
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
@@ -96,7 +98,8 @@ def draw(fields, out):
                 axis.set_axis_off()
                 continue
             shown = axis.imshow((field / field.max()) ** POWER, cmap='magma', vmin=0, vmax=1)
-            axis.set(xticks=[], yticks=[], title=name if weights == rows[0] else '')
+            axis.set(xticks=[], yticks=[])
+            axis.set_title(name.replace('_', '\n') if weights == rows[0] else '', fontsize=10)
             axis.set_xlabel(f'half of it in {area_holding(field, 0.5):.1%}', fontsize=9)
         row[0].set_ylabel(weights)
     figure.colorbar(shown, ax=axes, label=f'(gradient / largest)$^{{{POWER}}}$', shrink=0.8)
