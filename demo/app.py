@@ -1,0 +1,131 @@
+"""A web page: drop an image, choose a config and a checkpoint, see what is found, and click to see what a pixel reads.
+
+The configs to choose from are those of this repository and those named on the command line, as a config is a program.
+Checkpoints are read as data. The page is served to this machine alone.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import gradio as gr
+import mmcv
+import numpy as np
+import torch
+from mmengine.device import get_device
+
+from mmvmamba.analysis.scans import Layout, reading, record_scans
+from mmvmamba.analysis.subjects import to_input
+from mmvmamba.checkpoint import CheckpointError
+from mmvmamba.engine.errors import LaunchError
+from mmvmamba.engine.inference import best_class, class_map, draw, load_inferencer, predict
+from mmvmamba.engine.launch import launching, load_config
+
+ROOT = Path(__file__).parents[1]
+OPACITY = 0.5
+STRIDE = 16  # of the map on which a click is answered: the deepest of those that still show places
+
+
+def parse_args(argv=None):
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument('configs', nargs='*', help='further configs to choose from; the first is chosen at the start')
+    parser.add_argument('--checkpoint', default='', help='file or URL that stands in the page at the start')
+    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
+    parser.add_argument('--port', type=int, default=7860, help='default: %(default)s')
+    parser.set_defaults(trust_checkpoint=False)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    with launching(args):
+        build_page(args).launch(server_name='127.0.0.1', server_port=args.port)
+
+
+def build_page(args: Namespace) -> gr.Blocks:
+    shipped = [path for path in sorted(ROOT.glob('configs/*/*.py')) if path.parent.name != '_base_']
+    configs = [*args.configs, *(str(path.relative_to(ROOT)) for path in shipped)]
+    load = lru_cache(maxsize=1)(lambda config, checkpoint: load_model(config, checkpoint, args.device))
+
+    def find(config, checkpoint, image, score_thr):
+        if image is None or not checkpoint:
+            raise gr.Error('Drop an image and name a checkpoint first.')
+        inferencer = said(load, config, checkpoint)
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        [sample] = predict(inferencer, [bgr])
+        return draw(inferencer, bgr, sample, score_thr, OPACITY)[..., ::-1], summary(inferencer, sample, score_thr)
+
+    def look(config, checkpoint, image, event: gr.SelectData):
+        return said(read_at, said(load, config, checkpoint).model.backbone, image, *event.index)
+
+    with gr.Blocks(title='mmvmamba', analytics_enabled=False) as page:
+        gr.Markdown('# mmvmamba\nDrop an image, find, then click into the picture to see what that pixel reads.')
+        with gr.Row():
+            config = gr.Dropdown(configs, value=configs[0], label='Config')
+            checkpoint = gr.Textbox(args.checkpoint, label='Checkpoint', placeholder='file or URL')
+            score_thr = gr.Slider(0, 1, 0.3, label='Least score of an object')
+        with gr.Row():
+            image = gr.Image(label='Image')
+            with gr.Column():
+                picture = gr.Image(label='Found', interactive=False)
+                text = gr.Markdown()
+            activation = gr.Image(label='Read by the pixel', interactive=False)
+        button = gr.Button('Find', variant='primary')
+        button.click(find, [config, checkpoint, image, score_thr], [picture, text])
+        picture.select(look, [config, checkpoint, image], activation)
+    return page
+
+
+def load_model(config, checkpoint, device):
+    path = config if Path(config).is_file() else str(ROOT / config)
+    cfg = load_config(Namespace(config=path, cfg_options=None, launcher='none', work_dir=None))
+    return load_inferencer(cfg, checkpoint, device)
+
+
+def said(function, *arguments):
+    """The result of a function, or its one sentence on the page."""
+    try:
+        return function(*arguments)
+    except (LaunchError, CheckpointError) as error:
+        raise gr.Error(str(error)) from error
+
+
+def summary(inferencer, sample, score_thr):
+    """What was found, in words."""
+    if 'pred_instances' in sample:
+        found, classes = sample.pred_instances, inferencer.model.dataset_meta['classes']
+        counts = Counter(classes[label] for label in found.labels[found.scores >= score_thr].tolist())
+        return ', '.join(f'{count} {name}' for name, count in counts.most_common()) or 'nothing'
+    if 'pred_sem_seg' in sample:
+        labels, classes = class_map(sample), inferencer.model.dataset_meta['classes']
+        shares = Counter({classes[label]: (labels == label).mean() for label in np.unique(labels)})
+        return ', '.join(f'{share:.1%} {name}' for name, share in shares.most_common())
+    best = best_class(inferencer, sample)
+    return f'{best.get("class", best["label"])} ({best["score"]:.2f})'
+
+
+@torch.no_grad()
+def read_at(backbone, image, x, y):
+    """The image, brighter and warmer where the pixel's position reads more, over all traversals."""
+    height, width = (max(1, round(side / 32)) * 32 for side in image.shape[:2])
+    resized = mmcv.imresize(image, (width, height), interpolation='area')
+    scans = record_scans(backbone, to_input(resized, next(backbone.parameters()).device))
+    layouts = [Layout.of(backbone, scan, resized.shape[:2]) for scan in scans]
+    deep = [(scan, layout) for scan, layout in zip(scans, layouts) if layout.height * STRIDE >= height]
+    if not deep:
+        raise LaunchError(
+            f'{type(backbone).__name__} has no selective scan: there is nothing that a pixel reads through'
+        )
+    scan, layout = deep[-1]
+    row, column = int(y / image.shape[0] * layout.height), int(x / image.shape[1] * layout.width)
+    weights = layout.to_map(reading(scan, *layout.in_scan(row, column))).sum(0).abs().mean(-1).sqrt().cpu().numpy()
+    heat = mmcv.imresize(np.uint8(255 * weights / weights.max()), image.shape[1::-1])
+    colours = cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO)[..., ::-1]
+    blended = cv2.addWeighted(image, 0.4, np.ascontiguousarray(colours), 0.6, 0)
+    return cv2.drawMarker(blended, (x, y), (255, 255, 255), cv2.MARKER_CROSS, 20, 2)
+
+
+if __name__ == '__main__':
+    main()
