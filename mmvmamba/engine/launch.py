@@ -94,8 +94,9 @@ def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = F
     state_dict = unwrap_state_dict(checkpoint, cfg.load_from)
     if needs_training_state:
         check_training_state(checkpoint, cfg.load_from)
-        if cfg.get('randomness', {}).get('seed') is None:  # the data are shuffled by it before mmengine would take it
-            cfg.setdefault('randomness', {})['seed'] = checkpoint['meta'].get('seed')
+        randomness = cfg.get('randomness') or {}
+        if randomness.get('seed') is None:  # the data are shuffled by it before mmengine would take it
+            cfg.randomness = {**randomness, 'seed': checkpoint['meta'].get('seed')}
     believe_only_names(checkpoint, checkpoint_folder(cfg))
     _hand_over(cfg.load_from, checkpoint)
     runner = RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)

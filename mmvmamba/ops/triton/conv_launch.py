@@ -90,4 +90,4 @@ def backward(
         spread_back[(c.blocks,)](p_dz=dz, p_weight=c.weight, p_dx=dx, WIDE=c.wide(dz), **c.geometry)
     sums = parts.sum(0)
     dweight = sums[:, :taps].mT.reshape(weight.shape).to(weight.dtype).contiguous()
-    return dx, dweight, None if bias is None else sums[:, taps].to(bias.dtype)
+    return dx, dweight, None if bias is None else sums[:, taps].to(bias.dtype).contiguous()
