@@ -115,9 +115,7 @@ def read_at(backbone, image, x, y):
     layouts = [Layout.of(backbone, scan, resized.shape[:2]) for scan in scans]
     deep = [(scan, layout) for scan, layout in zip(scans, layouts) if layout.height * STRIDE >= height]
     if not deep:
-        raise LaunchError(
-            f'{type(backbone).__name__} has no selective scan: there is nothing that a pixel reads through'
-        )
+        raise LaunchError(f'{type(backbone).__name__} has no selective scan that a pixel could read through')
     scan, layout = deep[-1]
     row, column = int(y / image.shape[0] * layout.height), int(x / image.shape[1] * layout.width)
     weights = layout.to_map(reading(scan, *layout.in_scan(row, column))).sum(0).abs().mean(-1).sqrt().cpu().numpy()

@@ -1,8 +1,10 @@
 """README and docs: links resolve, commands name what exists, configs build, quoted errors are those of the code."""
 
 import ast
+import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +109,34 @@ def test_your_data_loads(kind, tmp_path, monkeypatch):
             assert set(training[0]['data_samples'].gt_instances.labels.tolist()) == {0}
         else:
             assert set(training[0]['data_samples'].gt_sem_seg.data.unique().tolist()) == {0, 1}
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_parameters(tmp_path):
+    """FSDP on the CPU, as docs/many_gpus.md has it: a step, and a checkpoint of the whole model."""
+    pytest.importorskip('skimage')
+    whole, for_cpu, *_ = blocks(ROOT / 'docs/many_gpus.md', 'python')
+    (tmp_path / 'fsdp.py').write_text(whole.replace("'configs/", f"'{ROOT}/configs/"))
+    (tmp_path / 'cpu.py').write_text(f"_base_ = 'fsdp.py'\n{for_cpu}")
+    subprocess.run([sys.executable, ROOT / 'tools/dataset_converters/coins.py', '--out-dir', tmp_path / 'data/coins'])
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        environment = {**os.environ, 'PYTHON': sys.executable, 'PORT': str(free.getsockname()[1])}
+    command = ['bash', ROOT / 'tools/dist_train.sh', 'cpu.py', '2', '--work-dir', 'run', '--cfg-options']
+    options = ['train_cfg.max_iters=1', 'train_cfg.val_interval=9', 'default_hooks.checkpoint.interval=1']
+    done = subprocess.run(
+        [*map(str, command), *options],
+        cwd=tmp_path,
+        env=environment | {'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    saved = torch.load(tmp_path / 'run/iter_1.pth', weights_only=False)
+    cfg = Config.fromfile(tmp_path / 'fsdp.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        shapes = {name: tensor.shape for name, tensor in MODELS.build(cfg.model).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in saved['state_dict'].items()} == shapes
 
 
 def strings():
