@@ -272,9 +272,8 @@ class _Restoring:
         return self.done[id(node)]
 
     def _tensor(self, node: Tensor) -> Tensor:
-        if node.__dict__:
-            raise Refused('a tensor with attributes')
-        return Tensor.detach(node) if type(node) is nn.Parameter else node
+        # attributes, which FSDP and other trainers hang on tensors, are no data of theirs, and may hide their methods
+        return Tensor.detach(node) if type(node) is nn.Parameter or node.__dict__ else node
 
     def _dict(self, node: dict) -> dict:
         result = self.done[id(node)] = type(node)()

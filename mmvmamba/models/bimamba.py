@@ -73,8 +73,9 @@ class BiMamba(nn.Module):
             nn.init.ones_(self.D_b)
 
     def forward(self, x: Tensor, reverse: bool = False, norm: nn.Module | None = None) -> Tensor:
-        """(B, L, C) -> (B, L, C). With `reverse`, a mixer of one direction walks the sequence from its end. With `norm`,
-        that of norm(x), which training then need not keep beside x.
+        """(B, L, C) -> (B, L, C). With `reverse`, a mixer of one direction walks the sequence from its end.
+
+        With `norm`, that of norm(x), which training then need not keep beside x.
         """
         if self._is_plain():
             return self._from_weights(x, reverse, norm)

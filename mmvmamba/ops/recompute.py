@@ -118,7 +118,7 @@ class _LinearOf(Function):
                 grad_weight.add(grad_piece.mT @ x.detach().to(grad_piece.dtype))
             if needs[1]:
                 grad_bias.add(grad_piece.sum(0))
-            of_leaves = _gradients(x, leaves, lambda: (grad_piece @ weight_of_grad).to(x.dtype))
+            of_leaves = _gradients(x, leaves, grad_piece @ weight_of_grad if any(needs[2:]) else None)
             for whole, part in zip(piece[n:], of_leaves):
                 if part is not None:
                     whole.copy_(part)
@@ -157,7 +157,7 @@ class _ScanOf(Function):
             grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, True, ctx.backend
         )
         projection = _project_backward(torch.cat([grad_dt, grad_B, grad_C], -1), x, x_proj_weight)
-        of_inputs = _gradients(made, leaves, lambda: grad_x.add_(projection[0]))
+        of_inputs = _gradients(made, leaves, grad_x.add_(projection[0]))
         return None, None, None, projection[1], grad_A, *of_others, *of_inputs
 
 
@@ -168,9 +168,7 @@ def _composed_scan(make, traversals, x_proj_weight, A, D, dt_bias, dt_weight, *i
 
 def _scan(x: Tensor, projected: Tensor, A, D, dt_bias, dt_weight, traversals) -> Tensor:
     dt, B, C = _split(projected, A)
-    return selective_scan_2d(
-        x, dt, A, B, C, D, dt_bias, dt_weight, traversals=traversals, out_dtype=result_dtype(x)
-    )
+    return selective_scan_2d(x, dt, A, B, C, D, dt_bias, dt_weight, traversals=traversals, out_dtype=result_dtype(x))
 
 
 def _split(projected: Tensor, A: Tensor) -> tuple[Tensor, ...]:
@@ -226,10 +224,10 @@ def _leaves(tensors: Iterable[Tensor | None], needs: Iterable[bool]) -> list[Ten
     return [t if t is None else t.detach().requires_grad_(need) for t, need in zip(tensors, needs)]
 
 
-def _gradients(out: Tensor, leaves: list[Tensor | None], grad_out: Callable[[], Tensor]) -> list[Tensor | None]:
-    """Of the leaves that need one."""
+def _gradients(out: Tensor, leaves: list[Tensor | None], grad_out: Tensor | None) -> list[Tensor | None]:
+    """Of the leaves that need one; `grad_out` may be None where none does."""
     wanted = [t for t in leaves if t is not None and t.requires_grad]
-    found = iter(torch.autograd.grad(out, wanted, grad_out()) if wanted else ())
+    found = iter(torch.autograd.grad(out, wanted, grad_out.to(out.dtype)) if wanted else ())
     return [next(found) if t is not None and t.requires_grad else None for t in leaves]
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from mmvmamba.models.bimamba import BiMamba
+from mmvmamba.models.layers import RMSNorm
 from mmvmamba.models.ss2d import SS2D
 from mmvmamba.models.vim import VimBlock
 from mmvmamba.models.vmamba import VSSBlock
@@ -25,12 +26,18 @@ MAKE = {
     'vim, one convolution': lambda: VimBlock(8, BiMamba(8, d_state=4, backward='ssm'), drop_path=0),
 }
 ROOT = Path(__file__).parents[2]
-CASES = [
-    (family, name)
-    for family, make in MAKE.items()
-    for name, layer in make().named_modules()
-    if isinstance(layer, LAYERS)
-]
+
+
+def cases(kinds):
+    return [
+        (family, name)
+        for family, make in MAKE.items()
+        for name, layer in make().named_modules()
+        if isinstance(layer, kinds)
+    ]
+
+
+CASES, NORMS = cases(LAYERS), cases((nn.LayerNorm, RMSNorm))
 
 
 class Factor(nn.Module):
@@ -102,8 +109,12 @@ def inputs(monkeypatch):
     return make
 
 
-@pytest.mark.parametrize('way', WAYS, ids=lambda way: way.__name__)
-@pytest.mark.parametrize('family, name', CASES)
+@pytest.mark.parametrize(
+    'family, name, way',
+    [(*case, way) for case in CASES for way in WAYS]
+    + [(*case, way) for case in NORMS for way in WAYS if way is not pre_hook],  # a norm undoes a factor
+    ids=lambda value: getattr(value, '__name__', value),
+)
 def test_takes_effect(family, name, way, inputs):
     """A factor on the layer's output is the same factor on its weight and bias."""
     block, x = inputs(family)
@@ -131,13 +142,25 @@ def test_takes_effect(family, name, way, inputs):
     torch.testing.assert_close(factor.factor.grad, expected_grad.detach(), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize('family, name', CASES)
+@pytest.mark.parametrize('family, name', CASES + NORMS)
 def test_backward_hooks_are_called(family, name, inputs):
     block, x = inputs(family)
     calls = []
     block.get_submodule(name).register_full_backward_hook(lambda *_: calls.append(name))
     run(block, x).sum().backward()
     assert calls
+
+
+@pytest.mark.parametrize('family, name', [('vmamba', 'op'), ('vmamba', 'mlp'), ('vim', 'mixer')])
+def test_hooks_of_a_mixer_see_what_its_norm_gives(family, name, inputs):
+    block, x = inputs(family)
+    seen = []
+    for watched in (block.get_submodule(name), block.norm2 if name == 'mlp' else block.norm):
+        watched.register_forward_hook(lambda layer, inputs, output: seen.append((inputs, output)))
+    expected = run(block, x)
+    (_, normed), (arguments, _) = seen
+    assert arguments[0] is normed and len(arguments) == (2 if family == 'vim' else 1)
+    torch.testing.assert_close(run(copy.deepcopy(block), x), expected)
 
 
 @pytest.mark.slow

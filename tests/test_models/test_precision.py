@@ -86,7 +86,7 @@ def test_double_is_exact_to_double(model):
     assert {t.dtype for t in (*outs, *grads.values())} == {torch.float64}
     with torch.inference_mode():
         assert max(map(error, model(x), outs)) < 1e-13
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         parameter.grad = None
     with use_backend('reference'):
         _, expected = outputs_and_gradients(model, x)

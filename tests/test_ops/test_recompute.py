@@ -1,0 +1,148 @@
+"""Units that keep their inputs alone: the gradients of their plain composition, and how much a block keeps."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmvmamba.ops import CROSS, conv_silu_2d, cpu_fastpath, use_backend
+from mmvmamba.ops.recompute import linear_of, scan_of
+
+BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
+
+
+def gated(x, z, weight):
+    return F.layer_norm(x, weight.shape, weight) * F.silu(z)
+
+
+def make_linear(bias=True):
+    torch.manual_seed(0)
+    tensors = dict(x=(2, 5, 3), z=(2, 5, 3), norm=(3,), weight=(4, 3)) | (dict(bias=(4,)) if bias else {})
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in tensors.values()]
+
+
+def run_linear(x, z, norm, weight, bias=None):
+    return linear_of(gated, (x, z), (norm,), weight, bias)
+
+
+def make_scan():
+    """A map of 2 x 3 with 2 channels, 2 states, rank 1."""
+    torch.manual_seed(0)
+    shapes = (1, 2, 3, 2), (2, 1, 3, 3), (2,), (4, 5, 2), (4, 2, 2), (4, 2), (4, 2), (4, 2, 1)
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def run_scan(x, weight, bias, x_proj, A, D, dt_bias, dt_weight):
+    return scan_of(conv_silu_2d, (x, weight, bias), x_proj, -A.exp(), D, dt_bias, dt_weight, CROSS)
+
+
+UNITS = {
+    'linear': (run_linear, make_linear),
+    'linear without bias': (run_linear, lambda: make_linear(bias=False)),
+    'scan': (run_scan, make_scan),
+}
+
+
+@pytest.fixture(params=UNITS)
+def unit(request, monkeypatch):
+    monkeypatch.setattr(cpu_fastpath, 'PIECE', 4)  # ten positions: the last piece is a short one
+    run, make = UNITS[request.param]
+    return run, make()
+
+
+def test_gradcheck(unit):
+    assert torch.autograd.gradcheck(*unit)
+
+
+def test_every_input_alone(unit):
+    """Whichever inputs need a gradient get it, the others none."""
+    run, inputs = unit
+    expected = torch.autograd.grad(run(*inputs).sin().sum(), inputs)
+    for i in range(len(inputs)):
+        alone = [other.detach() for other in inputs]
+        alone[i].requires_grad_()
+        run(*alone).sin().sum().backward()
+        torch.testing.assert_close(alone[i].grad, expected[i], rtol=1e-9, atol=1e-12)
+        assert all(other.grad is None for other in alone if other is not alone[i])
+
+
+def test_second_derivative_where_the_composition_has_one():
+    assert torch.autograd.gradgradcheck(run_linear, make_linear())
+    inputs = make_scan()
+    total = sum(grad.sum() for grad in torch.autograd.grad(run_scan(*inputs).sum(), inputs, create_graph=True))
+    with pytest.raises(RuntimeError, match='no second derivative'):
+        total.backward()
+    with use_backend('blocked'):
+        assert torch.autograd.gradgradcheck(run_scan, make_scan())
+
+
+def test_one_tensor_in_two_places():
+    *_, norm, weight, bias = make_linear()
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: run_linear(x, x, norm, weight, bias), [x])
+    assert torch.autograd.gradgradcheck(lambda x: run_linear(x, x, norm, weight, bias), [x])
+
+
+def test_bit_equal_from_run_to_run(unit):
+    run, inputs = unit
+    inputs = [t.detach().float().requires_grad_() for t in inputs]
+    first, again = (torch.autograd.grad(run(*inputs).sin().sum(), inputs) for _ in range(2))
+    assert all(map(torch.equal, first, again))
+
+
+def test_function_transforms_see_the_composition(unit):
+    run, inputs = unit
+    expected = torch.autograd.grad(run(*inputs).sin().sum(), inputs)
+    grads = torch.func.grad(lambda *tensors: run(*tensors).sin().sum(), tuple(range(len(inputs))))(*inputs)
+    for grad, of_autograd in zip(grads, expected):
+        torch.testing.assert_close(grad, of_autograd, rtol=1e-9, atol=1e-12)
+
+
+def test_backward_outside_of_autocast_and_backend(unit):
+    """What is computed again is what the forward pass computed, wherever the backward pass runs."""
+    run, inputs = unit
+    inputs = [t.detach().float().requires_grad_() for t in inputs]
+    with torch.autocast('cpu', torch.bfloat16), use_backend('native'):
+        inside = torch.autograd.grad(run(*inputs).float().sin().sum(), inputs)
+        value = run(*inputs).float().sin().sum()
+    outside = torch.autograd.grad(value, inputs)
+    assert all(map(torch.equal, inside, outside))
+
+
+def test_an_empty_batch(unit):
+    run, (x, *others) = unit
+    if run is run_linear:
+        others[0] = others[0][:0]
+    run(x[:0], *others).sum().backward()
+    assert all((t.grad == 0).all() for t in (x, *others) if t.is_leaf)
+
+
+@pytest.fixture(scope='module')
+def script():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        spec = importlib.util.spec_from_file_location('kept_for_backward', BENCHMARKS / 'kept_for_backward.py')
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.mark.parametrize(
+    'block, dtype, limit',
+    [
+        ('VSSBlock of VMamba-T', torch.float32, 8.5),
+        ('VSSBlock of VMamba-T', torch.bfloat16, 5.3),
+        ('VimBlock of Vim-Ti', torch.float32, 7),
+        ('VimBlock of Vim-Ti', torch.bfloat16, 4),
+    ],
+)
+def test_what_a_block_keeps(script, block, dtype, limit):
+    """In maps of C channels; 17.4 and 20 where every layer keeps what it reads."""
+    kept = script.kept_by(script.BLOCKS[block], dtype)
+    assert 2 < sum(one.maps for one in kept) < limit
