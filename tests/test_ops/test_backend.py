@@ -172,7 +172,8 @@ with mock.patch.object(heap.torch, 'empty') as empty:
 
 def test_codes_are_those_of_the_kernels():
     header = Path(mmvmamba.ops.native.__file__).with_name('scan.h').read_text()
-    column, reversed_ = (int(re.search(rf'CONSTANT\({name}, (\d+)', header)[1]) for name in ('SCAN_COLUMN', 'SCAN_REVERSED'))
+    names = ('SCAN_COLUMN', 'SCAN_REVERSED')
+    column, reversed_ = (int(re.search(rf'CONSTANT\({name}, (\d+)', header)[1]) for name in names)
     assert CODES == {name: column * ('column' in name) + reversed_ * ('reversed' in name) for name in TRAVERSALS}
 
 
