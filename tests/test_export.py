@@ -26,8 +26,7 @@ MODELS = {
             out_indices=(1,),
         ),
     ),
-    'vim': (Vim, dict(arch=dict(embed_dims=16, depth=1), rope_grid=14)),
-    'vim classifier': (Vim, dict(arch=dict(embed_dims=16, depth=1), pooling='middle')),
+    'vim': (Vim, dict(arch=dict(embed_dims=16, depth=1), pooling='middle', rope_grid=14)),
 }
 
 
@@ -38,6 +37,7 @@ def session(onnx):
     return onnxruntime.InferenceSession(onnx.model_proto.SerializeToString(), options, ['CPUExecutionProvider'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
 def test_any_size_and_batch(name):
     from mmvmamba.export.onnx_model import to_onnx
@@ -143,6 +143,7 @@ def photographs(tmp_path):
     return paths
 
 
+@pytest.mark.slow
 def test_segmentor_paints_photographs_alike(photographs, tmp_path, capsys):
     pytest.importorskip('mmseg')
     export, config = tool(), tmp_path / 'upernet.py'
@@ -161,6 +162,7 @@ def test_segmentor_paints_photographs_alike(photographs, tmp_path, capsys):
     assert min(int(classes) for _, classes in shares) > 1
 
 
+@pytest.mark.slow
 def test_unrolled_detector_is_a_program_without_our_operators(tmp_path, capsys):
     pytest.importorskip('mmdet')
     export, config = tool(), tmp_path / 'detector.py'
