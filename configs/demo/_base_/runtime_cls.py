@@ -10,4 +10,5 @@ default_hooks = dict(
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
+log_level = 'INFO'
 randomness = dict(seed=0)
