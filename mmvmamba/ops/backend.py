@@ -51,11 +51,13 @@ class Backend:
             return str(refused[0]).removeprefix('torch.')
         return None if self.devices is None or device in self.devices else f'{device} tensors'
 
-    def fault(self, use: self_check.Use | None) -> str | None:
+    def fault(self, use: self_check.Use | self_check.ConvUse | None) -> str | None:
         """Why what it computes is not to be believed, None if it is; without a use, nothing is computed to find out."""
         if use is None or not self.checks_itself:
             return None
-        return self_check.fault(self.name, self.forward, self.backward, use)
+        is_conv = isinstance(use, self_check.ConvUse)
+        functions = (self.conv_silu, self.conv_silu_backward) if is_conv else (self.forward, self.backward)
+        return self_check.fault(self.name, *functions, use)
 
 
 # In the order in which 'auto' asks them. It never gets past 'blocked', which takes everything.
@@ -135,7 +137,7 @@ def current_backend() -> str:
 
 
 def choose(
-    device: str, dtypes: Iterable[torch.dtype], name: str = AUTO, use: self_check.Use | None = None
+    device: str, dtypes: Iterable[torch.dtype], name: str = AUTO, use: self_check.Use | self_check.ConvUse | None = None
 ) -> tuple[Backend, str | None]:
     """The backend that scans tensors of these types on a device of this type, and why no kernel does, if one could.
 
@@ -143,7 +145,7 @@ def choose(
         device: type of the device.
         dtypes: all that occur.
         name: of a backend, or 'auto'.
-        use: what is scanned next, for kernels that have yet to be seen to work; None only asks.
+        use: what is to run next, for kernels that have yet to be seen to work; None only asks.
 
     Raises:
         ValueError: the named one does not take them.

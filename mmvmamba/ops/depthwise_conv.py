@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend, in_function_transform
+from .self_check import ConvUse
 
 
 def conv_silu_2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -162,7 +163,7 @@ _library.define(f'conv_silu_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tens
 def _forward(x, weight, bias, left, backend=AUTO):
     if x.numel() == 0:  # an empty batch
         return x.new_empty((len(x), len(left), *x.shape[1:]))
-    chosen, _ = choose(x.device.type, {x.dtype}, backend)
+    chosen, _ = choose(x.device.type, {x.dtype}, backend, ConvUse.of(x, weight, bias, left))
     return chosen.conv_silu(x, weight, bias, left).contiguous()
 
 
@@ -171,7 +172,7 @@ def _backward(grad, x, weight, bias, left, backend=AUTO):
     if x.numel() == 0:
         grads = [t if t is None else t.new_zeros(t.shape) for t in inputs]
     else:
-        chosen, _ = choose(x.device.type, {x.dtype}, backend)
+        chosen, _ = choose(x.device.type, {x.dtype}, backend, ConvUse.of(x, weight, bias, left))
         grads = chosen.conv_silu_backward(grad, x, weight, bias, left)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
 

@@ -1,7 +1,7 @@
-"""A kernel's first scan on a device is a small map, compared with the blocked scan before anything else is believed.
+"""A kernel's first run on a device is on a small map, compared with plain PyTorch before anything else is believed.
 
 Kernels meet devices, drivers and compilers that nobody has run them on. What is wrong there shows in the first map, as
-an error of the compiler, a launch that fails or a wrong value, and is found once per process and kind of scan, before
+an error of the compiler, a launch that fails or a wrong value, and is found once per process and kind of use, before
 training or a result depends on it.
 """
 
@@ -9,13 +9,13 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import blocked
+from . import blocked, torch_conv
 from .traversal import CROSS, traversal_codes
 
 ENABLED = os.environ.get('MMVMAMBA_SELF_CHECK') != '0'
@@ -50,22 +50,91 @@ class Use(NamedTuple):
         dtypes = tuple(None if t is None else t.dtype for t in inputs)
         return cls(x.device, dtypes, A.shape[-1], x.dim() == 4, dt_softplus)
 
+    reference = (blocked.selective_scan_2d, blocked.selective_scan_2d_backward)
+
+    def small_maps(self) -> Iterator[list[Tensor | None]]:
+        """The eight tensors of a scan, and a gradient of y."""
+        for size in SIZES:
+            yield _small_map(self, *size)
+
+    def results(self, forward: Callable, backward: Callable, tensors: list[Tensor | None]) -> dict[str, Tensor]:
+        *inputs, grad_y = tensors
+        codes = traversal_codes(CROSS)
+        y = forward(*inputs, codes, self.dt_softplus, grad_y.dtype)
+        grads = backward(grad_y, *inputs, codes, self.dt_softplus)
+        return dict(y=y) | {f'd{name}': grad for name, t, grad in zip(NAMES, inputs, grads) if t is not None}
+
     @property
     def tolerance(self) -> float:
-        """The largest error that rounding explains, as a part of the largest value: four units in the last place."""
-        return 4 * max(TF32_EPS, *(torch.finfo(dtype).eps for dtype in self.dtypes if dtype))
+        return _tolerance(self.dtypes)
 
     def __str__(self) -> str:
-        types = {str(dtype).removeprefix('torch.') for dtype in self.dtypes if dtype}
-        device = torch.cuda.get_device_name(self.device) if self.device.type == 'cuda' else str(self.device)
-        return f'{device} with {" and ".join(sorted(types))} and N={self.states}'
+        return f'the scan on {_where(self)} and N={self.states}'
+
+
+class ConvUse(NamedTuple):
+    """What a kernel of the depthwise convolution is compiled for.
+
+    Attributes:
+        device: where it runs.
+        dtypes: of x, weight and bias, None for a bias that is not given.
+        kernel: rows and columns.
+        left: as in `mmvmamba.ops.depthwise_conv`.
+    """
+
+    device: torch.device
+    dtypes: tuple[torch.dtype | None, ...]
+    kernel: tuple[int, int]
+    left: tuple[int, ...]
+
+    @classmethod
+    def of(cls, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> 'ConvUse':
+        dtypes = (x.dtype, weight.dtype, None if bias is None else bias.dtype)
+        return cls(x.device, dtypes, tuple(weight.shape[-2:]), tuple(left))
+
+    reference = (torch_conv.conv_silu, torch_conv.conv_silu_backward)
+
+    def small_maps(self) -> Iterator[list[Tensor | None]]:
+        """x, weight, bias and a gradient of the result."""
+        random = torch.Generator('cpu').manual_seed(0)
+        K, d = len(self.left), CHANNELS_ON_CPU if self.device.type == 'cpu' else CHANNELS
+        for height, width in SIZES:
+            height = height if self.kernel[0] > 1 else 1
+            shapes = ((BATCH, height, width, d), (K, d, *self.kernel), (K, d), (BATCH, K, height, width, d))
+            tensors = [torch.randn(shape, generator=random, device='cpu', dtype=torch.float32) for shape in shapes]
+            dtypes = (*self.dtypes, self.dtypes[0])
+            yield [t.to(dtype) if dtype else None for t, dtype in zip(tensors, dtypes)]
+
+    def results(self, forward: Callable, backward: Callable, tensors: list[Tensor | None]) -> dict[str, Tensor]:
+        *inputs, grad = tensors
+        left = list(self.left)
+        grads = zip(('dx', 'dweight', 'dbias'), backward(grad, *inputs, left))
+        return dict(y=forward(*inputs, left)) | {name: grad for name, grad in grads if grad is not None}
+
+    @property
+    def tolerance(self) -> float:
+        return _tolerance(self.dtypes)
+
+    def __str__(self) -> str:
+        return f'the convolution on {_where(self)} and {self.kernel[0]}x{self.kernel[1]} taps'
+
+
+def _tolerance(dtypes: Sequence[torch.dtype | None]) -> float:
+    """The largest error that rounding explains, as a part of the largest value: four units in the last place."""
+    return 4 * max(TF32_EPS, *(torch.finfo(dtype).eps for dtype in dtypes if dtype))
+
+
+def _where(use: Use | ConvUse) -> str:
+    types = {str(dtype).removeprefix('torch.') for dtype in use.dtypes if dtype}
+    device = torch.cuda.get_device_name(use.device) if use.device.type == 'cuda' else str(use.device)
+    return f'{device} with {" and ".join(sorted(types))}'
 
 
 _faults: dict[tuple, str | None] = {}
 _lock = threading.Lock()
 
 
-def fault(name: str, forward: Callable, backward: Callable, use: Use) -> str | None:
+def fault(name: str, forward: Callable, backward: Callable, use: Use | ConvUse) -> str | None:
     """One sentence that says why a backend is not to be believed for this use, None if it is.
 
     The first call for a use runs the check, except during the capture of a CUDA graph, where nothing may wait for a
@@ -74,7 +143,7 @@ def fault(name: str, forward: Callable, backward: Callable, use: Use) -> str | N
     Args:
         name: of the backend.
         forward, backward: of the backend.
-        use: what is going to be scanned.
+        use: what is going to run.
     """
     key = (forward, backward, use)
     if not ENABLED or key in _faults:
@@ -91,7 +160,7 @@ def fault(name: str, forward: Callable, backward: Callable, use: Use) -> str | N
 @functools.cache
 def _say_unchecked(name: str) -> None:
     logging.getLogger('mmvmamba').warning(
-        f'The {name} scan goes into a CUDA graph unchecked: run the model once before its capture.'
+        f'{name} goes into a CUDA graph unchecked: run the model once before its capture.'
     )
 
 
@@ -102,7 +171,7 @@ def _is_capturing(device: torch.device) -> bool:
         return torch.cuda.is_current_stream_capturing()
 
 
-def _find_fault(name: str, forward: Callable, backward: Callable, use: Use) -> str | None:
+def _find_fault(name: str, forward: Callable, backward: Callable, use: Use | ConvUse) -> str | None:
     try:
         found = errors(forward, backward, use)
     except torch.cuda.OutOfMemoryError:  # says nothing about the kernel
@@ -122,30 +191,20 @@ def _find_fault(name: str, forward: Callable, backward: Callable, use: Use) -> s
     )
 
 
-def errors(forward: Callable, backward: Callable, use: Use) -> dict[str, float]:
+def errors(forward: Callable, backward: Callable, use: Use | ConvUse) -> dict[str, float]:
     """The largest error of y and of each gradient on the small maps, as a part of the largest value.
 
-    The blocked scan runs on the CPU in float64: nothing of the device is in both results.
+    Plain PyTorch runs on the CPU in float64: nothing of the device is in both results.
     """
-    codes = traversal_codes(CROSS)
     parts = {}
     with torch.no_grad(), torch.autocast(use.device.type, enabled=False):
-        for size in SIZES:
-            *inputs, grad_y = _small_map(use, *size)
-            doubles = [None if t is None else t.double() for t in (*inputs, grad_y)]
-            exact = _results(blocked.selective_scan_2d, blocked.selective_scan_2d_backward, doubles, codes, use)
-            on_device = [None if t is None else t.to(use.device) for t in (*inputs, grad_y)]
-            for name, result in _results(forward, backward, on_device, codes, use).items():
+        for tensors in use.small_maps():
+            exact = use.results(*use.reference, [None if t is None else t.double() for t in tensors])
+            found = use.results(forward, backward, [None if t is None else t.to(use.device) for t in tensors])
+            for name, result in found.items():
                 error = (result.cpu().double() - exact[name]).abs().max()
                 parts.setdefault(name, []).append(error / exact[name].abs().max())
     return {name: torch.stack(of_sizes).max().item() for name, of_sizes in parts.items()}
-
-
-def _results(forward: Callable, backward: Callable, tensors: list, codes: list[int], use: Use) -> dict[str, Tensor]:
-    *inputs, grad_y = tensors
-    y = forward(*inputs, codes, use.dt_softplus, grad_y.dtype)
-    grads = backward(grad_y, *inputs, codes, use.dt_softplus)
-    return dict(y=y) | {f'd{name}': grad for name, t, grad in zip(NAMES, inputs, grads) if t is not None}
 
 
 def _small_map(use: Use, height: int, width: int) -> list[Tensor | None]:

@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensorMode
 from mmvmamba import __main__
 from mmvmamba.ops import selective_scan_2d, self_check, use_backend
 from mmvmamba.ops.backend import BACKENDS, choose
+from mmvmamba.ops.depthwise_conv import conv_silu_2d
 from mmvmamba.ops.selective_scan_2d import _say_once
 
 from .cases import scan_inputs, value_and_grads
@@ -178,3 +179,29 @@ def test_diagnosis_mentions_it(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a device')
     __main__.main()
     assert 'Comparison of the first Triton scan of each kind with plain PyTorch: on' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('broken', ['conv_silu', 'conv_silu_backward'])
+@pytest.mark.parametrize('breakage', [scale, one_nan, fail])
+def test_a_broken_convolution_is_left(put, caplog, monkeypatch, broken, breakage):
+    put()
+    calls = []
+
+    def run(*arguments):
+        calls.append(broken)
+        return breakage(getattr(BACKENDS['blocked'], broken)(*arguments))
+
+    monkeypatch.setitem(BACKENDS, 'native', dataclasses.replace(BACKENDS['native'], **{broken: run}))
+    x, weight = torch.randn(2, 5, 6, 3, requires_grad=True), torch.randn(3, 1, 3, 3, requires_grad=True)
+    bias = torch.randn(3, requires_grad=True)
+    with use_backend('blocked'):
+        expected = torch.autograd.grad(conv_silu_2d(x, weight, bias).sin().sum(), (x, weight, bias))
+    for _ in range(2):
+        found = torch.autograd.grad(conv_silu_2d(x, weight, bias).sin().sum(), (x, weight, bias))
+        torch.testing.assert_close(found, expected)
+    assert 1 <= len(calls) <= CHECK
+    with (
+        use_backend('native'),
+        pytest.raises(RuntimeError, match='native failed its first check on the convolution on'),
+    ):
+        conv_silu_2d(x, weight, bias)
