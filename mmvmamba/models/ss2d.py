@@ -80,10 +80,11 @@ class SS2D(nn.Module):
         """(B, H, W, E) -> (B, H, W, E)."""
         directions = len(self.traversals)
         A_logs = self.A_logs.to(torch.promote_types(self.A_logs.dtype, torch.float32))
-        if are_plain((self.conv2d,), nn.Conv2d, bias=self.conv_bias):
-            make, inputs = conv_silu_2d, (x, self.conv2d.weight, self.conv2d.bias)
+        conv = self.conv2d
+        if are_plain((conv,), nn.Conv2d, bias=self.conv_bias) and _is_depthwise_3x3(conv):
+            make, inputs = conv_silu_2d, (x, conv.weight, conv.bias)
         else:
-            make, inputs = F.silu, (self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1),)
+            make, inputs = F.silu, (self._call_conv(x),)
         return scan_of(
             make,
             inputs,
@@ -94,3 +95,21 @@ class SS2D(nn.Module):
             self.dt_projs_weight,
             self.traversals,
         )
+
+    def _call_conv(self, x: Tensor) -> Tensor:
+        y = self.conv2d(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if y.shape != x.shape:
+            raise ValueError(
+                f'{type(self.conv2d).__name__} in the place of the convolution of SS2D turns a map {tuple(x.shape)} '
+                f'into {tuple(y.shape)}: it must keep the shape.'
+            )
+        return y
+
+
+def _is_depthwise_3x3(conv: nn.Conv2d) -> bool:
+    """Whether it is the convolution that SS2D makes."""
+    return (
+        conv.groups == conv.in_channels == conv.out_channels
+        and (conv.kernel_size, conv.padding, conv.stride, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+        and conv.padding_mode == 'zeros'
+    )

@@ -194,3 +194,28 @@ def test_a_convolution_of_another_shape_is_refused():
     mixer.conv1d = nn.Conv1d(16, 16, 3, groups=16, dilation=2)
     with pytest.raises(ValueError, match='Conv1d in the place of a convolution of BiMamba .* 4 taps'):
         mixer(torch.randn(1, 9, 8))
+
+
+@pytest.mark.parametrize(
+    'other',
+    [
+        dict(kernel_size=5, padding=2, groups=16),
+        dict(kernel_size=3, padding=1),
+        dict(kernel_size=3, padding=2, dilation=2, groups=16),
+        dict(kernel_size=3, padding=1, groups=16, padding_mode='reflect'),
+    ],
+)
+def test_another_convolution_of_a_map_is_called(other):
+    mixer, x, calls = SS2D(8), torch.randn(1, 5, 4, 8), []
+    mixer.conv2d = nn.Conv2d(16, 16, bias=False, **other)
+    expected = mixer(x)
+    mixer.conv2d.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(mixer(x), expected)
+    assert calls
+
+
+def test_a_convolution_that_shrinks_the_map_is_refused():
+    mixer = SS2D(8)
+    mixer.conv2d = nn.Conv2d(16, 16, 3, groups=16)
+    with pytest.raises(ValueError, match='Conv2d in the place of the convolution of SS2D .* must keep the shape'):
+        mixer(torch.randn(1, 5, 4, 8))
