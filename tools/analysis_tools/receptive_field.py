@@ -75,10 +75,11 @@ def main(argv=None):
 
 def print_areas(fields):
     print('Part of the image that holds this much of the receptive field')
-    print(f'{"":<40}' + ''.join(f'{share:>8.0%}' for share in SHARES))
+    width = max(len(', '.join(label)) for label in fields)
+    print(' ' * width + ''.join(f'{share:>8.0%}' for share in SHARES))
     for label, field in fields.items():
         areas = (area_holding(field, share) for share in SHARES)
-        print(f'{", ".join(label):<40}' + ''.join(f'{area:>8.1%}' for area in areas))
+        print(', '.join(label).ljust(width) + ''.join(f'{area:>8.1%}' for area in areas))
 
 
 def draw(fields, out):
