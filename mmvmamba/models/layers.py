@@ -84,8 +84,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, patch_size: int, stride: int):
         super().__init__()
-        conv = nn.Conv2d(in_channels, channels, patch_size, stride)
-        self.proj = conv.to(memory_format=torch.channels_last)  # as it reads the weight beside such an image
+        self.proj = nn.Conv2d(in_channels, channels, patch_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)

@@ -221,8 +221,6 @@ class VMamba(Backbone):
         not_built = (f'layers.{last}.downsample.', *(f'layers.{i}.' for i in range(last + 1, 4)))
         self.absent_in_backbone = (*type(self).absent_in_backbone, *not_built)
         self.apply(_init_linear)
-        # as the convolutions read them beside channels-last maps: else they would be laid out anew in every pass
-        self.to(memory_format=torch.channels_last)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
