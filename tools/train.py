@@ -1,6 +1,7 @@
 """Trains a model of mmdet, mmseg or mmpretrain from a config."""
 
 import logging
+from pathlib import Path
 
 import torch
 from mmengine.device import get_device
@@ -11,7 +12,7 @@ from mmvmamba.engine.data_check import check_data
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import argument_parser, build_runner, checkpoint_folder, launching, load_config
 from mmvmamba.engine.ranks import start_ranks
-from mmvmamba.engine.whole_files import check_folder, newest_whole_checkpoint
+from mmvmamba.engine.whole_files import check_folder, last_named, newest_whole_checkpoint
 
 # load_from may be a detector of other classes, whose heads differ; less than this is the checkpoint of another model
 LEAST_TO_FINE_TUNE = 0.5
@@ -79,7 +80,7 @@ def choose_checkpoint(cfg, resume):
     if resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, resume
     elif resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
-        newest = newest_whole_checkpoint(checkpoint_folder(cfg))
+        newest = newest_whole_checkpoint(checkpoint_folder(cfg)) or last_named(Path(cfg.work_dir))
         cfg.resume = newest is not None
         if newest:
             cfg.load_from = str(newest)

@@ -70,6 +70,15 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def last_named(folder: Path) -> Path | None:
+    """The file that `last_checkpoint` in this folder names, if there is one: of a run that kept its files elsewhere."""
+    try:
+        path = Path((folder / 'last_checkpoint').read_text(errors='replace').strip())
+        return path if path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
 _NAME = re.compile(r'(?:iter|epoch)_(\d+)\.pth')
 
 

@@ -261,7 +261,9 @@ class Vim(Backbone):
 
     def _pool(self, x: Tensor, patches: int) -> Tensor:
         if self.class_tokens:
-            return self.norm_f(torch.stack([x[:, slot] for slot in self.grid.slots(patches)], 1)).mean(1)
+            # slices, not indices: the place of a token in an image of any size is no number to a compiler
+            tokens = [x[:, slot : slot + 1] for slot in self.grid.slots(patches)]
+            return self.norm_f(torch.cat(tokens, 1)).mean(1)
         x = self.norm_f(x)
         return x.mean(1) if self.pooling == 'mean' else x
 

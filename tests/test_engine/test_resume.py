@@ -15,7 +15,13 @@ from torch.utils.data import Dataset
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import build_runner
 from mmvmamba.engine.libraries import register_modules
-from mmvmamba.engine.whole_files import WholeFileBackend, check_folder, newest_whole_checkpoint, write_whole_files
+from mmvmamba.engine.whole_files import (
+    WholeFileBackend,
+    check_folder,
+    last_named,
+    newest_whole_checkpoint,
+    write_whole_files,
+)
 
 
 @MODELS.register_module()
@@ -142,6 +148,15 @@ def test_damaged_newest_checkpoint_is_passed_over(folder, content):
         (folder / f'iter_{number}.pth').write_bytes(b'')
     with pytest.raises(LaunchError, match='none of the 3 checkpoints in .* is whole'):
         newest_whole_checkpoint(folder)
+
+
+@pytest.mark.parametrize('content', ['', '\x80\x04', 'gone/iter_3.pth', 'relative.pth', '\0'])
+def test_last_checkpoint_that_names_nothing(tmp_path, content):
+    (tmp_path / 'last_checkpoint').write_text(content, encoding='latin-1')
+    assert last_named(tmp_path) is None
+    assert last_named(tmp_path / 'none') is None
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'last_checkpoint'))
+    assert last_named(tmp_path) == tmp_path / 'last_checkpoint'
 
 
 def full_disk(_):
