@@ -59,7 +59,7 @@ def test_commands(checkout):
             assert (checkout / written).exists(), command
     assert list(checkout.glob('work_dirs/demo/tensorboard/*/vis_data/events.out.tfevents.*'))
     for library in ('det', 'seg', 'cls'):
-        assert list(checkout.glob(f'{library}-*.pth')), 'a published file has its hash in its name'
+        assert list(checkout.glob(f'{library}*-*.pth')), 'a published file has its hash in its name'
 
 
 def test_class_activation_map_of_vim():
