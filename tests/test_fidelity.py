@@ -91,7 +91,7 @@ def test_golden_figures(name, outputs, grads):
 
 def test_counts():
     cases = len(TOLERANCES) * len(FORMS) * len(SWITCHES) * len(LENGTHS)
-    assert f'All {cases} cases' in PAGE
+    assert f'The {cases} cases' in PAGE
     for dtype, tolerance in TOLERANCES.items():
         assert f'{str(dtype).removeprefix("torch.")} {tolerance:.0e}'.replace('e-0', 'e-') in PAGE
     assert f'{len(MEMBERS)} configs in {len(FAMILIES)} families' in PAGE

@@ -56,7 +56,7 @@ def config(work_dir, iterations):
             default_scope='mmengine',
             model=dict(type='Line'),
             work_dir=str(work_dir),
-            experiment_name=work_dir.name,  # runs that start in one second share a visualizer otherwise
+            experiment_name=f'{work_dir.parent.name}_{work_dir.name}',  # runs of one name and second share a visualizer
             train_dataloader=loader | dict(sampler=dict(type='InfiniteSampler')),
             train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=1),
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
