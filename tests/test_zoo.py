@@ -156,8 +156,11 @@ def test_get_flops_prints(tool, capsys):
 def test_starts_from_its_official_file(name):
     cfg = Config.fromfile(ROOT / 'configs' / name)
     architecture = ZOO[name]['Metadata']['Architecture']
-    classifier = next(m for m in ZOO.values() if m['Table'] == 'ImageNet-1K'
-                      and m['Metadata']['Architecture'] == architecture)  # fmt: skip
+    classifier = next((m for m in ZOO.values() if m['Table'] == 'ImageNet-1K'
+                       and m['Metadata']['Architecture'] == architecture), None)  # fmt: skip
+    if classifier is None:  # a variant of which nobody has released weights
+        assert cfg.model.backbone.init_cfg is None
+        return
     assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint=classifier['Weights'])
     arch = Config.fromfile(ROOT / classifier['Config']).model.backbone.arch
     assert cfg.model.backbone.arch == arch

@@ -70,6 +70,7 @@ def load_config(args: Namespace) -> Config:
         raise cannot_import(args.config, error) from error
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
+    cfg.compile = compiler_options(cfg.get('compile', False))
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
 
@@ -104,6 +105,20 @@ def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = F
     model = runner.model if isinstance(runner.model, torch.nn.Module) else MODELS.build(cfg.model)
     runner.register_hook(PlaceOfficialNamesHook(match_checked(model, state_dict, cfg.load_from, least)))
     return runner
+
+
+def compiler_options(compile: bool | dict[str, Any]) -> bool | dict[str, Any]:
+    """`cfg.compile` as MMEngine hands it to `torch.compile`, so that it can compile for a CPU, too.
+
+    There Inductor may choose other layouts for maps around a convolution, and stops at the second image size when it
+    compares strides that have become symbols ('cannot determine truth value of Relational').
+    """
+    if not compile or torch.cuda.is_available():
+        return compile
+    options = {} if compile is True else dict(compile)
+    if options.get('backend', 'inductor') == 'inductor' and 'mode' not in options:
+        options['options'] = {'layout_optimization': False, **options.get('options', {})}
+    return options
 
 
 def checkpoint_folder(cfg: Config) -> Path:

@@ -61,7 +61,7 @@ def feed_forward(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bia
         and x.dtype == weight1.dtype == weight2.dtype == torch.float32
         and not torch.is_autocast_enabled('cpu')  # it would not see these layers
     )
-    return _in_pieces(fused if can_fuse else composed, x)
+    return in_pieces(fused if can_fuse else composed, x)
 
 
 def project_conv_silu(
@@ -95,10 +95,10 @@ def gate_and_project(x: Tensor, y: Tensor, gate_weight: Tensor, out_weight: Tens
         y = y * F.silu(gate)
         return F.linear(y.to(gate.dtype), out_weight) * scale
 
-    return _in_pieces(piece, x, y)
+    return in_pieces(piece, x, y)
 
 
-def _in_pieces(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def in_pieces(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """`function(*inputs)`, where each position (all dimensions but the last) stands for itself."""
     positions = inputs[0].shape[:-1]
     if not infers_on_cpu(inputs[0]) or positions.numel() <= PIECE:

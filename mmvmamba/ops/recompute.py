@@ -94,7 +94,13 @@ class _LinearOf(Function):
     def forward(ctx, make, number_of_maps, weight, bias, *inputs):
         ctx.make, ctx.number_of_maps, ctx.as_then = make, number_of_maps, _as_now(weight)
         ctx.save_for_backward(weight, bias, *inputs)
-        return F.linear(make(*inputs), weight, bias)
+        maps, parameters = inputs[:number_of_maps], inputs[number_of_maps:]
+
+        def linear(*maps):
+            return F.linear(make(*maps, *parameters), weight, bias)
+
+        reads_more_than_it_gives = weight.shape[1] > weight.shape[0]
+        return cpu_fastpath.in_pieces(linear, *maps) if reads_more_than_it_gives else linear(*maps)
 
     @staticmethod
     def backward(ctx, grad_out):
@@ -108,10 +114,10 @@ class _LinearOf(Function):
 
         (weight, bias, *inputs), maps = saved, saved[2 : 2 + n]
         weight_of_grad = weight.to(grad_out.dtype)
-        grad_maps = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in maps]
+        grad_maps = [_Pieces(t) for t in maps]
         grad_weight, grad_bias, *grad_parameters = (_Sum() for _ in range(len(saved) - n))
-        for grad_piece, *piece in zip(*(_pieces(t) for t in (grad_out, *maps, *grad_maps))):
-            leaves = _leaves((*piece[:n], *inputs[n:]), needs[2:])
+        for grad_piece, *piece in zip(*(_pieces(t) for t in (grad_out, *maps))):
+            leaves = _leaves((*piece, *inputs[n:]), needs[2:])
             with torch.enable_grad(), ctx.as_then():
                 x = ctx.make(*leaves)
             if needs[0]:
@@ -119,14 +125,10 @@ class _LinearOf(Function):
             if needs[1]:
                 grad_bias.add(grad_piece.sum(0))
             of_leaves = _gradients(x, leaves, grad_piece @ weight_of_grad if any(needs[2:]) else None)
-            for whole, part in zip(piece[n:], of_leaves):
-                if part is not None:
-                    whole.copy_(part)
-            for whole, part in zip(grad_parameters, of_leaves[n:]):
+            for whole, part in zip((*grad_maps, *grad_parameters), of_leaves):
                 whole.add(part)
-        grad_maps = [g if need else None for g, need in zip(grad_maps, needs[2:])]
-        grad_parameters = [g.to(t) for g, t in zip(grad_parameters, inputs[n:])]
-        return None, None, grad_weight.to(weight), grad_bias.to(bias), *grad_maps, *grad_parameters
+        grads = [g.to(t) for g, t in zip((*grad_maps, *grad_parameters), inputs)]
+        return None, None, grad_weight.to(weight), grad_bias.to(bias), *grads
 
 
 class _ScanOf(Function):
@@ -196,6 +198,27 @@ def _project_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, 
         grad_x = (grad @ of_grad).view_as(x)
         grad_weight = (grad.mT @ of_x.flatten(2, 3)).sum(0)
     return grad_x.to(x.dtype), grad_weight.to(weight.dtype)
+
+
+class _Pieces:
+    """Of a map, one behind the other; the only one is the map."""
+
+    def __init__(self, like: Tensor):
+        self.like, self.whole, self.filled = like, None, 0
+
+    def add(self, part: Tensor | None) -> None:
+        if part is None:
+            return
+        if len(part) == self.like.shape[:-1].numel():
+            self.whole = part.view_as(self.like)
+            return
+        if self.whole is None:
+            self.whole = torch.empty_like(self.like, memory_format=torch.contiguous_format)
+        self.whole.flatten(0, -2)[self.filled : self.filled + len(part)] = part
+        self.filled += len(part)
+
+    def to(self, like: Tensor) -> Tensor | None:
+        return self.whole
 
 
 class _Sum:

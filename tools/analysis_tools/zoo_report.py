@@ -28,7 +28,7 @@ def differences(model: dict, parameters: int, gflops: float) -> list[str]:
     """What the metafile or the publication say otherwise."""
     metadata, published = model['Metadata'], model.get('Published', {})
     found = []
-    if (metadata['Parameters'], metadata['FLOPs (G)']) != (parameters, round(gflops, 2)):
+    if (metadata.get('Parameters'), metadata.get('FLOPs (G)')) != (parameters, round(gflops, 2)):
         found.append(f'metafile: Parameters: {parameters}, FLOPs (G): {gflops:.2f} are counted')
     if published.get('Parameters (M)', parameters / 1e6) not in (parameters / 1e6, round(parameters / 1e6)):
         found.append('parameters')
