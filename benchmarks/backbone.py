@@ -1,7 +1,7 @@
 """What the backbones cost beside their peers: inference and training, time and memory.
 
     python benchmarks/backbone.py [--family vim [--fpn]] [--device cuda] [--dtype float16] [--batch 128] [--full]
-                                  [--json FILE] [--plot FILE]
+                                  [--with-cp] [--compiled] [--json FILE] [--plot FILE]
 
 VMamba stands beside Swin, ConvNeXt and ResNet-50, Vim beside DeiT. benchmarks/README.md says how it is measured.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import measure
 import torch
-from networks import FAMILIES, FPN, build
+from networks import COMPILED, FAMILIES, FPN, WITH_CP, build
 from torch import Tensor, nn
 
 from mmvmamba.ops import use_backend
@@ -70,7 +70,7 @@ def jobs_of(name: str, options: argparse.Namespace) -> list[tuple[int, bool]]:
     """The (size, training) that a model is measured at."""
     family = FAMILIES[options.family]
     largest = name.removesuffix(FPN) in (family.names[0], family.baseline) or options.full or options.device == 'cuda'
-    inference = [(size, False) for size in options.sizes if size < 2048 or largest]
+    inference = [(size, False) for size in options.sizes if (size < 2048 or largest) and WITH_CP not in name]
     return inference + [(size, True) for size in options.train_sizes]
 
 
@@ -79,6 +79,8 @@ def variants(options: argparse.Namespace) -> list[str]:
     names = list(family.names + family.larger if options.full else family.names)
     peers = ['mamba_ssm'] if options.device == 'cuda' and BACKENDS['mamba_ssm'].unavailable_reason() is None else []
     names += [f'{names[0]}{SCAN}{scan}' for scan in (peers if options.scans is None else options.scans)]
+    names += [names[0] + WITH_CP] if options.with_cp else []
+    names += [name + COMPILED for name in (names[0], family.baseline)] if options.compiled else []
     names = [name + FPN for name in names] if options.fpn else names
     if options.device == 'cuda':
         names += [name + WITHOUT_CUDNN for name in names]
@@ -109,7 +111,7 @@ def show(size: int, training: bool, rows: list[dict], options: argparse.Namespac
 
 
 def plot(file: Path, results: list[dict], batch: int) -> None:
-    """Time and memory per pixel of inference against the image size."""
+    """Time and memory per pixel against the image size: of inference, and of training steps at several sizes below."""
     try:
         import matplotlib
     except ImportError:
@@ -118,8 +120,18 @@ def plot(file: Path, results: list[dict], batch: int) -> None:
     matplotlib.use('agg')
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
-    rows = [row for row in results if not row['training']]
+    kinds = [kind for kind in (False, True) if len({row['size'] for row in results if row['training'] == kind}) > 1]
+    figure, axes = plt.subplots(len(kinds), 2, figsize=(9, 3.6 * len(kinds)), layout='constrained', squeeze=False)
+    for training, pair in zip(kinds, axes):
+        plot_kind(*pair, [row for row in results if row['training'] == training], batch)
+        pair[0].set_title('training step' if training else 'inference', loc='left')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+    print(f'Drawn in {file}.')
+
+
+def plot_kind(left, right, rows: list[dict], batch: int) -> None:
+    """Time on one pair of axes, memory on the other."""
     for name in dict.fromkeys(row['model'] for row in rows):
         mine = [row for row in rows if row['model'] == name]
         sizes = [row['size'] for row in mine]
@@ -135,9 +147,6 @@ def plot(file: Path, results: list[dict], batch: int) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     left.legend()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
-    print(f'Drawn in {file}.')
 
 
 def parse_options() -> argparse.Namespace:
@@ -147,6 +156,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument('--sizes', type=int, nargs='*', help="of images for inference (default: the family's)")
     parser.add_argument('--train-sizes', type=int, nargs='*', help="of images for training steps (the family's)")
     parser.add_argument('--scans', nargs='*', choices=list(BACKENDS), help='ours with these, too (default: peers)')
+    parser.add_argument('--with-cp', action='store_true', help='ours with recomputed blocks, too')
+    parser.add_argument('--compiled', action='store_true', help='ours and the baseline after torch.compile, too')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='draw time and memory per pixel there')
     options = parser.parse_args()
     family = FAMILIES[options.family]

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from mmvmamba import SimpleFeaturePyramid, Vim, VMamba
 
 FPN = ', FPN'
+WITH_CP = ', with_cp'
+COMPILED = ', compiled'
 PLAIN_ATTENTION = ', plain attention'
 EMBED_DIMS = {'Ti': 192, 'S': 384}  # of Vim and DeiT
 
@@ -66,8 +68,12 @@ def build(name: str, size: int) -> nn.Module:
     model = BUILDERS[network](size)
     if isinstance(model, PlainTransformer):
         model.choose_attention(fused=PLAIN_ATTENTION[2:] not in variations)
+    if WITH_CP[2:] in variations:
+        model.with_cp = True
     if FPN[2:] in variations:
-        return nn.Sequential(model, SimpleFeaturePyramid(EMBED_DIMS[network.split('-')[1]]))
+        model = nn.Sequential(model, SimpleFeaturePyramid(EMBED_DIMS[network.split('-')[1]]))
+    if COMPILED[2:] in variations:
+        model.compile(options=dict(layout_optimization=False))
     return model
 
 

@@ -7,6 +7,7 @@ optimizer differ in the end; 0 is the only good answer.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -19,12 +20,13 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parents[1]
+INTERVAL = 4  # iterations between checkpoints
 
 
 def start(config: str, work_dir: Path, iterations: int, *more: str) -> subprocess.Popen:
     options = [
         f'train_cfg.max_iters={iterations}',
-        'default_hooks.checkpoint.interval=4',
+        f'default_hooks.checkpoint.interval={INTERVAL}',
         'default_hooks.checkpoint.max_keep_ckpts=1',
         'train_cfg.val_interval=1000',
     ]
@@ -39,34 +41,50 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     return content['state_dict'] | {f'{i}.{name}': t for i, entry in state.items() for name, t in entry.items()}
 
 
+def newest(folder: Path) -> int:
+    """The iteration of the last checkpoint, 0 without one."""
+    return max((int(path.stem.removeprefix('iter_')) for path in folder.glob('iter_*.pth')), default=0)
+
+
+def wait_for_a_moment(run: subprocess.Popen, folder: Path, chance: random.Random, seconds: float) -> None:
+    """Up to `seconds` from the start of the process or, four times out of five, from the next checkpoint."""
+    before = newest(folder)
+    if chance.random() < 0.8:
+        while run.poll() is None and newest(folder) == before:
+            time.sleep(0.02)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        run.wait(chance.uniform(0, seconds))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config')
     parser.add_argument('--kills', type=int, default=10)
-    parser.add_argument('--iterations', type=int, default=60)
+    parser.add_argument('--iterations', type=int, default=100)
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     chance, folder = random.Random(args.seed), Path(tempfile.mkdtemp())
     whole, killed = folder / 'whole', folder / 'killed'
     started = time.monotonic()
     assert start(args.config, whole, args.iterations).wait() == 0, whole.with_suffix('.log').read_text()[-2000:]
-    last = f'iter_{args.iterations}.pth'
-    seconds, kills = time.monotonic() - started, 0
+    between_checkpoints = (time.monotonic() - started) * INTERVAL / args.iterations
+    last, kills = f'iter_{args.iterations}.pth', 0
     while not (killed / last).exists():
         run = start(args.config, killed, args.iterations, '--resume')
-        try:
-            run.wait(chance.uniform(0.3, 1) * seconds if kills < args.kills else None)
-        except subprocess.TimeoutExpired:
+        if kills < args.kills:
+            wait_for_a_moment(run, killed, chance, between_checkpoints)
+        else:
+            run.wait()
+        if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
             kills += 1
             print(f'kill {kills}: left {sorted(path.name for path in killed.glob("*.pth*"))}', flush=True)
-        else:
-            assert run.returncode == 0, killed.with_suffix('.log').read_text()[-2000:]
+        assert run.returncode in (0, -signal.SIGKILL), killed.with_suffix('.log').read_text()[-2000:]
     expected, found = tensors(whole / last), tensors(killed / last)
     different = [name for name in expected if not torch.equal(expected[name], found[name])]
     print(f'{kills} kills, {len(different)} of {len(expected)} tensors differ')
-    sys.exit(bool(different or expected.keys() != found.keys()))
+    sys.exit(bool(different or expected.keys() != found.keys() or kills < args.kills))
 
 
 if __name__ == '__main__':
