@@ -6,7 +6,15 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmvmamba.models.arguments import check_image, check_outputs, linear_rates, resolve_arch
+from mmvmamba.models.arguments import (
+    check_count,
+    check_flag,
+    check_image,
+    check_outputs,
+    check_rate,
+    linear_rates,
+    resolve_arch,
+)
 from mmvmamba.models.backbone import Backbone
 from mmvmamba.models.layers import DropPath
 from mmvmamba.ops import selective_scan_2d
@@ -51,6 +59,11 @@ class RowMamba(Backbone):
     ):
         super().__init__(init_cfg, pretrained)
         arch = resolve_arch(arch, ARCHS, ('width', 'depth'), {}, 'width=8, depth=2')
+        for name, value in (*arch.items(), ('in_channels', in_channels)):
+            check_count(name, value)
+        check_rate('drop_path_rate', drop_path_rate)
+        check_count('frozen_stages', frozen_stages, -1, arch['depth'])
+        check_flag('with_cp', with_cp)
         check_outputs(out_indices, arch['depth'], 'block')
         self.in_channels, self.out_indices, self.with_cp = in_channels, tuple(sorted(out_indices)), with_cp
         self.frozen_stages = frozen_stages
@@ -64,7 +77,7 @@ class RowMamba(Backbone):
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        check_image(x, self.in_channels, least=4)
+        check_image(x, self.in_channels, 4, self.patch_embed)
         x, outs = self.patch_embed(x).permute(0, 2, 3, 1), []
         for i, block in enumerate(self.layers):
             x = checkpoint(block, x, use_reentrant=False) if self.with_cp and torch.is_grad_enabled() else block(x)

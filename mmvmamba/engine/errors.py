@@ -4,3 +4,11 @@ class LaunchError(RuntimeError):
 
 class TrainingError(RuntimeError):
     """A training that has to end; the message is one sentence."""
+
+
+class DataError(RuntimeError):
+    """A file of the data that cannot be used; the message is one sentence, which names it."""
+
+    def __str__(self) -> str:
+        """Also where a DataLoader has put the traceback of a worker in front of it."""
+        return super().__str__().rpartition(f'{type(self).__name__}: ')[2].strip()

@@ -18,8 +18,9 @@ from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
 from ..checkpoint import CheckpointError, match_checked, read_checkpoint, trust_checkpoints, unwrap_state_dict
-from .errors import LaunchError, TrainingError
+from .errors import DataError, LaunchError, TrainingError
 from .libraries import cannot_import, import_libraries
+from .named_files import name_files
 from .place_hook import PlaceOfficialNamesHook
 from .training_state import believe_only_names, check_training_state
 from .whole_files import write_whole_files
@@ -54,7 +55,7 @@ def launching(args: Namespace) -> Iterator[None]:
             _hand_over('')
             write_whole_files()
             yield
-    except (LaunchError, CheckpointError, TrainingError) as error:
+    except (LaunchError, CheckpointError, DataError, TrainingError) as error:
         sys.exit(f'{Path(sys.argv[0]).name}: {error}')
     if is_distributed():
         torch.distributed.destroy_process_group()
@@ -75,6 +76,7 @@ def load_config(args: Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
 
     import_libraries(cfg, args.config)
+    name_files()
     return cfg
 
 

@@ -1,9 +1,14 @@
 """What both families ask of their arguments and inputs: each refusal names the argument and what it can be."""
 
+import math
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..ops.arguments import is_autocast_on
+from .plain import is_untouched
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -25,20 +30,41 @@ def check_rate(name: str, value: object) -> None:
         raise ValueError(f'{name}={value!r} must be a number, 0 to less than 1.')
 
 
+def check_flag(name: str, value: object) -> None:
+    if value not in (True, False):
+        raise ValueError(f'{name}={value!r} must be True or False.')
+
+
+def check_ratio(name: str, value: object, channels: int, may_be_0: bool = False) -> None:
+    """A finite number that makes at least one channel out of `channels`, or 0 if that means none."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not (int(value * channels) >= 1 or (may_be_0 and value == 0)):
+        raise ValueError(
+            f'{name}={value!r} must be a number that gives a stage of {channels} channels at least one inner channel'
+            f'{", or 0 for none" if may_be_0 else ""}.'
+        )
+
+
 def check_outputs(out_indices: object, count: int, what: str, first: int = 0) -> None:
     """A sequence of numbers of stages or blocks."""
     if not isinstance(out_indices, Collection) or isinstance(out_indices, (str, dict)):
         raise ValueError(f'out_indices={out_indices!r} must be a tuple, of one {what} too: out_indices=({count - 1},).')
-    if not out_indices or any(type(i) is not int or i not in range(first, count) for i in out_indices):
-        raise ValueError(f'out_indices={out_indices} must name {what}s {first} to {count - 1}.')
+    known = out_indices and all(type(i) is int and i in range(first, count) for i in out_indices)
+    if not known or len({i % count for i in out_indices}) < len(out_indices):
+        raise ValueError(f'out_indices={out_indices} must name {what}s {first} to {count - 1}, each once.')
 
 
-def check_image(x: Tensor, channels: int, least: int = 1) -> None:
+def check_image(x: Tensor, channels: int, least: int = 1, conv: nn.Module | None = None) -> None:
     """A batch of normalised images of `channels` channels, at least `least` pixels wide and high.
 
+    Args:
+        conv: the layer that reads them. If it is no more than a convolution, its type and device must be theirs.
+
     Raises:
-        ValueError: another rank, number of channels, type or size.
+        ValueError: another rank, number of channels, type, device or size.
     """
+    if not isinstance(x, Tensor):
+        raise ValueError(f'The input is a {type(x).__name__}: it must be one tensor, a batch of images.')
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(
             f'The input is {tuple(x.shape)}: it must be (B, {channels}, H, W), a batch of images with '
@@ -50,6 +76,18 @@ def check_image(x: Tensor, channels: int, least: int = 1) -> None:
         raise ValueError(
             f'The image is {x.shape[2]} x {x.shape[3]} pixels, smaller than a patch of {least} x {least}: '
             'enlarge or pad it.'
+        )
+    if conv is not None and is_untouched(conv, nn.Conv2d):
+        _check_like(x, conv.weight)
+
+
+def _check_like(x: Tensor, weight: Tensor) -> None:
+    if x.device != weight.device:
+        raise ValueError(f'The images are on {x.device}, the weights on {weight.device}: move them to one device.')
+    is_cast = is_autocast_on(x.device.type) and torch.float64 not in (x.dtype, weight.dtype)
+    if x.dtype != weight.dtype and not is_cast:
+        raise ValueError(
+            f'The images are {x.dtype}, the weights {weight.dtype}: convert one of them, or run under torch.autocast.'
         )
 
 
@@ -65,7 +103,8 @@ def resolve_arch(arch: object, archs: dict[str, dict], required: tuple[str, ...]
         raise ValueError(f'arch={arch!r} must be one of {", ".join(archs)}, or a dict with {" and ".join(required)}.')
     known = {*required, *defaults}
     if unknown := set(arch) - known:
-        raise ValueError(f'Unknown field of arch: {", ".join(sorted(unknown))}. Fields are {", ".join(sorted(known))}.')
+        names = ', '.join(sorted(map(str, unknown)))
+        raise ValueError(f'Unknown field of arch: {names}; fields are {", ".join(sorted(known))}.')
     if missing := set(required) - set(arch):
         raise ValueError(f'arch lacks {" and ".join(sorted(missing))}: give both, e.g. {example}.')
     return defaults | dict(arch)
@@ -77,6 +116,11 @@ def pretrained_init_cfg(init_cfg: object, pretrained: object) -> dict | list | N
         raise ValueError(
             f"init_cfg={init_cfg!r} must be a dict: init_cfg=dict(type='Pretrained', checkpoint={init_cfg!r})."
         )
+    for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {'type': None}]:
+        if not isinstance(cfg, dict) or 'type' not in cfg:
+            raise ValueError(f'init_cfg={init_cfg!r} must be a dict with a type, or a list of such.')
+        if cfg['type'] == 'Pretrained' and not isinstance(cfg.get('checkpoint'), (str, Path)):
+            raise ValueError(f'init_cfg={init_cfg!r} must say which checkpoint: a file or URL.')
     if pretrained is None:
         return init_cfg
     if not isinstance(pretrained, str) or init_cfg:

@@ -109,7 +109,7 @@ def MM_VSSM(
         if value not in values:
             choices = ' or '.join(map(repr, values))
             raise ValueError(f'{name}={given[name]!r} is not implemented: it must be {choices}.')
-    kind = _FORWARD_TYPE.fullmatch(forward_type)
+    kind = _FORWARD_TYPE.fullmatch(str(forward_type))
     if kind is None:
         raise ValueError(
             f'forward_type={forward_type!r} is not implemented: it must be v0, or one of v01 to v05, v2, v3, v051d and '
@@ -127,8 +127,8 @@ def MM_VSSM(
             mlp_ratio=mlp_ratio,
             gate=kind['no_gate'] is None,
             conv_bias=ssm_conv_bias or kind['class_v2'] is None,  # v0 always has it
-            stem={'v1': 'patch', 'v2': 'conv'}[patchembed_version],
-            downsample={'v1': 'merging', 'v3': 'conv'}[downsample_version],
+            stem={'v1': 'patch', 'v2': 'conv'}[patchembed_version.lower()],
+            downsample={'v1': 'merging', 'v3': 'conv'}[downsample_version.lower()],
         ),
         in_channels=in_chans,
         out_indices=out_indices,

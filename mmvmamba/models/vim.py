@@ -7,7 +7,16 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .arguments import check_choice, check_count, check_image, check_outputs, check_rate, linear_rates, resolve_arch
+from .arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_image,
+    check_outputs,
+    check_rate,
+    linear_rates,
+    resolve_arch,
+)
 from .backbone import Backbone
 from .bimamba import BiMamba
 from .layers import DropPath, PatchEmbed, RMSNorm
@@ -134,6 +143,8 @@ class Vim(Backbone):
         check_choice('bidirectionality', bidirectionality, DIRECTIONS)
         check_rate('drop_path_rate', drop_path_rate)
         check_outputs(out_indices, depth, 'block', -depth)
+        check_flag('divide_out', arch['divide_out'])
+        check_flag('with_cp', with_cp)
         self.out_indices = tuple(sorted({i % depth for i in out_indices}))
         if pooling is not None:
             check_choice('pooling', pooling, POOLINGS)
@@ -204,7 +215,7 @@ class Vim(Backbone):
             h = (H - patch_size) // patch_stride + 1 and w likewise; else a tuple of one (B, embed_dims), or for 'max'
             of one (B, h * w, embed_dims).
         """
-        check_image(x, self.in_channels, self.patch_size)
+        check_image(x, self.in_channels, self.patch_size, self.patch_embed.proj)
         dtype = x.dtype
         x = self.patch_embed(x)
         height, width = x.shape[1:3]

@@ -9,7 +9,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
-from .arguments import check_choice, check_count, check_image, check_outputs, check_rate, linear_rates, resolve_arch
+from .arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_image,
+    check_outputs,
+    check_rate,
+    check_ratio,
+    linear_rates,
+    resolve_arch,
+)
 from .backbone import Backbone
 from .layers import ChannelsFirst, ChannelsLast, DropPath
 from .mlp import MLP
@@ -193,6 +203,7 @@ class VMamba(Backbone):
         check_count('in_channels', in_channels)
         check_rate('drop_path_rate', drop_path_rate)
         check_outputs(out_indices, 4, 'stage')
+        check_flag('with_cp', with_cp)
         if type(frozen_stages) is not int or frozen_stages not in range(-1, 5):
             raise ValueError(
                 f'frozen_stages={frozen_stages} must be -1 (nothing) to 4 (everything but the output norms).'
@@ -225,7 +236,7 @@ class VMamba(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, dims[i], ~H / (4 * 2**i), ~W / (4 * 2**i)) for each i in out_indices."""
-        check_image(x, self.in_channels, self.smallest_image)
+        check_image(x, self.in_channels, self.smallest_image, self.patch_embed[0])
         x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
         outs = []
         for i, stage in enumerate(self.layers):
@@ -287,22 +298,24 @@ def _resolve_arch(arch: str | dict) -> dict:
     if isinstance(arch['dims'], int):
         arch['dims'] = [arch['dims'] * 2**i for i in range(4)]
     for field in ('dims', 'depths'):
-        if len(arch[field]) != 4:
-            raise ValueError(f'{field}={arch[field]} must have 4 entries, one for each stage.')
+        if not isinstance(arch[field], (tuple, list)) or len(arch[field]) != 4:
+            raise ValueError(f'{field}={arch[field]!r} must have 4 entries, one for each stage.')
         for value in arch[field]:
-            check_count(field, value, least=0 if field == 'depths' else 1)
+            check_count(field, value, least=0 if field == 'depths' else 2)  # the stem has half as many
     check_choice('stem', arch['stem'], STEMS)
     check_choice('downsample', arch['downsample'], DOWNSAMPLES)
     check_count('d_state', arch['d_state'])
     if arch['dt_rank'] != 'auto':
         check_count('dt_rank', arch['dt_rank'])
-    if not arch['ssm_ratio'] > 0 or not arch['mlp_ratio'] >= 0:
-        raise ValueError(f'ssm_ratio={arch["ssm_ratio"]} must be positive, mlp_ratio={arch["mlp_ratio"]} at least 0.')
+    check_ratio('ssm_ratio', arch['ssm_ratio'], min(arch['dims']))
+    check_ratio('mlp_ratio', arch['mlp_ratio'], min(arch['dims']), may_be_0=True)
+    for field in ('gate', 'conv_bias'):
+        check_flag(field, arch[field])
     return arch
 
 
 def _resolve_traversals(traversals: str | tuple[str, ...]) -> tuple[str, ...]:
-    if not traversals or (isinstance(traversals, str) and traversals not in SCANS):
+    if not traversals or not isinstance(traversals, (tuple, list)) and traversals not in tuple(SCANS):
         raise ValueError(
             f'Unknown traversals {traversals!r}: choose from {", ".join(SCANS)}, or give a tuple of {", ".join(CROSS)}.'
         )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from . import blocked, mamba_ssm, native, reference, self_check, torch_conv, triton
+from .arguments import DTYPES
 from .setting import Setting
 
 AUTO = 'auto'
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def _always() -> None:

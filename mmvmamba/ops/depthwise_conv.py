@@ -10,7 +10,8 @@ a CPU, Triton on CUDA, and PyTorch's own convolution elsewhere, in float64, and 
 import torch
 from torch import Tensor
 
-from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend, in_function_transform
+from .arguments import check_tensors, is_autocast_on
+from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform
 from .self_check import ConvUse
 
 
@@ -29,6 +30,7 @@ def conv_silu_2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     Raises:
         ValueError: a shape, type or device that does not fit, by name.
     """
+    check_tensors('the convolution', dict(x=x, weight=weight), dict(bias=bias))
     x, weight, bias, left = _as_map_2d(_autocast(x), weight, bias)
     return _conv_silu(x, weight, bias, left)[:, 0]
 
@@ -48,6 +50,9 @@ def conv_silu_1d(x: Tensor, weights: Tensor, biases: Tensor | None, reverse: tup
     Raises:
         ValueError: a shape, type or device that does not fit, by name.
     """
+    check_tensors('the convolution', dict(x=x, weights=weights), dict(biases=biases))
+    if not isinstance(reverse, (tuple, list)) or not reverse:
+        raise ValueError(f'reverse={reverse!r} must be a tuple of bools, one for each convolution.')
     x, weight, bias, left = _as_map_1d(_autocast(x), weights, biases, reverse)
     return _conv_silu(x, weight, bias, left)[:, :, 0]
 
@@ -83,17 +88,17 @@ def conv_silu_1d_backward(
 
 def _as_map_2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, list[int]]:
     """The arguments of the operator."""
-    _check(x, '(B, H, W, E)', 'weight', weight, '(E, 1, 3, 3)', (x.shape[-1], 1, 3, 3))
-    _check_bias(x, 'bias', bias, (x.shape[-1],))
+    _check(x, '(B, H, W, E)', 'weight', weight, '(E, 1, 3, 3)', (*x.shape[-1:], 1, 3, 3))
+    _check_bias(x, 'bias', bias, x.shape[-1:])
     return x, weight.transpose(0, 1), None if bias is None else bias.unsqueeze(0), [1]
 
 
 def _as_map_1d(
     x: Tensor, weights: Tensor, biases: Tensor | None, reverse: tuple[bool, ...]
 ) -> tuple[Tensor, Tensor, Tensor | None, list[int]]:
-    taps = max(weights.shape[-1], 1)
-    _check(x, '(B, L, E)', 'weights', weights, '(K, E, taps)', (len(reverse), x.shape[-1], taps))
-    _check_bias(x, 'biases', biases, (len(reverse), x.shape[-1]))
+    taps, form = max(weights.shape[-1:].numel(), 1), f'(K, E, taps), with reverse={reverse}'
+    _check(x, '(B, L, E)', 'weights', weights, form, (len(reverse), *x.shape[-1:], taps))
+    _check_bias(x, 'biases', biases, (len(reverse), *x.shape[-1:]))
     left = [0 if ahead else taps - 1 for ahead in reverse]
     return x.unsqueeze(1), _turn(weights, reverse).unsqueeze(2), biases, left
 
@@ -106,10 +111,9 @@ def _turn(weights: Tensor, reverse: tuple[bool, ...]) -> Tensor:
 
 
 def _autocast(x: Tensor) -> Tensor:
-    device = x.device.type
-    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+    if not is_autocast_on(x.device.type) or x.dtype == torch.float64:
         return x
-    return x.to(torch.get_autocast_dtype(device))
+    return x.to(torch.get_autocast_dtype(x.device.type))
 
 
 def _check(x: Tensor, x_form: str, name: str, weight: Tensor, form: str, shape: tuple[int, ...]) -> None:
@@ -117,8 +121,6 @@ def _check(x: Tensor, x_form: str, name: str, weight: Tensor, form: str, shape: 
         raise ValueError(f'x must be {x_form}, not {tuple(x.shape)}.')
     if 0 in x.shape[1:]:
         raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
-    if x.dtype not in DTYPES:
-        raise ValueError(f'x is {x.dtype}; the convolution takes {", ".join(map(_name, DTYPES))}.')
     if tuple(weight.shape) != shape:
         raise ValueError(f'{name} is {tuple(weight.shape)}, but x {tuple(x.shape)} needs {form}: {shape}.')
     _check_like(x, name, weight)
@@ -127,15 +129,13 @@ def _check(x: Tensor, x_form: str, name: str, weight: Tensor, form: str, shape: 
 def _check_bias(x: Tensor, name: str, bias: Tensor | None, shape: tuple[int, ...]) -> None:
     if bias is None:
         return
-    if tuple(bias.shape) != shape:
-        raise ValueError(f'{name} is {tuple(bias.shape)}, but x {tuple(x.shape)} needs {shape}.')
+    if tuple(bias.shape) != tuple(shape):
+        raise ValueError(f'{name} is {tuple(bias.shape)}, but x {tuple(x.shape)} needs {tuple(shape)}.')
     _check_like(x, name, bias)
 
 
 def _check_like(x: Tensor, name: str, parameter: Tensor) -> None:
-    if parameter.device != x.device:
-        raise ValueError(f'{name} is on {parameter.device}, x on {x.device}: move them to one device.')
-    if parameter.dtype != x.dtype and not (torch.is_autocast_enabled(x.device.type) and parameter.dtype in DTYPES):
+    if parameter.dtype != x.dtype and not is_autocast_on(x.device.type):
         raise ValueError(
             f'{name} is {_name(parameter.dtype)}, x {_name(x.dtype)}: convert one of them, or run under torch.autocast.'
         )

@@ -266,6 +266,8 @@ def _differentiable(composed, inputs, needs, grad_out, as_then) -> tuple[Tensor 
 def _as_now(t: Tensor) -> Callable[[], AbstractContextManager]:
     """Makes contexts in which autocast and the backend are as they are now: a backward pass may run outside of both."""
     device, backend = t.device.type, current_backend()
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext
     dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
 
     @contextmanager
@@ -274,4 +276,4 @@ def _as_now(t: Tensor) -> Callable[[], AbstractContextManager]:
         with other_backend, torch.autocast(device, dtype=dtype, enabled=enabled):
             yield
 
-    return again if torch.amp.is_autocast_available(device) else nullcontext
+    return again

@@ -1,9 +1,12 @@
 """The 1-D selective scan with mamba-ssm's arguments: a sequence is a map of height 1 to the 2-D one."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import check_tensors
 from .selective_scan_2d import selective_scan_2d
 
 
@@ -42,8 +45,9 @@ def selective_scan(
         y = _scan_each_state(x, dt, A, B_by_channel, _by_channel(C, A), D, delta_bias, delta_softplus)
     else:
         B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
-        groups = max(B.shape[1], C.shape[1])
-        B, C = (t.expand(-1, groups, -1, -1).transpose(2, 3).unbind(1) for t in (B, C))  # g times (b, L, n)
+        groups = math.lcm(B.shape[1], C.shape[1])
+        B, C = (t.repeat_interleave(groups // t.shape[1], 1) for t in (B, C))
+        B, C = (t.transpose(2, 3).unbind(1) for t in (B, C))  # g times (b, L, n)
         x_g, dt_g, A_g, D_g, bias_g = (
             [None] * groups if t is None else t.chunk(groups, axis)
             for t, axis in ((x, 2), (dt, 2), (A, 0), (D, 0), (delta_bias, 0))
@@ -110,19 +114,22 @@ def _last_state(x, dt, A, B, bias, softplus) -> Tensor:
 
 
 def _check(u, delta, A, B, C, D, z, delta_bias) -> None:
+    check_tensors('the scan', dict(u=u, delta=delta, A=A, B=B, C=C), dict(D=D, z=z, delta_bias=delta_bias))
     if u.dim() != 3 or A.dim() != 2 or A.shape[0] != u.shape[1]:
         raise ValueError(f'u must be (b, d, L) and A (d, n), not {tuple(u.shape)} and {tuple(A.shape)}.')
     (b, d, L), n = u.shape, A.shape[1]
+    if 0 in (d, n, L):
+        raise ValueError(
+            f'u is {tuple(u.shape)} and A {tuple(A.shape)}: a scan has a channel, a state and a step at least.'
+        )
     expected = dict(delta=(b, d, L), z=(b, d, L), D=(d,), delta_bias=(d,))
     for name, tensor in dict(delta=delta, z=z, D=D, delta_bias=delta_bias).items():
         if tensor is not None and tuple(tensor.shape) != expected[name]:
             raise ValueError(f'{name} is {tuple(tensor.shape)}, but u {tuple(u.shape)} needs {expected[name]}.')
-    for name, tensor in dict(A=A, B=B, C=C).items():
-        if not tensor.is_floating_point():
-            raise ValueError(f'{name} is {tensor.dtype}; the scan takes real floating-point tensors.')
     for name, tensor in dict(B=B, C=C).items():
         groups = tensor.shape[1] if tensor.dim() == 4 else 1
-        if tuple(tensor.shape) not in ((d, n), (b, n, L), (b, groups, n, L)) or d % groups:
+        if tuple(tensor.shape) not in ((d, n), (b, n, L), (b, groups, n, L)) or groups == 0 or d % groups:
             raise ValueError(
-                f'{name} is {tuple(tensor.shape)}; it must be {(d, n)}, {(b, n, L)} or (b, g, n, L) with g dividing d.'
+                f'{name} is {tuple(tensor.shape)}, but u {tuple(u.shape)} and A {tuple(A.shape)} need {(d, n)}, '
+                f'{(b, n, L)} or (b, g, n, L) with g dividing d.'
             )

@@ -12,7 +12,8 @@ import logging
 import torch
 from torch import Tensor
 
-from .backend import AUTO, BACKENDS, DTYPES, choose, current_backend, in_function_transform
+from .arguments import DTYPE_NAMES, DTYPES, check_tensors
+from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform
 from .self_check import Use
 from .traversal import CROSS, traversal_codes
 
@@ -58,8 +59,8 @@ def selective_scan_2d(
         ValueError: a shape, type or device that does not fit, by name.
     """
     codes = traversal_codes(traversals)
-    out_dtype = out_dtype or x.dtype
     _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype)
+    out_dtype = out_dtype or x.dtype
     arguments = (x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     name = current_backend()
     if name == AUTO and in_function_transform():
@@ -74,7 +75,10 @@ def selective_scan_2d(
 
 
 def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
-    tensors = dict(x=x, dt=dt, A=A, B=B, C=C, D=D, dt_bias=dt_bias, dt_weight=dt_weight)
+    needed, optional = dict(x=x, dt=dt, A=A, B=B, C=C), dict(D=D, dt_bias=dt_bias, dt_weight=dt_weight)
+    check_tensors('the scan', needed, optional)
+    if out_dtype is not None and out_dtype not in DTYPES:
+        raise ValueError(f'out_dtype is {out_dtype}; the scan gives {DTYPE_NAMES}.')
     if x.dim() not in (4, 5):
         raise ValueError(f'x must be (b, H, W, d) or (b, K, H, W, d), not {tuple(x.shape)}.')
     if A.dim() != 3:
@@ -82,12 +86,12 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
     K, d, n = len(codes), x.shape[-1], A.shape[-1]
     if 0 in x.shape[-3:]:
         raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
-    if n == 0 or (dt_weight is not None and dt.shape[-1] == 0):
+    if n == 0 or (dt_weight is not None and 0 in dt.shape[-1:]):
         raise ValueError(
             f'A is {tuple(A.shape)} and dt {tuple(dt.shape)}: a scan has at least one state, and a low-rank dt a rank.'
         )
     maps = (x.shape[0], K, *x.shape[-3:-1])
-    rank = d if dt_weight is None else dt.shape[-1]
+    rank = d if dt_weight is None else dt.shape[-1:].numel()
     expected = dict(
         x=x.shape if x.dim() == 4 else (*maps, d),
         dt=(*maps, rank),
@@ -98,23 +102,13 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
         dt_bias=(K, d),
         dt_weight=(K, d, rank),
     )
-    for name, tensor in tensors.items():
-        if tensor is None:
-            continue
-        if tuple(tensor.shape) != tuple(expected[name]):
+    for name, tensor in (needed | optional).items():
+        if tensor is not None and tuple(tensor.shape) != tuple(expected[name]):
             raise ValueError(
-                f'{name} is {tuple(tensor.shape)}, but x {tuple(x.shape)} with {K} traversals and A {tuple(A.shape)} '
-                f'needs {tuple(expected[name])}.'
+                f'{name} is {tuple(tensor.shape)}, but x {tuple(x.shape)} with {K} traversals, dt {tuple(dt.shape)}, '
+                f'A {tuple(A.shape)} and {"no" if dt_weight is None else "a"} dt_weight needs {tuple(expected[name])}.'
             )
-        if tensor.dtype not in DTYPES:
-            raise ValueError(f'{name} is {tensor.dtype}; the scan takes {_NAMES}.')
-        if tensor.device != x.device:
-            raise ValueError(f'{name} is on {tensor.device}, x on {x.device}: move them to one device.')
-    if out_dtype not in DTYPES:
-        raise ValueError(f'out_dtype is {out_dtype}; the scan gives {_NAMES}.')
 
-
-_NAMES = ', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)
 
 _ARGUMENTS = (
     'Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? dt_bias, Tensor? dt_weight, '

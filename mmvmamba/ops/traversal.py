@@ -23,8 +23,7 @@ def traversal_codes(traversals: tuple[str, ...]) -> list[int]:
     Raises:
         ValueError: a name is unknown, or there is none.
     """
-    unknown = [name for name in traversals if name not in CODES]
-    if unknown or not traversals:
+    if not isinstance(traversals, (tuple, list)) or not traversals or any(n not in TRAVERSALS for n in traversals):
         raise ValueError(f'traversals={traversals!r} must be a non-empty tuple of {", ".join(TRAVERSALS)}.')
     return [CODES[name] for name in traversals]
 

@@ -8,11 +8,15 @@ Of each file one of three things must come: the weights that were saved, other w
 
 import argparse
 import io
+import json
 import logging
 import os
+import pickle
+import pickletools
 import random
 import signal
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -104,7 +108,7 @@ class Fuzzer:
         """A thing that is more than data, in any place of the file."""
         attack = self.chance.choice([*MEMORY.values(), *CODE.values(), Calls(open, str(self.marker), 'w')])
         content = self.content()
-        place = self.chance.randrange(7)
+        place = self.chance.randrange(12)
         if place == 0:
             content['state_dict'][self.chance.choice(list(self.weights))] = attack
         elif place == 1:
@@ -117,6 +121,17 @@ class Fuzzer:
             content['meta']['dataset_meta'] = [attack, (attack,)]
         elif place == 5:
             content = {'model': self.weights, 'config': attack}
+        elif place == 6:
+            content['optimizer']['param_groups'][0]['betas'] = (0.9, attack)
+        elif place == 7:
+            content['param_schedulers'] = [attack]
+        elif place == 8:
+            content[attack] = 'a key'
+        elif place == 9:
+            content['state_dict'][attack] = torch.ones(2)
+        elif place == 10:
+            name = self.chance.choice(list(self.weights))
+            content['state_dict'][name] = with_hooks(self.weights[name], attack)
         else:
             content = attack
         return self.bytes_of(content, _use_new_zipfile_serialization=self.chance.random() < 0.7), True
@@ -126,7 +141,7 @@ class Fuzzer:
         content, names = self.content(), list(self.weights)
         tensors = content['state_dict']
         first, second = self.chance.sample(names, 2)
-        kind = self.chance.randrange(6)
+        kind = self.chance.randrange(8)
         if kind == 0:
             tensors[first], tensors[second] = tensors[second], tensors[first]
         elif kind == 1:
@@ -138,27 +153,104 @@ class Fuzzer:
             tensors[first] = torch.zeros(1).expand(2 ** self.chance.randrange(1, 34))
         elif kind == 4:
             tensors[first] = torch.quantize_per_tensor(tensors[first], 0.1, 0, torch.qint8)
+        elif kind == 5:
+            tensors[first] = tensors[second]
+        elif kind == 6:  # as many values as there should be, all in one place
+            tensors[first] = tensors[second].flatten()[:1].expand(tensors[first].numel()).view_as(tensors[first])
         else:
             tensors[self.chance.choice((first, 7, None, ('a',), b'b'))] = tensors[second].flatten()[:1]
-        return self.bytes_of(content), True
+        return self.bytes_of(content, _use_new_zipfile_serialization=self.chance.random() < 0.7), True
+
+    def legacy_pickle(self):
+        """Torch's format before 1.6 is five pickles, then the storages: one of the five is an attack, or damaged."""
+        number, ends = self.chance.randrange(5), [0]
+        stream = io.BytesIO(self.legacy)
+        for _ in range(5):
+            for _ in pickletools.genops(stream):
+                pass
+            ends.append(stream.tell())
+        start, end = ends[number : number + 2]
+        if self.chance.random() < 0.5:
+            changed = pickle.dumps(self.chance.choice([*CODE.values(), Calls(open, str(self.marker), 'w')]), 2)
+        else:
+            changed = bytearray(self.legacy[start:end])
+            for _ in range(self.chance.choice((1, 2, 5))):
+                changed[self.chance.randrange(len(changed))] = self.chance.choice(b'Rb\x81cq.(t}]u\x00\xff')
+        return self.legacy[:start] + bytes(changed) + self.legacy[end:], True
+
+    def tar(self):
+        """The format of torch before 0.2, which `torch.load` still unpickles."""
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode='w') as archive:
+            for name in ('sys_info', 'pickle', 'tensors', 'storages'):
+                content = pickle.dumps(Calls(open, str(self.marker), 'w') if self.chance.random() < 0.5 else [], 2)
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        return file.getvalue(), True
+
+    def safetensors_header(self):
+        """Another header over the same bytes: other places, types and shapes, and what is no header."""
+        length = int.from_bytes(self.tensors[:8], 'little')
+        header, body = json.loads(self.tensors[8 : 8 + length]), self.tensors[8 + length :]
+        names = [name for name in header if name != '__metadata__']
+        first, second = self.chance.sample(names, 2)
+        kind = self.chance.randrange(9)
+        if kind == 0:  # two tensors in one place
+            header[first] = header[second]
+        elif kind == 1:
+            header[first]['data_offsets'] = [self.chance.choice((-8, 0, 2**40)), self.chance.choice((0, 8, 2**63))]
+        elif kind == 2:
+            header[first]['dtype'] = self.chance.choice(('F64', 'I8', 'BOOL', 'F8_E5M2', 'X', 7, None))
+        elif kind == 3:
+            header[first]['shape'] = self.chance.choice(([-1], [2**62, 4], [], [1.5], 'x', None, [0]))
+        elif kind == 4:
+            del header[first][self.chance.choice(('dtype', 'shape', 'data_offsets'))]
+        elif kind == 5:
+            header['__metadata__'] = self.chance.choice(({'format': 7}, [], 'x', {'a': {'b': 'c'}}))
+        elif kind == 6:
+            header[first], header[second] = header[second], header[first]
+        encoded = json.dumps(header).encode()
+        if kind == 7:
+            encoded = self.chance.choice((b'[' * 10**5, b'null', b'[]', b'7', b'{"a":1}', b'\xff\xfe', b''))
+        length = self.chance.choice((0, 2**31, 2**63, 2**64 - 1)) if kind == 8 else len(encoded)
+        return length.to_bytes(8, 'little') + encoded + body, True
 
     def packed(self):
         """Zips as PyTorch does not write them."""
         path = self.folder / 'packed.pth'
         path.write_bytes(self.zipped)
+        if self.chance.random() < 0.3:  # a pickle where TorchScript, or nobody, has one
+            name = self.chance.choice(('constants.pkl', 'version', 'byteorder', 'data/0', '../data.pkl', 'other.pkl'))
+            with zipfile.ZipFile(path, 'a') as archive, warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                folder = archive.namelist()[0].split('/')[0]
+                archive.writestr(f'{folder}/{name}', pickle.dumps(Calls(open, str(self.marker), 'w')))
+            return path.read_bytes(), True
         if self.chance.random() < 0.3:
             return rewrite(path, lambda *record: record, zipfile.ZIP_DEFLATED).read_bytes(), False
         lost = self.chance.randrange(len(zipfile.ZipFile(path).namelist()))
         counter = iter(range(10**6))
         return rewrite(path, lambda *record: None if next(counter) == lost else record).read_bytes(), True
 
-    kinds = (flipped, flipped_without_checksum, cut, rewritten_pickle, crafted, swapped, packed)
+    kinds = (
+        flipped,
+        flipped_without_checksum,
+        cut,
+        rewritten_pickle,
+        crafted,
+        swapped,
+        packed,
+        legacy_pickle,
+        tar,
+        safetensors_header,
+    )
 
     def run(self, number: int) -> tuple[str, str, str]:
         """(kind, outcome, what is wrong or '') of one file."""
         make = self.kinds[number % len(self.kinds)]
         content, may_differ = make(self)
-        is_safetensors = content[:8] == self.tensors[:8]
+        is_safetensors = make is Fuzzer.safetensors_header or content[:8] == self.tensors[:8]
         path = self.folder / ('case.safetensors' if is_safetensors else 'case.pth')
         path.write_bytes(content)
         for tensor in self.model.state_dict().values():
@@ -178,6 +270,12 @@ class Fuzzer:
             return make.__name__, outcome, wrong
         same = all(torch.equal(tensor, self.weights[name]) for name, tensor in after.items())
         return make.__name__, outcome, '' if same or may_differ else 'damaged weights were loaded'
+
+
+def with_hooks(tensor, hooks):
+    """A tensor that is rebuilt with these backward hooks."""
+    place = (tensor._typed_storage(), 0, tuple(tensor.shape), tensor.stride())
+    return Calls(torch._utils._rebuild_tensor_v2, *place, False, hooks)
 
 
 def stop(*_):

@@ -254,3 +254,43 @@ def test_training_learns(family):
         optimizer.step()
         losses.append(error.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_shapes_alone_can_be_had(family):
+    """Of a model without memory, with gradients and without."""
+    with torch.device('meta'):
+        model = family(**SMALL[family])
+    expected = [out.shape for out in build(family)(image(32, 48))]
+    for context in (torch.enable_grad, torch.inference_mode):
+        with context():
+            assert [out.shape for out in model(image(32, 48).to('meta'))] == expected
+
+
+@pytest.mark.parametrize(
+    'x, message',
+    [
+        (torch.randn(1, 3, 64, 64, dtype=torch.float64), 'The images are torch.float64, the weights torch.float32'),
+        (torch.randn(1, 3, 64, 64, dtype=torch.float16), 'The images are torch.float16, the weights torch.float32'),
+        (torch.randn(1, 3, 64, 64, device='meta'), 'The images are on meta, the weights on cpu'),
+        ([torch.randn(3, 64, 64)], 'The input is a list: it must be one tensor'),
+    ],
+)
+def test_images_that_do_not_suit_the_weights(family, x, message):
+    with pytest.raises(ValueError, match=message):
+        build(family)(x)
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(out_indices=(0, 0)), r'out_indices=\(0, 0\) must name .*, each once'),
+        (dict(with_cp='no'), "with_cp='no' must be True or False"),
+        (dict(in_channels=0), 'in_channels=0 must be an integer, at least 1'),
+        (dict(init_cfg={'checkpoint': 'a.pth'}), 'must be a dict with a type'),
+        (dict(init_cfg={'type': 'Pretrained'}), 'must say which checkpoint'),
+        (dict(init_cfg=7), 'init_cfg=7 must be a dict with a type'),
+    ],
+)
+def test_arguments_that_only_fail_later(family, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(family, **arguments)

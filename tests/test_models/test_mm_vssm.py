@@ -88,6 +88,7 @@ def test_names_for_the_same_mathematics():
         dict(forward_type='m0_noz'),
         dict(forward_type='v05_oact'),
         dict(forward_type='v2_ondwconv3'),
+        dict(forward_type=2),
         dict(norm_layer='bn'),
         dict(patch_size=2),
         dict(ssm_act_layer='gelu'),
@@ -153,6 +154,11 @@ def test_memory_options():
     assert not MODELS.build(SMALL).with_cp
     assert MODELS.build(SMALL | dict(use_checkpoint=True)).with_cp
     assert MODELS.build(SMALL | dict(with_cp=True)).with_cp
+
+
+def test_capitals_mean_the_same():
+    names = MODELS.build(SMALL | dict(downsample_version='v3', patchembed_version='v2')).state_dict().keys()
+    assert MODELS.build(SMALL | dict(downsample_version='V3', patchembed_version='V2')).state_dict().keys() == names
 
 
 def test_pretrained(tmp_path, log):

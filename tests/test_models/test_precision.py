@@ -79,6 +79,24 @@ def check(outs, inferred, grads, exact_outs, exact_grads, dtype):
         assert error(grad, exact_grads[name]) < 16 * eps, name
 
 
+@pytest.mark.parametrize('dtype', [*HALVES, torch.float32])
+@pytest.mark.parametrize('values', [(0.0,), (6e-8,), (65504.0,), (65504.0, -65504.0)])
+def test_images_at_the_ends_of_float16(model, dtype, values):
+    """Only what the first convolution makes of one, if that leaves the type, may be more than a number."""
+    x = torch.tensor(values).repeat(48 // len(values)).expand(1, 3, 32, 48).to(dtype)
+    model = model.to(dtype)
+    exact = copy.deepcopy(model).double()
+    conv = next(module for module in exact.modules() if isinstance(module, torch.nn.Conv2d))
+    outs = model(x)
+    sum(out.float().square().mean() for out in outs).backward()
+    if conv(x.double()).abs().max() > torch.finfo(dtype).max:
+        assert dtype == torch.float16
+        return
+    eps = torch.finfo(dtype).eps * (1 if dtype in HALVES else 4)
+    assert max(map(error, outs, exact(x.double()))) < 3 * eps
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_double_is_exact_to_double(model):
     """Some of a float64 gradient is in digits that float32 does not have; in inference they are the same."""
     model, x = model.double(), image(torch.float64)[..., :32, :48]

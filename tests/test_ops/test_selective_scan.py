@@ -149,6 +149,8 @@ def test_double_backward_is_refused():
         ('D', lambda t: t[:, 0]),
         ('dt_weight', lambda t: t.transpose(1, 2)),
         ('dt_bias', lambda t: t.to('meta')),
+        ('dt', lambda t: t.sum()),
+        ('A', lambda t: t.numpy()),
     ],
 )
 def test_what_does_not_fit_is_named(name, change):
@@ -225,9 +227,10 @@ class TestFunctionTransforms:
             torch.func.vmap(scan)(x[None])
 
 
-def test_unknown_traversal():
-    with pytest.raises(ValueError, match='diagonal'):
-        selective_scan_2d(**scan_inputs(1, 3, 4, 5, 2, K=1), traversals=('diagonal',))
+@pytest.mark.parametrize('traversals', [('diagonal',), (), 'row', None, 4, (['row'],)])
+def test_unknown_traversal(traversals):
+    with pytest.raises(ValueError, match='traversals=.* must be a non-empty tuple'):
+        selective_scan_2d(**scan_inputs(1, 3, 4, 5, 2, K=1), traversals=traversals)
 
 
 @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
@@ -277,6 +280,35 @@ def test_sequence_scan(B_form, C_form, optional):
         *(torch.autograd.grad(out.sin().sum() + s.sum(), inputs) for out, s in ((y, state), (y_ref, state_ref)))
     ):
         torch.testing.assert_close(grad, expected)
+
+
+def test_sequence_scan_with_other_groups_in_b_than_in_c():
+    """As mamba-ssm's reference reads them; its kernels do not take them."""
+    u, A = torch.randn(2, 6, 5), -torch.rand(6, 3)
+    B, C = torch.randn(2, 2, 3, 5), torch.randn(2, 3, 3, 5)
+    expected = selective_scan(u, u, A, B.repeat_interleave(3, 1), C.repeat_interleave(2, 1))
+    torch.testing.assert_close(selective_scan(u, u, A, B, C), expected)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            dict(u=torch.randn(2, 6, 0), delta=torch.randn(2, 6, 0)),
+            r'u is \(2, 6, 0\) .* a channel, a state and a step',
+        ),
+        (dict(B=torch.randn(2, 0, 3, 5)), r'B is \(2, 0, 3, 5\)'),
+        (dict(D=torch.ones(6, dtype=torch.int64)), 'D is torch.int64; the scan takes float32'),
+        (dict(z=torch.randn(2, 6, 5, device='meta')), 'z is on meta, u on cpu'),
+        (dict(u=torch.randn(2, 6, 5).numpy()), 'u must be a tensor, not ndarray'),
+        (dict(C=None), 'C must be a tensor, not NoneType'),
+    ],
+)
+def test_sequence_scan_names_what_is_no_input(change, message):
+    inputs = dict(u=torch.randn(2, 6, 5), delta=torch.randn(2, 6, 5), A=-torch.rand(6, 3))
+    inputs |= dict(B=torch.randn(6, 3), C=torch.randn(2, 3, 5)) | change
+    with pytest.raises(ValueError, match=message):
+        selective_scan(**inputs)
 
 
 def test_sequence_scan_names_what_does_not_fit():

@@ -1,0 +1,198 @@
+"""Damaged data: training says which file it cannot use, in one sentence."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from mmvmamba.engine.errors import DataError
+from mmvmamba.engine.libraries import import_libraries
+from mmvmamba.engine.named_files import name_files
+
+cv2 = pytest.importorskip('cv2')
+pytest.importorskip('mmdet')
+pytest.importorskip('skimage', reason='the coins are a photograph of scikit-image')
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = dict(det='mask-rcnn_vmamba-demo_fpn_coins.py', seg='vmamba-demo_upernet_coins.py')
+TILE = 'y000_x000'
+IMAGE, MASK = f'images/training/{TILE}.png', f'annotations/training/{TILE}.png'
+COCO = 'annotations/instances_training.json'
+
+
+@pytest.fixture(scope='module')
+def coins(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('coins')
+    script = ROOT / 'tools' / 'dataset_converters' / 'coins.py'
+    subprocess.run([sys.executable, script, '--out-dir', folder], check=True)
+    return folder
+
+
+@pytest.fixture
+def data(coins, tmp_path):
+    return Path(shutil.copytree(coins, tmp_path / 'coins'))
+
+
+def config(task, data):
+    """The demo's, on other data; one batch is all tiles."""
+    cfg = Config.fromfile(ROOT / 'configs' / 'demo' / CONFIGS[task])
+    cfg.train_dataloader.dataset.data_root = str(data)
+    cfg.train_dataloader.batch_size = 18
+    return cfg
+
+
+def load_all(cfg):
+    """The sentence with which loading of the training data ends."""
+    import_libraries(cfg, 'config.py')
+    name_files()
+    with pytest.raises(DataError) as caught, DATASETS.switch_scope_and_registry(cfg.default_scope):
+        for _ in DATASETS.build(cfg.train_dataloader.dataset):
+            pass
+    return str(caught.value)
+
+
+def cut(path, share=0.6):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+def change(data, alter):
+    coco = json.loads((data / COCO).read_text())
+    alter(coco)
+    (data / COCO).write_text(json.dumps(coco))
+
+
+def as_jpeg(data):
+    pixels = cv2.imread(str(data / IMAGE))
+    (data / IMAGE).unlink()
+    cv2.imwrite(str((data / IMAGE).with_suffix('.jpg')), pixels)
+
+
+def cut_jpeg(data):
+    def rename(coco):
+        for image in coco['images']:
+            image['file_name'] = image['file_name'].replace(f'{TILE}.png', f'{TILE}.jpg')
+
+    as_jpeg(data)
+    change(data, rename)
+    cut((data / IMAGE).with_suffix('.jpg'))
+
+
+def smaller_mask(coco):
+    coco['annotations'][0]['segmentation'] = dict(size=[100, 100], counts=[0, 10000])
+
+
+def without(key, part='annotations'):
+    def alter(coco):
+        for entry in coco[part]:
+            entry.pop(key)
+
+    return alter
+
+
+@pytest.mark.parametrize(
+    'damage, sentence',
+    [
+        (cut_jpeg, f'{TILE}.jpg cannot be read as an image: it is empty, cut short'),
+        (lambda data: cut(data / IMAGE), f'{TILE}.png cannot be read as an image: it is empty, cut short'),
+        (
+            lambda data: (data / IMAGE).write_bytes(b''),
+            f'{TILE}.png cannot be read as an image: it is empty, cut short',
+        ),
+        (
+            lambda data: (data / IMAGE).write_text('no image'),
+            f'{TILE}.png cannot be read as an image: it is empty, cut short',
+        ),
+        (lambda data: (data / IMAGE).unlink(), f'{TILE}.png cannot be read as an image: No such file'),
+        (
+            lambda data: cut(data / COCO),
+            'training.json cannot be read as annotations of a CocoDataset: .*JSONDecodeError',
+        ),
+        (lambda data: (data / COCO).write_text(''), 'training.json cannot be read as annotations'),
+        (lambda data: (data / COCO).write_text('[]'), 'training.json cannot be read as annotations'),
+        (lambda data: change(data, dict.clear), 'training.json '),
+        (lambda data: change(data, lambda coco: coco.pop('images')), 'training.json names no image'),
+        (lambda data: change(data, lambda coco: coco.pop('annotations')), 'training.json annotates no object of'),
+        (lambda data: change(data, lambda coco: coco.pop('categories')), 'training.json '),
+        (lambda data: change(data, without('bbox')), "training.json .* there is no 'bbox'"),
+        (lambda data: change(data, without('image_id')), "training.json .* there is no 'image_id'"),
+        (lambda data: change(data, without('file_name', 'images')), "training.json .* there is no 'file_name'"),
+        (lambda data: change(data, without('height', 'images')), "training.json .* there is no 'height'"),
+        (lambda data: change(data, without('name', 'categories')), "training.json .* there is no 'name'"),
+        (
+            lambda data: change(data, smaller_mask),
+            r'a mask in .*training.json is 100 x 100 pixels, the image .*png 256 x',
+        ),
+    ],
+)
+def test_detection(data, damage, sentence):
+    damage(data)
+    found = load_all(config('det', data))
+    assert re.search(sentence, found) and '\n' not in found
+
+
+def other_mask(shape, value=0):
+    def damage(data):
+        cv2.imwrite(str(data / MASK), np.full(shape, value, np.uint8))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    'damage, sentence',
+    [
+        (lambda data: cut(data / IMAGE), f'images/training/{TILE}.png cannot be read as an image'),
+        (lambda data: cut(data / MASK), f'annotations/training/{TILE}.png cannot be read as annotation of .*{IMAGE}'),
+        (lambda data: (data / MASK).write_bytes(b''), f'{MASK} cannot be read as annotation of .*{IMAGE}'),
+        (lambda data: (data / MASK).unlink(), f'{MASK} cannot be read as annotation of .*{IMAGE}: No such file'),
+        (other_mask((100, 256)), f'{MASK} is 100 x 256 pixels, the image .*{IMAGE} 256 x 256'),
+        (other_mask((256, 256, 3)), f'{MASK} is 256 x 256 x 3 pixels, the image .*{IMAGE} 256 x 256'),
+        (
+            other_mask((256, 256), 7),
+            f'{MASK} has the class 7, but the data set has the classes 0 to 1, and 255 for none',
+        ),
+    ],
+)
+def test_segmentation(data, damage, sentence):
+    damage(data)
+    found = load_all(config('seg', data))
+    assert re.search(sentence, found) and '\n' not in found
+
+
+def test_whole_data_are_loaded(coins):
+    for task in CONFIGS:
+        cfg = config(task, coins)
+        import_libraries(cfg, 'config.py')
+        name_files()
+        with DATASETS.switch_scope_and_registry(cfg.default_scope):
+            assert len(list(DATASETS.build(cfg.train_dataloader.dataset))) == 18
+            assert len(list(DATASETS.build(cfg.val_dataloader.dataset | dict(data_root=str(coins))))) == 1
+
+
+def test_255_is_no_class(data):
+    other_mask((256, 256), 255)(data)
+    cfg = config('seg', data)
+    import_libraries(cfg, 'config.py')
+    name_files()
+    with DATASETS.switch_scope_and_registry(cfg.default_scope):
+        assert len(list(DATASETS.build(cfg.train_dataloader.dataset))) == 18
+
+
+def test_training_ends_with_the_sentence(data):
+    """Of a worker, whose errors come with a traceback before them."""
+    cut(data / IMAGE)
+    options = [f'train_dataloader.dataset.data_root={data}', 'train_dataloader.batch_size=18']
+    options += ['train_dataloader.num_workers=1', 'train_dataloader.persistent_workers=True']
+    command = [sys.executable, ROOT / 'tools' / 'train.py', ROOT / 'configs' / 'demo' / CONFIGS['seg']]
+    command += ['--work-dir', data.parent / 'work', '--cfg-options', *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith('train.py: ')]
+    assert re.fullmatch(rf'train.py: .*{IMAGE} cannot be read as an image: it is empty, cut short or no image', said)
