@@ -87,7 +87,7 @@ python $mim/tools/train.py $mim/configs/demo/mask-rcnn_vmamba-demo_fpn_coins.py
 config=mask-rcnn_vmamba-demo_fpn_coins
 python $mim/tools/test.py $mim/configs/demo/$config.py $(cat work_dirs/$config/last_checkpoint)
 DEMO
-env -i PATH="$PATH" HOME="$home" bash -ex demo.sh 2>&1 | tee demo.log | grep -E '^\+|^training|^validation|Iter\(train\).*0/|bbox_mAP_50|Error' || true
+env -i PATH="$PATH" HOME="$home" bash -ex demo.sh 2>&1 | tee demo.log | grep -E '^\+|^training|^validation|Iter\(val|Iter\(test|Error' || true
 python - <<'PYTHON'
 import re
 from pathlib import Path
