@@ -2,7 +2,7 @@
 # Python than the first fitting one on PATH. ARGS="..." is passed on to pytest.
 python := .venv/bin/python
 
-.PHONY: help setup demo demo-seg demo-cls test bench lint docs clean
+.PHONY: help setup demo demo-seg demo-cls test test-classic wheel bench lint docs clean
 
 help:
 	@echo 'make setup     .venv with everything, pinned (once, 5 to 15 minutes)'
@@ -10,6 +10,8 @@ help:
 	@echo 'make demo-seg  the same for UperNet'
 	@echo 'make demo-cls  a classifier of handwritten digits, with VMamba (2 minutes)'
 	@echo 'make test      the test suite'
+	@echo 'make test-classic  the test suite on the original OpenMMLab libraries, in .venv-classic'
+	@echo 'make wheel     source distribution and wheel: dist (needs only Python and gcc; 1 minute)'
 	@echo 'make bench     what the scan and the backbones cost on this machine'
 	@echo 'make lint      ruff: rules and format'
 	@echo 'make docs      the documentation as a site: build/site/index.html (needs only Python; 1 minute once)'
@@ -29,6 +31,13 @@ demo-cls: setup
 
 test: setup
 	$(python) -m pytest -n 2 $(ARGS)
+
+test-classic:
+	@bash tools/setup_classic.sh
+	.venv-classic/bin/python -m pytest -n 2 $(ARGS)
+
+wheel:
+	@bash tools/build_wheel.sh
 
 bench: setup
 	$(python) benchmarks/scan.py

@@ -1,5 +1,6 @@
 """What pyproject.toml cannot say: the native scan, and the files that mim expects inside the package."""
 
+import subprocess
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -19,11 +20,15 @@ INSTRUCTION_SETS = {
     'variant_avx512.c': ['-mavx512f', '-mavx512dq', '-mavx512bw', '-mavx512vl', '-mavx2', '-mfma'],
 }
 
+# Tools that are of no use without the repository.
+OF_A_CHECKOUT = ('tools/build_wheel.sh', 'tools/demo.sh', 'tools/setup_classic.sh', 'tools/setup_venv.sh')
+
 
 def mim_files():
-    """Configs, tools and the model index, which mim looks up in mmvmamba/.mim of an installed package."""
-    found = [Path('model-index.yml'), *sorted(Path('configs').rglob('*')), *sorted(Path('tools').rglob('*'))]
-    return [str(path) for path in found if path.is_file() and '__pycache__' not in path.parts]
+    """Configs, tools, demos and the model index, which mim looks up in mmvmamba/.mim of an installed package."""
+    found = sorted(path for folder in ('configs', 'demo', 'tools') for path in Path(folder).rglob('*'))
+    files = [str(path) for path in found if path.is_file() and '__pycache__' not in path.parts]
+    return ['model-index.yml', *(path for path in files if path not in OF_A_CHECKOUT)]
 
 
 class BuildPy(build_py):
@@ -57,9 +62,13 @@ class BuildExt(build_ext):
             objects += self.compiler.compile(
                 [source], output_dir=self.build_temp, extra_postargs=[*FLAGS, *own, *openmp], depends=ext.depends
             )
+        # GCC's code finds the OpenMP runtime that torch brings, under whatever name, when library.py loads it; Clang's
+        # needs Clang's own.
+        version = subprocess.run([*self.compiler.compiler_so, '--version'], capture_output=True, text=True).stdout
+        libraries = openmp if 'clang' in version else []
         path = self.get_ext_fullpath(ext.name)
         self.compiler.link_shared_object(
-            objects, path, extra_postargs=openmp, build_temp=self.build_temp, target_lang='c'
+            objects, path, extra_postargs=libraries, build_temp=self.build_temp, target_lang='c'
         )
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import platform
+from importlib.util import find_spec
 
 import torch
 
@@ -14,6 +15,8 @@ PACKAGES = (*LIBRARIES, 'mamba_ssm')
 
 
 def version(package: str) -> str:
+    if find_spec(package) is None:
+        return 'not installed'
     try:
         return getattr(importlib.import_module(package), '__version__', 'installed')
     except Exception as error:  # whatever a broken installation raises is what its user needs to read

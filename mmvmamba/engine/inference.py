@@ -39,7 +39,8 @@ def load_inferencer(cfg: Config, checkpoint: str, device: str) -> BaseInferencer
         from mmseg.apis import MMSegInferencer
 
         cfg.setdefault('visualizer', dict(type='SegLocalVisualizer'))
-        inferencer = MMSegInferencer(cfg, checkpoint, device=device, show_progress=False)
+        inferencer = MMSegInferencer(cfg, checkpoint, device=device)
+        inferencer.show_progress = False  # no argument of the original
     elif scope == 'mmpretrain':
         from mmpretrain import ImageClassificationInferencer
         from mmpretrain.utils import progress

@@ -34,7 +34,14 @@ class SeedByPositionHook(Hook):
         loader = runner.train_dataloader
         # the protocol by which DataLoader asks a data set for a whole batch; set here, it reaches every worker
         loader.dataset.__getitems__ = SeededLoading(loader.dataset, runner.seed)
-        loader.batch_sampler.sampler = PositionedSampler(loader.batch_sampler.sampler, runner)
+        sampler = loader.batch_sampler.sampler
+        loader.batch_sampler.sampler = PositionedSampler(sampler, runner)
+        batches = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if getattr(batches, '_iterator', None) is not None:  # MMEngine before 0.10.8 starts loading before any hook
+            batches._iterator = None  # ends the workers, and InfiniteSampler with them, which begins anew here
+            if hasattr(sampler, '_indices_of_rank'):
+                sampler.indices = sampler._indices_of_rank()
+            batches._iterator = iter(loader)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
         seed_everything(runner.seed, STEP, get_rank(), runner.iter)

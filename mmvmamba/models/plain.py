@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as of_all_modules
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
@@ -37,4 +37,9 @@ def is_untouched(layer: nn.Module, kind: type[nn.Module]) -> bool:
         return False
     if state['_backward_hooks'] or state['_backward_pre_hooks']:
         return False
-    return not _has_any_global_hook()
+    return not (
+        of_all_modules._global_forward_hooks
+        or of_all_modules._global_forward_pre_hooks
+        or of_all_modules._global_backward_hooks
+        or of_all_modules._global_backward_pre_hooks
+    )

@@ -130,9 +130,15 @@ class use_backend(Setting, default=AUTO):
         super().__init__(name)
 
 
-@torch.compiler.assume_constant_result
 def current_backend() -> str:
     """The name of the chosen backend, or 'auto'."""
+    return _chosen_name()
+
+
+# What PyTorch 2.4 compiles writes a constant result over the global of the function's name, in the module that is
+# compiled: hence functions of their own, that no other module imports.
+@torch.compiler.assume_constant_result
+def _chosen_name() -> str:
     return use_backend.get()
 
 
@@ -170,9 +176,13 @@ def choose(
     return backend, loss
 
 
-@torch.compiler.assume_constant_result
 def in_function_transform() -> bool:
     """Whether this runs, or is compiled, within `torch.func.grad`, `vmap` or another transform."""
+    return _transforms_are_active()
+
+
+@torch.compiler.assume_constant_result
+def _transforms_are_active() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 

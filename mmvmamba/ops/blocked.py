@@ -25,7 +25,7 @@ def linear_scan(a: Tensor, b: Tensor, reverse: bool = False) -> Tensor:
 
     inner, outer = range(steps), range(chunks)
     if reverse:
-        inner, outer = inner[::-1], outer[::-1]
+        inner, outer = range(steps - 1, -1, -1), range(chunks - 1, -1, -1)
     hs, decays = [None] * steps, [None] * steps
     h = decay = None
     for t in inner:  # one step of every chunk at once

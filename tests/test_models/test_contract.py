@@ -202,6 +202,7 @@ def test_autocast_stays_close(family, dtype, context):
         assert (out.float() - eager).abs().max() < 0.05 * eager.abs().max()
 
 
+@pytest.mark.skipif(torch.__version__ < '2.5', reason='PyTorch 2.4 does not trace the question whether a size is known')
 def test_export_sees_one_operator_a_block(family):
     model, x = build(family).eval(), image(48, 70)
     program = torch.export.export(model, (x,))
@@ -245,7 +246,7 @@ def test_training_learns(family):
     model, head, x = build(family).train(), nn.LazyLinear(1), image(32, 32)
     target = torch.tensor([[1.0], [-1.0]])
     head(model(x)[-1].mean((2, 3)))
-    optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=1e-2)
+    optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=3e-3)
     losses = []
     for _ in range(20):
         optimizer.zero_grad()

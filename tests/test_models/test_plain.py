@@ -50,7 +50,8 @@ class Factor(nn.Module):
 
 
 def wrap(block, name, factor):
-    block.set_submodule(name, nn.Sequential(block.get_submodule(name), factor))
+    parent, _, child = name.rpartition('.')
+    setattr(block.get_submodule(parent), child, nn.Sequential(block.get_submodule(name), factor))
 
 
 def subclass(block, name, factor):

