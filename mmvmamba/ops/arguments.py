@@ -22,6 +22,8 @@ def check_tensors(who: str, needed: dict[str, Tensor], optional: dict[str, Tenso
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise ValueError(f'{name} must be a tensor, not {type(tensor).__name__}.')
+        if tensor.layout != torch.strided:
+            raise ValueError(f'{name} has the layout {tensor.layout}: it must be dense, as {name}.to_dense() is.')
         if tensor.dtype not in DTYPES:
             raise ValueError(f'{name} is {tensor.dtype}; {who} takes {DTYPE_NAMES}.')
         if tensor.device != tensors[first].device:

@@ -69,7 +69,7 @@ def conv_silu_2d_backward(
     """
     x, weight, bias, left = _as_map_2d(x, weight, bias)
     grads = torch.ops.mmvmamba.conv_silu_backward(grad.unsqueeze(1), x, weight, bias, left, backend)
-    return grads[0], grads[1].transpose(0, 1), None if bias is None else grads[2][0]
+    return grads[0], grads[1].squeeze(0).unsqueeze(1), None if bias is None else grads[2][0]
 
 
 def conv_silu_1d_backward(
@@ -90,7 +90,8 @@ def _as_map_2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, 
     """The arguments of the operator."""
     _check(x, '(B, H, W, E)', 'weight', weight, '(E, 1, 3, 3)', (*x.shape[-1:], 1, 3, 3))
     _check_bias(x, 'bias', bias, x.shape[-1:])
-    return x, weight.transpose(0, 1), None if bias is None else bias.unsqueeze(0), [1]
+    # not a transposition, whose gradient has strides that DistributedDataParallel warns of
+    return x, weight.squeeze(1).unsqueeze(0), None if bias is None else bias.unsqueeze(0), [1]
 
 
 def _as_map_1d(

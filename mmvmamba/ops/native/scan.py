@@ -85,6 +85,11 @@ def _padded(d: int) -> int:
     return (d + unit - 1) // unit * unit
 
 
+def _transposed(t: Tensor) -> Tensor:
+    """A copy, with the strides of a new tensor also where a size is 1: DistributedDataParallel warns of others."""
+    return t.mT.clone(memory_format=torch.contiguous_format)
+
+
 def selective_scan_2d(
     x: Tensor,
     dt: Tensor,
@@ -144,11 +149,11 @@ def selective_scan_2d_backward(
     grads = (
         found['grad_x'][..., :d],
         found['grad_dt'] if rank else found['grad_dt'][..., :d],
-        found['grad_A'][..., :d].mT,
+        _transposed(found['grad_A'][..., :d]),
         found['grad_B'],
         found['grad_C'],
         found['grad_D'][:, :d],
         found['grad_bias'][:, :d],
-        found['grad_weight'][..., :d].mT,
+        _transposed(found['grad_weight'][..., :d]),
     )
     return tuple(None if t is None else g.to(t.dtype).contiguous() for g, t in zip(grads, inputs))
