@@ -3,17 +3,25 @@
 import importlib.util
 import json
 import os
+import pickle
 import re
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS
+
+from mmvmamba.engine import ranks
+from mmvmamba.engine.errors import LaunchError
+
+from .kill_ranks import Job, kill_launcher, kill_rank
 
 cv2 = pytest.importorskip('cv2')
 pytest.importorskip('mmdet')
@@ -191,6 +199,25 @@ def test_dist_train(trained):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='Linux ends a rank with its launcher')
+@pytest.mark.parametrize('kill, nodes, count', [(kill_rank, 2, 1), (kill_launcher, 1, 2)])
+def test_nothing_outlives_a_killed_process(kill, nodes, count, detection, tmp_path):
+    """A rank of one of two machines, and a launcher: the others end, too, within a minute, and say so."""
+    job = Job(detection, tmp_path, nodes, count)
+    try:
+        kill(job)
+    finally:
+        job.end()
+
+
+def test_a_rank_that_lost_its_launcher_ends(monkeypatch):
+    monkeypatch.setattr(ranks, 'sys', SimpleNamespace(platform='other'))  # this process need not end with its parent
+    monkeypatch.setenv('MMVMAMBA_LAUNCHER', '1')
+    with pytest.raises(LaunchError, match='the launcher of this rank, process 1, has ended'):
+        ranks.start_ranks(Config(dict(launcher='pytorch')))
+
+
+@pytest.mark.slow
 def test_dist_test(trained, detection, tmp_path):
     checkpoint = trained[0] / 'iter_2.pth'
     options = ['--work-dir', 'metrics', '--out', 'predictions.pkl', '--cfg-options', 'test_evaluator.classwise=True']
@@ -198,7 +225,13 @@ def test_dist_test(trained, detection, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     [metrics] = (tmp_path / 'metrics').glob('*/*.json')
     assert 'coco/a_precision' in json.loads(metrics.read_text())
-    assert (tmp_path / 'predictions.pkl').exists()
+    tool('test')(detection, checkpoint, '--work-dir', tmp_path / 'one', '--out', tmp_path / 'one.pkl')
+    found, wanted = (pickle.loads((tmp_path / name).read_bytes()) for name in ('predictions.pkl', 'one.pkl'))
+    assert [sample['img_id'] for sample in found] == [sample['img_id'] for sample in wanted] == [0, 1, 2, 3]
+    for key in ('bboxes', 'scores', 'labels'):
+        several, one = ([sample['pred_instances'][key] for sample in samples] for samples in (found, wanted))
+        assert len(one[0])
+        torch.testing.assert_close(several, one, rtol=1e-5, atol=1e-5)
 
 
 @pytest.fixture(scope='module')

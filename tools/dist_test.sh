@@ -15,6 +15,7 @@ python=python
 python=${PYTHON:-$python}
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 
+export MMVMAMBA_LAUNCHER=$$ # a rank whose parent is another one has lost it
 exec "$python" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \

@@ -1,6 +1,7 @@
 """The processes of a distributed run, on GPUs and on machines without."""
 
 import ctypes
+import os
 import signal
 import sys
 from datetime import timedelta
@@ -31,9 +32,16 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to end this rank when its launcher dies, even by a signal that leaves it no time to end its ranks."""
+    """Ask Linux to end this rank when its launcher dies, even by a signal that leaves it no time to end its ranks.
+
+    Raises:
+        LaunchError: it died before. The others would be waited for, half an hour.
+    """
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    launcher = os.environ.get('MMVMAMBA_LAUNCHER')  # of dist_train.sh and dist_test.sh
+    if launcher and os.getppid() != int(launcher):
+        raise LaunchError(f'the launcher of this rank, process {launcher}, has ended: start the job again')
 
 
 def start_ranks(cfg: Config) -> None:
@@ -43,7 +51,7 @@ def start_ranks(cfg: Config) -> None:
     `cfg.model_wrapper_cfg` is set to a wrapper without device ids.
 
     Raises:
-        LaunchError: slurm without GPUs.
+        LaunchError: slurm without GPUs, or a launcher that has ended.
     """
     if cfg.launcher == 'none':
         return
