@@ -158,6 +158,7 @@ def check(name: str, checker: Checker, threads: int, only: Collection[str] = ())
                     except (AssertionError, subprocess.CalledProcessError) as error:
                         of_set += 1
                         print(f'{name}, {isa}, {case}: {error}', flush=True)
+            assert not only or count == len(only), f'no such case among {only}'
             failed += of_set
             print(f'{name}, {isa}: {count} cases, {of_set} failed, {time.monotonic() - started:.0f} s', flush=True)
     return failed
