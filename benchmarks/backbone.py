@@ -17,7 +17,7 @@ from pathlib import Path
 
 import measure
 import torch
-from networks import COMPILED, FAMILIES, FPN, WITH_CP, build
+from networks import COMPILED, FAMILIES, FPN, PLAIN_ATTENTION, WITH_CP, build
 from torch import Tensor, nn
 
 from mmvmamba.ops import use_backend
@@ -71,7 +71,8 @@ def jobs_of(name: str, options: argparse.Namespace) -> list[tuple[int, bool]]:
     family = FAMILIES[options.family]
     largest = name.removesuffix(FPN) in (family.names[0], family.baseline) or options.full or options.device == 'cuda'
     inference = [(size, False) for size in options.sizes if (size < 2048 or largest) and WITH_CP not in name]
-    return inference + [(size, True) for size in options.train_sizes]
+    hungry = PLAIN_ATTENTION in name and not options.full  # several GiB from 1024 on
+    return inference + [(size, True) for size in options.train_sizes if size <= 512 or not hungry]
 
 
 def variants(options: argparse.Namespace) -> list[str]:
