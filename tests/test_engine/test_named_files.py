@@ -188,7 +188,8 @@ def test_255_is_no_class(data):
 def test_training_ends_with_the_sentence(data):
     """Of a worker, whose errors come with a traceback before them."""
     cut(data / IMAGE)
-    options = [f'train_dataloader.dataset.data_root={data}', 'train_dataloader.batch_size=18']
+    options = [f'{part}_dataloader.dataset.data_root={data}' for part in ('train', 'val', 'test')]
+    options += ['train_dataloader.batch_size=18']
     options += ['train_dataloader.num_workers=1', 'train_dataloader.persistent_workers=True']
     command = [sys.executable, ROOT / 'tools' / 'train.py', ROOT / 'configs' / 'demo' / CONFIGS['seg']]
     command += ['--work-dir', data.parent / 'work', '--cfg-options', *options]
