@@ -17,6 +17,7 @@ from torch.autograd import Function
 
 from . import cpu_fastpath
 from .backend import AUTO, BACKENDS, current_backend, in_function_transform, use_backend
+from .cpu_fastpath import linear
 from .selective_scan_2d import selective_scan_2d
 from .traversal import traversal_codes
 
@@ -96,11 +97,11 @@ class _LinearOf(Function):
         ctx.save_for_backward(weight, bias, *inputs)
         maps, parameters = inputs[:number_of_maps], inputs[number_of_maps:]
 
-        def linear(*maps):
-            return F.linear(make(*maps, *parameters), weight, bias)
+        def made_linear(*maps):
+            return linear(make(*maps, *parameters), weight, bias)
 
         reads_more_than_it_gives = weight.shape[1] > weight.shape[0]
-        return cpu_fastpath.in_pieces(linear, *maps) if reads_more_than_it_gives else linear(*maps)
+        return cpu_fastpath.in_pieces(made_linear, *maps) if reads_more_than_it_gives else made_linear(*maps)
 
     @staticmethod
     def backward(ctx, grad_out):
@@ -124,7 +125,7 @@ class _LinearOf(Function):
                 grad_weight.add(grad_piece.mT @ x.detach().to(grad_piece.dtype))
             if needs[1]:
                 grad_bias.add(grad_piece.sum(0))
-            of_leaves = _gradients(x, leaves, grad_piece @ weight_of_grad if any(needs[2:]) else None)
+            of_leaves = _gradients(x, leaves, linear(grad_piece, weight_of_grad.mT) if any(needs[2:]) else None)
             for whole, part in zip((*grad_maps, *grad_parameters), of_leaves):
                 whole.add(part)
         grads = [g.to(t) for g, t in zip((*grad_maps, *grad_parameters), inputs)]
@@ -182,7 +183,7 @@ def _split(projected: Tensor, A: Tensor) -> tuple[Tensor, ...]:
 def _project(x: Tensor, weight: Tensor) -> Tensor:
     """(b, H, W, d) or (b, K, H, W, d), with weights (K, c, d) -> (b, K, H, W, c)."""
     if x.dim() == 4:  # of all traversals in one product
-        return F.linear(x, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2]).permute(0, 3, 1, 2, 4)
+        return linear(x, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2]).permute(0, 3, 1, 2, 4)
     return (x.flatten(2, 3) @ weight.mT).unflatten(2, x.shape[2:4])
 
 
@@ -191,7 +192,7 @@ def _project_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, 
     of_grad, of_x = weight.to(grad.dtype), x.to(grad.dtype)
     if x.dim() == 4:
         grad = grad.permute(0, 2, 3, 1, 4).flatten(3)  # (b, H, W, K * c)
-        grad_x = grad @ of_grad.flatten(0, 1)
+        grad_x = linear(grad, of_grad.flatten(0, 1).mT)
         grad_weight = (grad.flatten(0, 2).mT @ of_x.flatten(0, 2)).view_as(weight)
     else:
         grad = grad.flatten(2, 3)
