@@ -1,7 +1,8 @@
-"""The layers around the scan as inference on a CPU computes them: same results, in less time and memory.
+"""The layers around the scan as a CPU computes them where no gradient is recorded: in less time and memory.
 
-Piece by piece, what lies between the input and the output of some layers stays in cache: an MLP takes up to half the
-time, and no memory for its hidden layer. Elsewhere these functions are the plain composition of their layers.
+That is inference, and in training the inside of the units of `recompute.py`. Piece by piece, what lies between the
+input and the output of some layers stays in cache: an MLP takes up to half the time, and no memory for its hidden
+layer. Elsewhere these functions are the plain composition of their layers.
 """
 
 import os
@@ -15,13 +16,14 @@ from .depthwise_conv import conv_silu_1d
 from .setting import Setting
 
 PIECE = 2048  # positions
+WORTH_ONEDNN = 2**24  # multiply-adds: a call of oneDNN takes 10 us more than one of the BLAS
 
 # oneDNN's linear layer, which torch.compile uses too; None where PyTorch lacks it.
 _linear = getattr(torch.ops.mkldnn, '_linear_pointwise', None) if torch.backends.mkldnn.is_available() else None
 
 
 class use_cpu_fastpath(Setting, default=os.environ.get('MMVMAMBA_CPU_FASTPATH') != '0'):
-    """Whether inference on a CPU takes this module's way: a call for the process, or a context manager for a block.
+    """Whether a CPU takes this module's way: a call for the process, or a context manager for a block.
 
     The environment variable `MMVMAMBA_CPU_FASTPATH=0` switches it off at start. It is never taken where gradients are
     recorded, by tracers and compilers, or through layers that are more than their weights, such as adapters.
@@ -48,16 +50,27 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
     In float32 it is oneDNN's, in which the bias and the GELU cost nothing. On an AMD EPYC its product takes 0.8 to 0.9
     of the time of the MKL that PyTorch multiplies with (benchmarks/README.md).
     """
-    if (
+    if _takes_onednn(x, weight) and (gelu or x.numel() * len(weight) >= WORTH_ONEDNN):
+        return _linear(x, weight, bias, 'gelu' if gelu else 'none', [], 'none' if gelu else '')
+    x = F.linear(x, weight, bias)
+    return F.gelu(x) if gelu else x
+
+
+def linears(x: Tensor, weights: Tensor) -> Tensor:
+    """K linear layers, each of its own map: (B, K, L, C) with weights (K, C', C) -> (B, K, L, C')."""
+    if _takes_onednn(x, weights) and x[:, 0].numel() * weights.shape[1] >= WORTH_ONEDNN:
+        return torch.stack([linear(t, weight) for t, weight in zip(x.unbind(1), weights)], 1)
+    return x @ weights.mT
+
+
+def _takes_onednn(x: Tensor, weight: Tensor) -> bool:  # asked before any size: tracers would make it a guard
+    return (
         _linear is not None
         and infers_on_cpu(x)
         and torch.backends.mkldnn.enabled
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled('cpu')  # it would not see this operator
-    ):
-        return _linear(x, weight, bias, 'gelu' if gelu else 'none', [], 'none' if gelu else '')
-    x = F.linear(x, weight, bias)
-    return F.gelu(x) if gelu else x
+    )
 
 
 def feed_forward(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from . import cpu_fastpath
 from .backend import AUTO, BACKENDS, current_backend, in_function_transform, use_backend
-from .cpu_fastpath import linear
+from .cpu_fastpath import linear, linears
 from .selective_scan_2d import selective_scan_2d
 from .traversal import traversal_codes
 
@@ -184,7 +184,7 @@ def _project(x: Tensor, weight: Tensor) -> Tensor:
     """(b, H, W, d) or (b, K, H, W, d), with weights (K, c, d) -> (b, K, H, W, c)."""
     if x.dim() == 4:  # of all traversals in one product
         return linear(x, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2]).permute(0, 3, 1, 2, 4)
-    return (x.flatten(2, 3) @ weight.mT).unflatten(2, x.shape[2:4])
+    return linears(x.flatten(2, 3), weight).unflatten(2, x.shape[2:4])
 
 
 def _project_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,7 +196,7 @@ def _project_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, 
         grad_weight = (grad.flatten(0, 2).mT @ of_x.flatten(0, 2)).view_as(weight)
     else:
         grad = grad.flatten(2, 3)
-        grad_x = (grad @ of_grad).view_as(x)
+        grad_x = linears(grad, of_grad.mT).view_as(x)
         grad_weight = (grad.mT @ of_x.flatten(2, 3)).sum(0)
     return grad_x.to(x.dtype), grad_weight.to(weight.dtype)
 

@@ -1,11 +1,13 @@
-"""The projected causal convolution with SiLU, whole and in pieces, against PyTorch's 1-D convolution."""
+"""Products, and the projected causal convolution with SiLU, whole and in pieces, against PyTorch's own."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from mmvmamba.ops import cpu_fastpath
-from mmvmamba.ops.cpu_fastpath import project_conv_silu
+from mmvmamba.ops.cpu_fastpath import linear, linears, project_conv_silu, use_cpu_fastpath
+from mmvmamba.ops.recompute import linear_of
 
 REVERSE = (False, True)
 
@@ -60,3 +62,77 @@ def test_autocast():
             inferred = project_conv_silu(*inputs, REVERSE)
     assert kept.dtype == inferred.dtype == torch.bfloat16
     torch.testing.assert_close(inferred, kept, atol=0.05, rtol=0.05)
+
+
+@pytest.fixture
+def always_worth(monkeypatch):
+    monkeypatch.setattr(cpu_fastpath, 'WORTH_ONEDNN', 0)
+
+
+def has_run(function):
+    """The names of the operators that it runs."""
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        function()
+    return {event.key for event in recorded.key_averages()}
+
+
+ONEDNN = 'mkldnn::_linear_pointwise'
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='PyTorch without oneDNN')
+
+
+@pytest.mark.parametrize('gelu', [False, True])
+@pytest.mark.parametrize('has_bias', [False, True])
+@pytest.mark.parametrize('size', [(7,), (2, 3, 5), (1, 0)])
+def test_linear(size, has_bias, gelu, always_worth):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(*size, 6), torch.randn(4, 6), torch.randn(4) if has_bias else None
+    wide = [t if t is None else t.double() for t in (x, weight, bias)]
+    expected = F.gelu(F.linear(*wide)) if gelu else F.linear(*wide)
+    with torch.no_grad():
+        for strided in (weight, weight.T.contiguous().T, torch.randn(4, 9)[:, :6].copy_(weight)):
+            torch.testing.assert_close(linear(x, strided, bias, gelu), expected.float(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(linear(*wide, gelu), expected)
+
+
+def test_linears(always_worth):
+    torch.manual_seed(0)
+    x, weights = torch.randn(2, 3, 5, 6), torch.randn(3, 4, 6)
+    expected = torch.stack([x[:, k].double() @ weights[k].double().T for k in range(3)], 1)
+    with torch.no_grad():
+        torch.testing.assert_close(linears(x, weights), expected.float(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(linears(x, weights.mT.contiguous().mT), expected.float(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(linears(x.double(), weights.double()), expected)
+
+
+@needs_onednn
+def test_onednn_multiplies_where_that_is_worth_it(monkeypatch):
+    x, weight, maps, weights = torch.randn(5, 6), torch.randn(4, 6), torch.randn(1, 2, 5, 6), torch.randn(2, 4, 6)
+    with torch.no_grad():
+        assert ONEDNN not in has_run(lambda: (linear(x, weight), linears(maps, weights)))
+        assert ONEDNN in has_run(lambda: linear(x, weight, gelu=True))
+        monkeypatch.setattr(cpu_fastpath, 'WORTH_ONEDNN', 5 * 6 * 4)
+        assert ONEDNN in has_run(lambda: linear(x, weight))
+        assert ONEDNN in has_run(lambda: linears(maps, weights))
+        assert ONEDNN not in has_run(lambda: linear(x[:4], weight))
+        with use_cpu_fastpath(False):
+            assert ONEDNN not in has_run(lambda: (linear(x, weight), linears(maps, weights)))
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert ONEDNN not in has_run(lambda: (linear(x, weight), linears(maps, weights)))
+        with torch.autocast('cpu', torch.bfloat16):
+            assert linear(x, weight).dtype == linears(maps, weights).dtype == torch.bfloat16
+    assert ONEDNN not in has_run(lambda: linear(x.requires_grad_(), weight))
+
+
+@needs_onednn
+def test_training_multiplies_with_it_in_both_passes(always_worth):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 5, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
+    expected = torch.autograd.grad(F.linear(x.sin(), weight).square().sum(), (x, weight))
+
+    def gradients():
+        return torch.autograd.grad(linear_of(torch.sin, (x,), (), weight).square().sum(), (x, weight))
+
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        found = gradients()
+    assert {event.key: event.count for event in recorded.key_averages()}[ONEDNN] == 2
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
