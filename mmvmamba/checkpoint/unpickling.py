@@ -96,7 +96,7 @@ def _reason(error: Exception) -> str:
 
 
 def _named(full_name: str) -> Callable:
-    def rename(thing):
+    def rename(thing: Callable) -> Callable:
         thing.__module__, _, thing.__name__ = full_name.rpartition('.')
         thing.__qualname__ = thing.__name__
         return thing
@@ -213,7 +213,7 @@ def _numpy_functions() -> Iterator[Callable]:
     for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
         for name, function in (('_reconstruct', _reconstruct), ('scalar', _scalar)):
 
-            def call(*arguments, function=function):
+            def call(*arguments: object, function: Callable = function) -> object:
                 return function(*arguments)
 
             yield _named(f'{module}.{name}')(call)

@@ -4,6 +4,7 @@ from collections import OrderedDict
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
 from ..checkpoint import Match, match, unwrap_model, unwrap_state_dict
 
@@ -24,7 +25,7 @@ class PlaceOfficialNamesHook(Hook):
     def __init__(self, found: Match | None = None):
         self.found = found
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if runner._resume:  # this run's own file, whose averaged weights EMAHook exchanges by name
             return
         found, self.found = self.found, None

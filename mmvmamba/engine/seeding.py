@@ -13,6 +13,7 @@ import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
 # What the numbers are for: those of a step and those of a sample never share a seed.
@@ -30,7 +31,7 @@ class SeedByPositionHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         loader = runner.train_dataloader
         # the protocol by which DataLoader asks a data set for a whole batch; set here, it reaches every worker
         loader.dataset.__getitems__ = SeededLoading(loader.dataset, runner.seed)
@@ -43,10 +44,10 @@ class SeedByPositionHook(Hook):
                 sampler.indices = sampler._indices_of_rank()
             batches._iterator = iter(loader)
 
-    def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         seed_everything(runner.seed, STEP, get_rank(), runner.iter)
 
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Runner) -> None:
         loader = runner.train_dataloader
         del loader.dataset.__getitems__
         loader.batch_sampler.sampler = loader.batch_sampler.sampler.sampler
@@ -67,7 +68,7 @@ class Position(int):
 class PositionedSampler(Sampler):
     """The indices of another sampler, each with its position in the training."""
 
-    def __init__(self, sampler: Sampler, runner):
+    def __init__(self, sampler: Sampler, runner: Runner):
         batch_sampler = runner.train_dataloader.batch_sampler
         self.sampler = sampler
         self.dataset = getattr(sampler, 'dataset', None)  # mmdet's AspectRatioBatchSampler asks for it here

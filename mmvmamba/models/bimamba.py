@@ -188,5 +188,9 @@ def _identity(x: Tensor) -> Tensor:
 
 
 def _is_causal_depthwise(conv: nn.Conv1d) -> bool:
-    """Whether nothing but the number of taps differs from the convolution that BiMamba makes."""
-    return conv.groups == conv.out_channels and conv.padding == (0,) and conv.stride == conv.dilation == (1,)
+    """Whether it is the convolution that BiMamba makes."""
+    return (
+        conv.groups == conv.out_channels
+        and (conv.padding, conv.stride, conv.dilation) == ((0,), (1,), (1,))
+        and conv.weight.shape[1:] == (1, KERNEL)
+    )

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.backend import in_function_transform
+
 
 class ChannelsFirst(nn.Module):
     """(B, H, W, C) -> (B, C, H, W), a view: convolutions see it as a channels-last tensor."""
@@ -87,7 +89,12 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, channels, patch_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
+        return self.proj(laid_out_channels_last(x)).permute(0, 2, 3, 1)
+
+
+def laid_out_channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W), whose channels are adjacent in memory; `torch.vmap`, which cannot do that, leaves it as it is."""
+    return x if in_function_transform() else x.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from .arguments import (
     resolve_arch,
 )
 from .backbone import Backbone
-from .layers import ChannelsFirst, ChannelsLast, DropPath
+from .layers import ChannelsFirst, ChannelsLast, DropPath, laid_out_channels_last
 from .mlp import MLP
 from .plain import is_untouched
 from .ss2d import SS2D
@@ -237,7 +237,7 @@ class VMamba(Backbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, dims[i], ~H / (4 * 2**i), ~W / (4 * 2**i)) for each i in out_indices."""
         check_image(x, self.in_channels, self.smallest_image, self.patch_embed[0])
-        x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
+        x = self.patch_embed(laid_out_channels_last(x))
         outs = []
         for i, stage in enumerate(self.layers):
             out, x = stage(x, self.with_cp)

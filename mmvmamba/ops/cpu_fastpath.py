@@ -50,7 +50,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
     In float32 it is oneDNN's, in which the bias and the GELU cost nothing. On an AMD EPYC its product takes 0.8 to 0.9
     of the time of the MKL that PyTorch multiplies with (benchmarks/README.md).
     """
-    if _takes_onednn(x, weight) and (gelu or x.numel() * len(weight) >= WORTH_ONEDNN):
+    if _takes_onednn(x, weight, bias) and (gelu or x.numel() * len(weight) >= WORTH_ONEDNN):
         return _linear(x, weight, bias, 'gelu' if gelu else 'none', [], 'none' if gelu else '')
     x = F.linear(x, weight, bias)
     return F.gelu(x) if gelu else x
@@ -63,12 +63,14 @@ def linears(x: Tensor, weights: Tensor) -> Tensor:
     return x @ weights.mT
 
 
-def _takes_onednn(x: Tensor, weight: Tensor) -> bool:  # asked before any size: tracers would make it a guard
+def _takes_onednn(
+    x: Tensor, *parameters: Tensor | None
+) -> bool:  # asked before any size: tracers would make it a guard
     return (
         _linear is not None
         and infers_on_cpu(x)
         and torch.backends.mkldnn.enabled
-        and x.dtype == weight.dtype == torch.float32
+        and all(t.dtype == torch.float32 for t in (x, *parameters) if t is not None)
         and not torch.is_autocast_enabled('cpu')  # it would not see this operator
     )
 

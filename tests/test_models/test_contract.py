@@ -212,6 +212,25 @@ def test_export_sees_one_operator_a_block(family):
         torch.testing.assert_close(out, eager)
 
 
+def test_function_transforms(family):
+    """Each image of a batch for itself, and the gradients that each has (per-sample gradients)."""
+    model, images = build(family).double().eval(), image(48, 32).double().unsqueeze(1)
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+    def loss_of(parameters, x):
+        return sum(out.sin().mean() for out in torch.func.functional_call(model, parameters, (x,)))
+
+    with torch.no_grad():
+        for each, outs in zip(torch.vmap(model)(images), zip(*map(model, images))):
+            torch.testing.assert_close(each, torch.stack(outs))
+    grads = torch.vmap(torch.func.grad(loss_of), in_dims=(None, 0))(parameters, images)
+    for i, x in enumerate(images):
+        model.zero_grad()
+        loss(model, x).backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(grads[name][i], parameter.grad)
+
+
 def test_copies(family):
     """deepcopy, pickle by torch.save, and memory given later to a model of shapes alone."""
     import copy

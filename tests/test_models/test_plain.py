@@ -197,6 +197,16 @@ def test_a_convolution_of_another_shape_is_refused():
         mixer(torch.randn(1, 9, 8))
 
 
+def test_kernels_of_other_sizes_are_refused():
+    """Also where both directions have them, which would fit together."""
+    mixer = BiMamba(8)
+    for conv in (mixer.conv1d, mixer.conv1d_b):
+        conv.weight = nn.Parameter(torch.randn(16, 1, 3))
+    for context in (torch.enable_grad, torch.no_grad):
+        with context(), pytest.raises(ValueError, match='Conv1d in the place of a convolution of BiMamba .* 4 taps'):
+            mixer(torch.randn(1, 9, 8))
+
+
 @pytest.mark.parametrize(
     'other',
     [

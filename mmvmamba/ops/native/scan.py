@@ -47,7 +47,7 @@ def map_of(t: Tensor) -> ScanMap:
 def _call(
     name: str,
     inputs: tuple[Tensor | None, ...],
-    traversals: list[int],
+    codes: list[int],
     dt_softplus: bool,
     outputs: dict[str, Tensor],
     grad_y: Tensor | None = None,
@@ -59,7 +59,7 @@ def _call(
     if grad_y is not None:
         maps['grad_y'] = as_map(grad_y)
     parameters = dict(A=as_parameter(A), D=as_parameter(D), bias=as_parameter(dt_bias), weight=as_parameter(dt_weight))
-    codes = (ctypes.c_int64 * len(traversals))(*traversals)
+    of_traversals = (ctypes.c_int64 * len(codes))(*codes)
     b, height, width, d = x.shape[0], *x.shape[-3:]
     arguments = ScanArgs(
         batch=b,
@@ -68,11 +68,11 @@ def _call(
         channels=d,
         states=A.shape[-1],
         rank=0 if dt_weight is None else dt_weight.shape[-1],
-        traversals=len(traversals),
+        traversals=len(codes),
         shared_x=x.dim() == 4,
         softplus=dt_softplus,
         threads=torch.get_num_threads(),
-        codes=ctypes.addressof(codes),
+        codes=ctypes.addressof(of_traversals),
         **{name: map_of(t) for name, t in maps.items()},
         **{name: t.data_ptr() for name, t in {**parameters, **outputs}.items() if t is not None},
     )
@@ -99,7 +99,7 @@ def selective_scan_2d(
     D: Tensor | None,
     dt_bias: Tensor | None,
     dt_weight: Tensor | None,
-    traversals: list[int],
+    codes: list[int],
     dt_softplus: bool,
     out_dtype: torch.dtype,
 ) -> Tensor:
@@ -108,7 +108,7 @@ def selective_scan_2d(
     if not all(t.numel() for t in (x, dt, A, B)):
         return x.new_zeros(b, height, width, d, dtype=out_dtype)
     y = torch.empty(b, height, width, _padded(d), dtype=torch.float32)
-    _call('scan_forward', (x, dt, A, B, C, D, dt_bias, dt_weight), traversals, dt_softplus, dict(y=y))
+    _call('scan_forward', (x, dt, A, B, C, D, dt_bias, dt_weight), codes, dt_softplus, dict(y=y))
     return y[..., :d].to(out_dtype).contiguous()
 
 
@@ -122,14 +122,14 @@ def selective_scan_2d_backward(
     D: Tensor | None,
     dt_bias: Tensor | None,
     dt_weight: Tensor | None,
-    traversals: list[int],
+    codes: list[int],
     dt_softplus: bool,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (x, dt, A, B, C, D, dt_bias, dt_weight) in their dtypes and shapes; None where the input is None."""
     inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
     if not all(t.numel() for t in (x, dt, A, B)):
         return tuple(None if t is None else t.new_zeros(t.shape) for t in inputs)
-    d, padded, count = x.shape[-1], _padded(x.shape[-1]), len(traversals)
+    d, padded, count = x.shape[-1], _padded(x.shape[-1]), len(codes)
     rank = 0 if dt_weight is None else dt_weight.shape[-1]
 
     def empty(*shape: int) -> Tensor:
@@ -145,7 +145,7 @@ def selective_scan_2d_backward(
         grad_bias=empty(count, padded),
         grad_weight=empty(count, rank, padded),
     )
-    _call('scan_backward', inputs, traversals, dt_softplus, found, grad_y)
+    _call('scan_backward', inputs, codes, dt_softplus, found, grad_y)
     grads = (
         found['grad_x'][..., :d],
         found['grad_dt'] if rank else found['grad_dt'][..., :d],

@@ -28,14 +28,14 @@ def selective_scan_2d(
     D: Tensor | None,
     dt_bias: Tensor | None,
     dt_weight: Tensor | None,
-    traversals: list[int],
+    codes: list[int],
     dt_softplus: bool,
     out_dtype: torch.dtype,
 ) -> Tensor:
     """Shapes as in `mmvmamba.ops.selective_scan_2d`: maps of 16 or 32 bits, states and sums in float32."""
     from .launch import forward
 
-    return forward(x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus, out_dtype)
+    return forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
 
 
 def selective_scan_2d_backward(
@@ -48,13 +48,13 @@ def selective_scan_2d_backward(
     D: Tensor | None,
     dt_bias: Tensor | None,
     dt_weight: Tensor | None,
-    traversals: list[int],
+    codes: list[int],
     dt_softplus: bool,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the eight tensors, each in its tensor's shape and dtype, from the forward's inputs alone."""
     from .launch import backward
 
-    return backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus)
+    return backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:

@@ -90,19 +90,19 @@ def check(codes: list[int]) -> None:
         )
 
 
-def forward(x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus, out_dtype) -> Tensor:
-    check(traversals)
+def forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype) -> Tensor:
+    check(codes)
     if dt_weight is not None:
         dt = expand(dt, dt_weight)
     out = x.new_empty((x.shape[0], *x.shape[-3:]), dtype=out_dtype)
     if out.numel():
         with torch.cuda.device_of(x):
-            Scan(x, dt, A, B, C, D, dt_bias, traversals, dt_softplus, forward_channels(A.shape[-1])).forward(out)
+            Scan(x, dt, A, B, C, D, dt_bias, codes, dt_softplus, forward_channels(A.shape[-1])).forward(out)
     return out
 
 
-def backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softplus) -> tuple[Tensor | None, ...]:
-    check(traversals)
+def backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus) -> tuple[Tensor | None, ...]:
+    check(codes)
     full = dt if dt_weight is None else expand(dt, dt_weight)
     dx, dB, dC = (t.new_empty(t.shape) for t in (x, B, C))
     ddt = dt.new_empty(dt.shape) if dt_weight is None else torch.empty_like(full)  # as the GEMM wants it
@@ -120,7 +120,7 @@ def backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversals, dt_softp
                     C[part],
                     D,
                     dt_bias,
-                    traversals,
+                    codes,
                     dt_softplus,
                     backward_channels(A.shape[-1]),
                 )
