@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import torch
 
-from .errors import CheckpointError, Refused
+from .errors import CheckpointError, DamagedFile, Refused
 
 LARGEST_NOTE = 2**20  # bytes, of a record that is neither the pickle nor a tensor: they take some ten bytes
 PIECE = 2**20
@@ -62,7 +62,7 @@ def check_name(path: Path) -> None:
     """Compare a file with the beginning of its SHA-256 that its name ends in, as in the model zoos: NAME-1a2b3c4d.pth.
 
     Raises:
-        CheckpointError: they differ.
+        DamagedFile: they differ.
     """
     promised = re.search(r'-([0-9a-f]{8,64})\.[a-z]+$', path.name)
     if promised is None or _is_date(promised[1]):
@@ -72,7 +72,7 @@ def check_name(path: Path) -> None:
         while piece := file.read(PIECE):
             digest.update(piece)
     if not digest.hexdigest().startswith(promised[1]):
-        raise CheckpointError(
+        raise DamagedFile(
             f'{path} is damaged or was changed: the end of its name is the beginning of a SHA-256, and its own begins '
             f'with {digest.hexdigest()[:8]}: copy or download it again, or rename it if the name means something else'
         )

@@ -7,6 +7,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be read, is refused, or does not fit; the message is one sentence for the user."""
 
 
+class DamagedFile(CheckpointError):
+    """The file itself is at fault: another copy of it may be whole."""
+
+
 class Refused(Exception):
     """The file holds more than data; the message names what is not allowed."""
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .archive import check_name
-from .errors import CheckpointError, Refused, listing
+from .errors import CheckpointError, DamagedFile, Refused, listing
 from .locating import is_download, local_path
 from .unpickling import load_safely
 
@@ -61,12 +61,12 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu', trust: bool
                 'the tool (trust=True to read_checkpoint)'
             ) from None
         content = torch.load(path, map_location=map_location, weights_only=False)
-    except CheckpointError as error:
+    except DamagedFile as error:
         if not is_download(path):
             raise
         if os.environ.get('LOCAL_RANK', '0') == '0':
             path.unlink(missing_ok=True)
-        raise CheckpointError(f'{error} (what came from {filename} is deleted: the next call loads it anew)') from error
+        raise DamagedFile(f'{error} (what came from {filename} is deleted: the next call loads it anew)') from error
     if not isinstance(content, dict):
         raise CheckpointError(
             f'{filename} is not a checkpoint: it holds a {type(content).__name__} instead of a dict with tensors'

@@ -26,7 +26,7 @@ from mmengine.logging import HistoryBuffer
 from torch import Tensor, nn
 
 from .archive import check_archive, is_zip
-from .errors import CheckpointError, Refused
+from .errors import CheckpointError, DamagedFile, Refused
 
 
 def load_safely(path: Path, map_location: Any) -> Any:
@@ -38,12 +38,14 @@ def load_safely(path: Path, map_location: Any) -> Any:
 
     Raises:
         Refused: only unpickling could restore what the file holds.
-        CheckpointError: the file is empty, damaged or of another kind.
+        DamagedFile: the file is empty, damaged or of another kind.
+        CheckpointError: it cannot be read here, or not to `map_location`.
     """
+    _check_device(map_location)
     try:
         with path.open('rb') as file:
             if path.stat().st_size == 0:
-                raise CheckpointError(f'checkpoint {path} is empty: copy or download it again')
+                raise DamagedFile(f'checkpoint {path} is empty: copy or download it again')
             if path.suffix == '.safetensors':
                 return _load_safetensors(path, map_location)
             return _load(file, map_location)
@@ -51,10 +53,24 @@ def load_safely(path: Path, map_location: Any) -> Any:
         raise
     except CheckpointError as error:
         raise error if str(path) in str(error) else CheckpointError(f'{path} cannot be read: {error}') from error
+    except (MemoryError, OSError) as error:  # perhaps the machine's fault
+        raise CheckpointError(f'{path} cannot be read ({_reason(error)}): see to that, or copy it again') from error
     except Exception as error:  # a damaged file makes the reader fail in any way, from KeyError to struct.error
-        raise CheckpointError(
+        raise DamagedFile(
             f'{path} is not a PyTorch checkpoint, or it is truncated or damaged ({_reason(error)}): '
             'copy or download it again'
+        ) from error
+
+
+def _check_device(map_location: Any) -> None:
+    """Here a file is not blamed for it."""
+    if not isinstance(map_location, (str, torch.device)):
+        return
+    try:
+        torch.empty(0, device=map_location)
+    except (RuntimeError, AssertionError) as error:
+        raise CheckpointError(
+            f'map_location={str(map_location)!r} is no device of this machine ({_reason(error)})'
         ) from error
 
 
@@ -63,7 +79,8 @@ def _load_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
         raise CheckpointError(f'{path} needs safetensors, which is not installed: pip install safetensors')
     from safetensors.torch import load_file
 
-    return load_file(path, 'cpu' if callable(map_location) else str(map_location))
+    # such a file knows no devices that a dict or a function could map
+    return load_file(path, str(map_location) if isinstance(map_location, (str, torch.device)) else 'cpu')
 
 
 def _load(file: BinaryIO, map_location: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
+from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
 from ..ops.arguments import is_autocast_on
@@ -116,17 +117,35 @@ def pretrained_init_cfg(init_cfg: object, pretrained: object) -> dict | list | N
         raise ValueError(
             f"init_cfg={init_cfg!r} must be a dict: init_cfg=dict(type='Pretrained', checkpoint={init_cfg!r})."
         )
-    for cfg in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {'type': None}]:
+    cfgs = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg] if init_cfg else []
+    for cfg in cfgs:
         if not isinstance(cfg, dict) or 'type' not in cfg:
             raise ValueError(f'init_cfg={init_cfg!r} must be a dict with a type, or a list of such.')
-        if cfg['type'] == 'Pretrained' and not isinstance(cfg.get('checkpoint'), (str, Path)):
+        if _is_pretrained(cfg) and not isinstance(cfg.get('checkpoint'), (str, Path)):
             raise ValueError(f'init_cfg={init_cfg!r} must say which checkpoint: a file or URL.')
+    names_weights = any(map(_is_pretrained, [*cfgs, *(part for cfg in cfgs for part in _overrides(cfg))]))
+    if names_weights and not (len(cfgs) == 1 and _is_pretrained(cfgs[0])):
+        # MMEngine would load them itself, and unpickle the file
+        raise ValueError(f"init_cfg={init_cfg!r} names weights among other things: give the one dict of 'Pretrained'.")
+    if names_weights:
+        init_cfg = dict(cfgs[0], type='Pretrained')
     if pretrained is None:
         return init_cfg
     if not isinstance(pretrained, str) or init_cfg:
         both = f' and init_cfg={init_cfg!r} both name weights' if init_cfg else ' must be a file or URL'
         raise ValueError(f'pretrained={pretrained!r}{both}: give one init_cfg=dict(type=..., checkpoint=...).')
     return dict(type='Pretrained', checkpoint=pretrained)
+
+
+def _is_pretrained(cfg: dict) -> bool:
+    kind = cfg.get('type')
+    return kind is PretrainedInit or str(kind).rpartition('.')[2] in ('Pretrained', PretrainedInit.__name__)
+
+
+def _overrides(cfg: dict) -> list[dict]:
+    """What MMEngine initialises otherwise than the rest."""
+    parts = cfg.get('override') or []
+    return [part for part in ([parts] if isinstance(parts, dict) else parts) if isinstance(part, dict)]
 
 
 def linear_rates(drop_path_rate: float, depth: int) -> list[float]:

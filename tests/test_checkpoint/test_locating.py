@@ -3,6 +3,7 @@
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +53,31 @@ def test_cut_download_does_not_stay(site, monkeypatch):
         read_checkpoint(f'{address}/best.pth')
     monkeypatch.setattr(Handler, 'cut', False)
     assert 'state_dict' in read_checkpoint(f'{address}/best.pth')
+
+
+def test_a_whole_download_stays_where_the_machine_is_at_fault(site, monkeypatch):
+    folder, address = site
+    write(folder / 'best.pth', {'weight': torch.ones(10)})
+    pytest.importorskip('safetensors.torch').save_file({'weight': torch.ones(10)}, folder / 'best.safetensors')
+    content = [read_checkpoint(f'{address}/{name}') for name in ('best.pth', 'best.safetensors')]
+    kept = sorted(Path(torch.hub.get_dir()).rglob('best.*'))
+    assert len(content) == len(kept) == 2
+
+    def is_full(*_, **__):
+        raise MemoryError('no room')
+
+    for name in ('best.pth', 'best.safetensors'):
+        with pytest.raises(CheckpointError, match="map_location='nowhere' is no device of this machine"):
+            read_checkpoint(f'{address}/{name}', map_location='nowhere')
+        for map_location in (None, {'cpu': 'cpu'}, lambda storage, _: storage, torch.device('cpu')):
+            read_checkpoint(f'{address}/{name}', map_location)
+    monkeypatch.setattr(torch, 'load', is_full)
+    with pytest.raises(CheckpointError, match='cannot be read .MemoryError: no room'):
+        read_checkpoint(f'{address}/best.pth')
+    monkeypatch.setattr('mmvmamba.checkpoint.unpickling.find_spec', lambda name: None)
+    with pytest.raises(CheckpointError, match='needs safetensors'):
+        read_checkpoint(f'{address}/best.safetensors')
+    assert sorted(Path(torch.hub.get_dir()).rglob('best.*')) == kept
 
 
 @pytest.mark.parametrize('name', ['x' * 5000 + '.pth', '~nobody-here/x.pth', 'http://[::1', 'a\0b.pth'])

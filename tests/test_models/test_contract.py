@@ -1,14 +1,18 @@
 """What every backbone promises to a config, whatever its family: a new one is found here by being a `Backbone`."""
 
 import inspect
+import os
 
 import pytest
 import torch
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmvmamba.checkpoint import CheckpointError
 from mmvmamba.models import Vim, VMamba
 from mmvmamba.models.backbone import Backbone
+from tests.test_checkpoint.attacks import Calls
 from tests.toy_family import RowMamba
 
 # A small model of each family, with two outputs or more where it has several.
@@ -17,6 +21,8 @@ SMALL = {
     Vim: dict(arch=dict(embed_dims=16, depth=3, d_state=4), out_indices=(0, 2)),
     RowMamba: dict(arch='tiny', out_indices=(0, 1)),
 }
+NORMAL = dict(type='Normal', layer='Linear', std=0.02)
+WEIGHTS = dict(type='Pretrained', checkpoint='a.pth', name='patch_embed')
 FAMILIES = Backbone.__subclasses__()
 
 
@@ -103,7 +109,25 @@ def test_arguments_that_make_no_sense(family, arguments, message):
         build(family, **arguments)
 
 
-@pytest.mark.parametrize('spelling', ['init_cfg', 'pretrained'])
+SPELLINGS = {
+    'dict': lambda path: dict(init_cfg=dict(type='Pretrained', checkpoint=path)),
+    'list': lambda path: dict(init_cfg=[dict(type='Pretrained', checkpoint=path)]),
+    'class': lambda path: dict(init_cfg=dict(type=PretrainedInit, checkpoint=path)),
+    'full name': lambda path: dict(init_cfg=dict(type='mmengine.model.PretrainedInit', checkpoint=path)),
+    'pretrained': lambda path: dict(pretrained=path),
+}
+
+
+@pytest.mark.parametrize('spelling', SPELLINGS)
+def test_no_code_of_a_file_runs(family, spelling, tmp_path):
+    file, trace = tmp_path / 'file.pth', tmp_path / 'trace'
+    torch.save({'state_dict': build(family).state_dict(), 'x': Calls(os.mkdir, str(trace))}, file)
+    with pytest.raises(CheckpointError, match='was refused and nothing in it was run'):
+        build(family, **SPELLINGS[spelling](str(file))).init_weights()
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize('spelling', SPELLINGS)
 def test_weights_come_whole_or_not_at_all(family, spelling, tmp_path):
     source = build(family)
     with torch.no_grad():
@@ -111,10 +135,7 @@ def test_weights_come_whole_or_not_at_all(family, spelling, tmp_path):
             parameter.add_(1)
     path = str(tmp_path / 'file.pth')
     torch.save({'state_dict': source.state_dict()}, path)
-    weights = (
-        dict(pretrained=path) if spelling == 'pretrained' else dict(init_cfg=dict(type='Pretrained', checkpoint=path))
-    )
-    model = build(family, **weights)
+    model = build(family, **SPELLINGS[spelling](path))
     model.init_weights()
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), source.state_dict().values()))
 
@@ -309,6 +330,9 @@ def test_images_that_do_not_suit_the_weights(family, x, message):
         (dict(init_cfg={'checkpoint': 'a.pth'}), 'must be a dict with a type'),
         (dict(init_cfg={'type': 'Pretrained'}), 'must say which checkpoint'),
         (dict(init_cfg=7), 'init_cfg=7 must be a dict with a type'),
+        (dict(init_cfg=[NORMAL, WEIGHTS]), 'names weights among other things: give the one dict'),
+        (dict(init_cfg=NORMAL | dict(override=WEIGHTS)), 'names weights among other things: give the one dict'),
+        (dict(init_cfg=[NORMAL | dict(override=[WEIGHTS])]), 'names weights among other things: give the one dict'),
     ],
 )
 def test_arguments_that_only_fail_later(family, arguments, message):
