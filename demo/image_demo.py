@@ -59,6 +59,8 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     with launching(args):
+        if args.batch_size < 1:
+            raise LaunchError(f'--batch-size {args.batch_size} must be 1 or more')
         files = find_files(args.input)
         inferencer = load_inferencer(load_config(args), args.checkpoint, args.device)
         frames = chain.from_iterable(map(read_frames, files, files.values()))
@@ -147,7 +149,10 @@ class Output:
             file = self.folder / 'pictures' / frame.video
             file.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter_fourcc(*'mp4v')
-            self.videos[frame.video] = cv2.VideoWriter(str(file), codec, frame.fps, (shape[1], shape[0]))
+            rate = frame.fps if 0 < frame.fps < float('inf') else 25  # some files do not say
+            self.videos[frame.video] = cv2.VideoWriter(str(file), codec, rate, (shape[1], shape[0]))
+            if not self.videos[frame.video].isOpened():
+                raise LaunchError(f'{file} cannot be written: the folder is not writable, or OpenCV lacks the codec')
         return self.videos[frame.video]
 
     def __enter__(self):

@@ -81,6 +81,11 @@ def test_receptive_field(files, tmp_path, capsys):
     assert all(f'{share} %'.replace(' ', '') in printed for share in (20, 30, 50, 99))
 
 
+def test_receptive_field_of_one_name_twice(files, tmp_path):
+    with pytest.raises(SystemExit, match='ResNet-50 is there twice, and the picture has one place for it'):
+        tool('receptive_field')('--images', files / 'images', 'ResNet-50=a.pth', 'ResNet-50=b.pth')
+
+
 @pytest.mark.parametrize('name, traversals', [('vmamba', 4), ('vim', 2)])
 def test_activation_map(files, tmp_path, name, traversals):
     out, steps = tmp_path / 'map.png', tmp_path / 'steps.png'

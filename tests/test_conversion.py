@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 from mmvmamba import Vim, VMamba
 from mmvmamba.checkpoint import (
@@ -320,6 +321,22 @@ def test_own_classifier_starts_a_backbone(save):
         assert torch.equal(backbone.patch_embed[0].weight, source.backbone.patch_embed[0].weight)
     detector = build('detector', dict(type='VMamba', arch=CURRENT))
     load_checked(detector, source.state_dict(), 'own.pth', least=0.5)
+
+
+def test_the_norm_of_the_one_output_is_that_of_the_classifier(save):
+    for tensors in (classifier('tiny_s1l8'), first_names(classifier('tiny_s1l8'))):
+        model = VMamba(CURRENT, out_indices=(3,), init_cfg=dict(type='Pretrained', checkpoint=str(save(tensors))))
+        model.init_weights()
+        expected = classifier('tiny_s1l8')['classifier.norm.weight']
+        assert torch.equal(model.outnorm3.weight, expected) and not torch.equal(expected, torch.ones_like(expected))
+
+
+@pytest.mark.parametrize('size', [160, 224, 256])
+def test_a_vim_of_another_image_size_keeps_its_position_embedding(size):
+    source = Vim('tiny', img_size=size, pooling='middle')
+    nn.init.normal_(source.pos_embed)
+    converted = to_mmengine(source.state_dict()).taken
+    assert torch.equal(converted['backbone.pos_embed'], source.pos_embed)
 
 
 def test_report(save):

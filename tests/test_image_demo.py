@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mmengine.registry import MODELS
 cv2 = pytest.importorskip('cv2')
 pytest.importorskip('mmdet')
 
+from mmvmamba.engine.inference import class_map  # noqa: E402
 from mmvmamba.engine.libraries import register_modules  # noqa: E402
 
 SCRIPT = Path(__file__).parents[1] / 'demo' / 'image_demo.py'
@@ -138,6 +140,13 @@ def test_one_image_as_in_a_batch(demo, model, images, tmp_path):
     assert abs(pictures[0] - cv2.imread(str(images / '1.jpg'))).max() > 50 or kind == 'detector', 'something is drawn'
 
 
+def test_label_maps_of_many_classes():
+    for labels, dtype in (([0, 255], np.uint8), ([0, 256, 300], np.uint16)):
+        data = SimpleNamespace(data=torch.tensor(labels)[None, None])
+        found = class_map(SimpleNamespace(pred_sem_seg=data))
+        assert found.dtype == dtype and found.tolist() == [labels]
+
+
 def test_video(demo, model, tmp_path):
     kind, config, checkpoint = model
     writer = cv2.VideoWriter(str(tmp_path / 'clip.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 5, (64, 64))
@@ -157,6 +166,8 @@ def test_refusals_are_one_sentence(demo, model, images, tmp_path):
     (tmp_path / 'broken.jpg').write_text('no image')
     with pytest.raises(SystemExit, match=r'broken\.jpg cannot be read as an image'):
         demo(tmp_path / 'broken.jpg', config, checkpoint, '--out-dir', tmp_path, '--device', 'cpu')
+    with pytest.raises(SystemExit, match='--batch-size 0 must be 1 or more'):
+        demo(images, config, checkpoint, '--batch-size', 0)
     with pytest.raises(SystemExit, match='is no image or video, no folder of any'):
         demo(images / '*.gif', config, checkpoint)
     (tmp_path / 'x.jpg').touch()

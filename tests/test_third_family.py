@@ -33,7 +33,10 @@ def test_classification_file_of_older_names(tmp_path):
     model = MODELS.build(dict(type='RowMamba', pretrained=str(tmp_path / 'file.pth')))
     model.init_weights()
     assert torch.equal(model.layers[0].A_log, tensors['layers.0.log_decay'])
-    assert (model.outnorm1.weight == 1).all(), 'the norm of a classifier is not that of a map'
+    assert torch.equal(model.outnorm1.weight, tensors['norm.weight'])
+    of_several = MODELS.build(dict(type='RowMamba', out_indices=(0, 1), pretrained=str(tmp_path / 'file.pth')))
+    of_several.init_weights()
+    assert (of_several.outnorm1.weight == 1).all(), 'the norm of a classifier is not that of a map among several'
 
     found = match(Classifier(), tensors)
     assert not found.differences()

@@ -8,7 +8,6 @@ from torch.utils.checkpoint import checkpoint
 
 from mmvmamba.models.arguments import (
     check_count,
-    check_flag,
     check_image,
     check_outputs,
     check_rate,
@@ -18,6 +17,7 @@ from mmvmamba.models.arguments import (
 from mmvmamba.models.backbone import Backbone
 from mmvmamba.models.layers import DropPath
 from mmvmamba.ops import selective_scan_2d
+from mmvmamba.ops.arguments import check_flag
 
 ARCHS = {'tiny': dict(width=8, depth=2), 'wide': dict(width=12, depth=2)}
 

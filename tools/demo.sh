@@ -38,7 +38,7 @@ rm -rf "$work_dir"
 
 say 'test on what was held out'
 "$python" tools/test.py "$config" "$(<"$work_dir/last_checkpoint")" --work-dir "$work_dir/test" \
-    --show-dir "$PWD/$work_dir/pictures"
+    --show-dir "$work_dir/pictures"
 
 metrics=$(echo "$work_dir"/test/*/*.json)
 metric() { LC_ALL=C printf '%.3f' "$(sed -nE "s|.*\"$1\": ([0-9.]+).*|\1|p" "$metrics")"; }

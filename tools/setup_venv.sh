@@ -15,7 +15,7 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 # --- is there anything to do? -----------------------------------------------------------------------------------------
 inputs=(requirements.txt tests/requirements_peft.txt pyproject.toml tools/setup_venv.sh)
 [[ -f setup.py ]] && inputs+=(setup.py)
-while IFS= read -r source; do inputs+=("$source"); done < <(find mmvmamba/ops/native -name '*.[ch]' 2>/dev/null | sort)
+while IFS= read -r source; do inputs+=("$source"); done < <(find mmvmamba/ops/native -name '*.[ch]' -o -name '*.inc' 2>/dev/null | sort)
 # The path is part of the key because an editable installation points to it.
 key=$({ pwd; cat "${inputs[@]}"; } | sha256sum)
 

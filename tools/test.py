@@ -1,6 +1,7 @@
 """Tests a checkpoint of mmdet, mmseg or mmpretrain: metrics, predictions, pictures."""
 
 from copy import deepcopy
+from pathlib import Path
 
 from mmengine.config import ConfigDict
 
@@ -60,7 +61,7 @@ def draw_predictions(cfg, args):
     elif cfg.default_scope == 'mmpretrain':
         hook.out_dir = args.show_dir
     else:
-        hook.test_out_dir = args.show_dir
+        hook.test_out_dir = str(Path(args.show_dir).absolute())  # else below the run's folder
 
 
 def keep_predictions(cfg, out):

@@ -35,13 +35,15 @@ class FiniteLossHook(Hook):
         self._handle.remove()
 
     def _look(self, runner: Runner, model: nn.Module, args: tuple, kwargs: dict, outputs: Any) -> None:
-        if kwargs.get('mode') != 'loss':
+        if 'loss' not in (kwargs.get('mode'), *args[2:3]):
             return
         means = {
             name: torch.stack([value.detach().float().mean() for value in tree_leaves(values)]).sum()
             for name, values in outputs.items()
             if 'loss' in name  # what mmengine adds up; the others are only logged
         }
+        if not means:
+            return
         is_finite = torch.stack(list(means.values())).isfinite().all().float()
         dist.all_reduce(is_finite, 'min')  # running a batch again, as running it once, may need all ranks
         if is_finite:
@@ -63,7 +65,7 @@ def _first_not_finite(model: nn.Module, args: tuple, kwargs: dict) -> str:
         if not found and not _is_finite(output):
             parts = {
                 'input': _is_finite((args, kwargs)),
-                'weights': _is_finite((list(module.parameters()), list(module.buffers()))),
+                'weights': _is_finite(list(module.parameters())),
             }
             state = ' and '.join(f'{part} {"" if finite else "not "}finite' for part, finite in parts.items())
             found.append(f'{name or "the whole model"} ({type(module).__name__}; {state})')

@@ -87,8 +87,9 @@ def draw(inferencer: BaseInferencer, image: np.ndarray, sample: Any, score_thr: 
 
 
 def class_map(sample: Any) -> np.ndarray:
-    """What a segmentor found: the number of each pixel's class, (height, width), uint8."""
-    return sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8)
+    """What a segmentor found: the number of each pixel's class, (height, width), uint8 or, beyond 255, uint16."""
+    classes = sample.pred_sem_seg.data[0].cpu().numpy()
+    return classes.astype(np.uint8 if classes.max() < 256 else np.uint16)
 
 
 def best_class(inferencer: BaseInferencer, sample: Any) -> dict[str, Any]:

@@ -8,9 +8,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, Compose
 
 from .errors import DataError
+
+_original = BaseDataset.prepare_data
 
 
 def name_files() -> None:
@@ -27,7 +29,7 @@ def name_files() -> None:
 def _naming_annotations(load: Callable[[BaseDataset], list]) -> Callable[[BaseDataset], list]:
     @functools.wraps(load)
     def load_data_list(self: BaseDataset, *args) -> list:
-        file = self.ann_file or ', '.join(map(str, self.data_prefix.values()))
+        file = self.ann_file or ', '.join(map(str, self.data_prefix.values())) or type(self).__name__
         try:
             samples = load(self, *args)
         except DataError:
@@ -47,6 +49,8 @@ def _naming_annotations(load: Callable[[BaseDataset], list]) -> Callable[[BaseDa
 
 def _prepare_data(self: BaseDataset, index: int) -> Any:
     """As `BaseDataset.prepare_data`, with a look at what is loaded."""
+    if not isinstance(self.pipeline, Compose):  # any callable
+        return _original(self, index)
     sample = self.get_data_info(index)
     for transform in self.pipeline.transforms:
         is_loading = type(transform).__name__.startswith('Load')
@@ -76,7 +80,7 @@ def _check_masks(sample: dict, file: str) -> None:
     """Whether masks as run lengths are as large as the image."""
     for instance in sample.get('instances', ()):
         mask = instance.get('mask')
-        if isinstance(mask, dict) and tuple(mask['size']) != sample['ori_shape']:
+        if isinstance(mask, dict) and tuple(mask['size']) != sample.get('ori_shape', tuple(mask['size'])):
             _refuse_size(f'a mask in {file}', mask['size'], sample)
 
 
@@ -85,7 +89,7 @@ def _check_map(sample: dict, file: str, dataset: BaseDataset) -> None:
     labels, classes = sample.get('gt_seg_map'), dataset.metainfo.get('classes')
     if labels is None:
         return
-    if labels.shape != sample['ori_shape']:
+    if labels.shape != sample.get('ori_shape', labels.shape):
         _refuse_size(file, labels.shape, sample)
     if not classes or not hasattr(dataset, 'ignore_index'):  # mmseg's have one
         return

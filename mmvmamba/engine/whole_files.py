@@ -31,9 +31,9 @@ class WholeFileBackend(LocalBackend):
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        while self._outdated:
+        while path.suffix == '.pth' and self._outdated:
             old = self._outdated.pop()
-            if old != path:
+            if old != path and old.exists():
                 super().remove(old)
 
     def remove(self, filepath: str | Path) -> None:

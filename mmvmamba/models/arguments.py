@@ -31,11 +31,6 @@ def check_rate(name: str, value: object) -> None:
         raise ValueError(f'{name}={value!r} must be a number, 0 to less than 1.')
 
 
-def check_flag(name: str, value: object) -> None:
-    if value not in (True, False):
-        raise ValueError(f'{name}={value!r} must be True or False.')
-
-
 def check_ratio(name: str, value: object, channels: int, may_be_0: bool = False) -> None:
     """A finite number that makes at least one channel out of `channels`, or 0 if that means none."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

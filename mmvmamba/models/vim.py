@@ -7,10 +7,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..ops.arguments import check_flag
 from .arguments import (
     check_choice,
     check_count,
-    check_flag,
     check_image,
     check_outputs,
     check_rate,
@@ -319,6 +319,8 @@ class Vim(Backbone):
 
     @classmethod
     def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
+        """Of the image size that leaves the position embedding as it is; a grid of 27 is stride 8 at 224 pixels."""
         variant = super().variant_of(tensors)
-        long_sequence = 'pos_embed' in tensors and tensors['pos_embed'].shape[1] > 197
-        return variant and variant | dict(patch_stride=8 if long_sequence else 16, pooling='middle')
+        grid = math.isqrt(tensors['pos_embed'].shape[1]) if 'pos_embed' in tensors else 14
+        size = dict(patch_stride=8) if grid == 27 else dict(patch_stride=16, img_size=16 * grid)
+        return variant and variant | size | dict(pooling='middle')

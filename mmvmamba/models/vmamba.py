@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
+from ..ops.arguments import check_flag
 from .arguments import (
     check_choice,
     check_count,
-    check_flag,
     check_image,
     check_outputs,
     check_rate,

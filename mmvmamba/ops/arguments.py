@@ -1,4 +1,4 @@
-"""What the scans and the convolutions ask of all their tensors."""
+"""What the scans and the convolutions ask of their arguments."""
 
 import torch
 from torch import Tensor
@@ -35,3 +35,8 @@ def check_tensors(who: str, needed: dict[str, Tensor], optional: dict[str, Tenso
 def is_autocast_on(device: str) -> bool:
     """Of a device's type; PyTorch itself raises for 'meta'."""
     return device != 'meta' and torch.is_autocast_enabled(device)
+
+
+def check_flag(name: str, value: object) -> None:
+    if type(value) is not bool:  # of a tensor, even a comparison would fail
+        raise ValueError(f'{name}={value!r} must be True or False.')

@@ -273,7 +273,7 @@ def _as_now(t: Tensor) -> Callable[[], AbstractContextManager]:
 
     @contextmanager
     def again():
-        other_backend = use_backend(backend) if backend != current_backend() else nullcontext()
+        other_backend = use_backend.within(backend) if backend != current_backend() else nullcontext()
         with other_backend, torch.autocast(device, dtype=dtype, enabled=enabled):
             yield
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import check_tensors
+from .arguments import check_flag, check_tensors
 from .selective_scan_2d import selective_scan_2d
 
 
@@ -39,6 +39,8 @@ def selective_scan(
         ValueError: a shape, type or device that does not fit, by name.
     """
     _check(u, delta, A, B, C, D, z, delta_bias)
+    check_flag('delta_softplus', delta_softplus)
+    check_flag('return_last_state', return_last_state)
     x, dt = u.transpose(1, 2), delta.transpose(1, 2)  # (b, L, d)
     B_by_channel = _by_channel(B, A)
     if B.dim() == 2 or C.dim() == 2:
@@ -108,7 +110,7 @@ def _last_state(x, dt, A, B, bias, softplus) -> Tensor:
     delta = dt if bias is None else dt + bias
     if softplus:
         delta = F.softplus(delta)
-    later = delta.flip(1).cumsum(1).flip(1) - delta  # sum of the steps after t
+    later = F.pad(delta[:, 1:], (0, 0, 0, 1)).flip(1).cumsum(1).flip(1)  # sum of the steps after t
     inputs = delta * x
     return torch.stack([(torch.exp(later * A[:, n]) * inputs * B[..., n]).sum(1) for n in range(A.shape[1])], -1)
 

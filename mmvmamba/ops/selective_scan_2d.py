@@ -12,7 +12,7 @@ import logging
 import torch
 from torch import Tensor
 
-from .arguments import DTYPE_NAMES, DTYPES, check_tensors
+from .arguments import DTYPE_NAMES, DTYPES, check_flag, check_tensors
 from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform
 from .self_check import Use
 from .traversal import CROSS, traversal_codes
@@ -59,7 +59,7 @@ def selective_scan_2d(
         ValueError: a shape, type or device that does not fit, by name.
     """
     codes = traversal_codes(traversals)
-    _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype)
+    _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     out_dtype = out_dtype or x.dtype
     arguments = (x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     name = current_backend()
@@ -74,9 +74,10 @@ def selective_scan_2d(
     return torch.ops.mmvmamba.selective_scan_2d(*arguments, name)
 
 
-def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, out_dtype) -> None:
+def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype) -> None:
     needed, optional = dict(x=x, dt=dt, A=A, B=B, C=C), dict(D=D, dt_bias=dt_bias, dt_weight=dt_weight)
     check_tensors('the scan', needed, optional)
+    check_flag('dt_softplus', dt_softplus)
     if out_dtype is not None and out_dtype not in DTYPES:
         raise ValueError(f'out_dtype is {out_dtype}; the scan gives {DTYPE_NAMES}.')
     if x.dim() not in (4, 5):

@@ -38,6 +38,16 @@ class LogOfLayer(BaseModel):
 
 
 @MODELS.register_module()
+class MeanOfNorm(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, inputs, mode):
+        return dict(loss=self.norm(torch.stack([*inputs, *inputs])).mean())
+
+
+@MODELS.register_module()
 class MeanOfBackbone(BaseModel):
     def __init__(self, backbone):
         super().__init__()
@@ -101,6 +111,12 @@ def test_names_the_module_and_leaves_the_weights(tmp_path):
 def test_an_image_that_is_not_finite_is_not_blamed_on_the_model(tmp_path):
     with pytest.raises(TrainingError, match=r'layers.0 \(Linear; input not finite and weights finite\)'):
         runner(tmp_path, dict(type='LogOfLayer'), values=[float('inf')]).train()
+
+
+def test_statistics_are_no_weights(tmp_path):
+    """BatchNorm has counted the batch before anybody could see that it is not finite."""
+    with pytest.raises(TrainingError, match=r'norm \(BatchNorm1d; input not finite and weights finite\)'):
+        runner(tmp_path, dict(type='MeanOfNorm'), values=[float('nan')]).train()
 
 
 @pytest.mark.parametrize('family', [VMamba, Vim], ids=lambda family: family.__name__)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from mmvmamba.engine.errors import DataError
@@ -183,6 +184,14 @@ def test_255_is_no_class(data):
     name_files()
     with DATASETS.switch_scope_and_registry(cfg.default_scope):
         assert len(list(DATASETS.build(cfg.train_dataloader.dataset))) == 18
+
+
+def test_a_pipeline_may_be_any_callable():
+    name_files()
+    dataset = BaseDataset(lazy_init=True, serialize_data=False)
+    dataset.data_list, dataset._fully_initialized = [dict(img_path='a.png')], True
+    dataset.pipeline = lambda sample: sample['img_path']
+    assert dataset[0] == 'a.png'
 
 
 def test_training_ends_with_the_sentence(data):

@@ -181,6 +181,19 @@ def test_old_checkpoint_goes_when_the_new_one_is_whole(tmp_path, monkeypatch):
     assert new.read_bytes() == b'new'
 
 
+def test_only_a_checkpoint_makes_an_older_one_go(tmp_path):
+    backend, old = WholeFileBackend(), tmp_path / 'iter_1.pth'
+    for gone in (False, True):
+        old.write_bytes(b'old')
+        backend.remove(str(old))
+        backend.put(b'picture', str(tmp_path / 'picture.png'))
+        assert old.exists()
+        if gone:
+            old.unlink()
+        backend.put(b'new', str(tmp_path / 'iter_2.pth'))
+        assert not old.exists() and (tmp_path / 'iter_2.pth').exists()
+
+
 def test_folder_that_takes_no_checkpoints(tmp_path):
     check_folder(tmp_path / 'new', 0)
     (tmp_path / 'file').write_text('')

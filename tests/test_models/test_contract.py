@@ -326,6 +326,7 @@ def test_images_that_do_not_suit_the_weights(family, x, message):
     [
         (dict(out_indices=(0, 0)), r'out_indices=\(0, 0\) must name .*, each once'),
         (dict(with_cp='no'), "with_cp='no' must be True or False"),
+        (dict(with_cp=torch.tensor(1)), 'with_cp=.* must be True or False'),
         (dict(in_channels=0), 'in_channels=0 must be an integer, at least 1'),
         (dict(init_cfg={'checkpoint': 'a.pth'}), 'must be a dict with a type'),
         (dict(init_cfg={'type': 'Pretrained'}), 'must say which checkpoint'),

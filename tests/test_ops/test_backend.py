@@ -118,6 +118,38 @@ def test_a_call_holds_for_the_process():
         use_backend('auto')
 
 
+def test_one_object_in_two_blocks():
+    blocked = use_backend('blocked')
+    try:
+        with blocked, use_backend('reference'):
+            with blocked:
+                assert current_backend() == 'blocked'
+            assert current_backend() == 'reference'
+    finally:
+        use_backend('auto')
+
+
+def test_within_no_other_thread_sees_it():
+    seen, done = set(), threading.Event()
+
+    def look():
+        while not done.is_set():
+            seen.add(current_backend())
+
+    thread, interval = threading.Thread(target=look), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for _ in range(5000):
+            with use_backend.within('reference'):
+                assert current_backend() == 'reference'
+    finally:
+        done.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert seen == {'auto'}
+
+
 @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
 def test_what_auto_takes():
     assert choose('cpu', [torch.float32, torch.bfloat16]) == (BACKENDS['native'], None)

@@ -227,6 +227,29 @@ class TestFunctionTransforms:
             torch.func.vmap(scan)(x[None])
 
 
+@pytest.mark.parametrize('flag', ['no', None, 0, 2.5, torch.tensor(True)])
+def test_flags_are_bools(flag):
+    """In every backend; a backend of plain PyTorch would take any of these for yes or no."""
+    inputs = scan_inputs(1, 3, 4, 5, 2, K=1)
+    for backend in ('auto', 'blocked', 'reference'):
+        with use_backend(backend), pytest.raises(ValueError, match='dt_softplus=.* must be True or False'):
+            selective_scan_2d(**inputs, traversals=('row',), dt_softplus=flag)
+    u, A, B = torch.randn(1, 2, 3), -torch.rand(2, 1), torch.randn(1, 1, 3)
+    for name in ('delta_softplus', 'return_last_state'):
+        with pytest.raises(ValueError, match=f'{name}=.* must be True or False'):
+            selective_scan(u, u, A, B, B, **{name: flag})
+
+
+def test_last_state_beside_a_large_step():
+    """The sums of later steps are no differences of sums, in which the small ones would drown."""
+    torch.manual_seed(0)
+    u, delta, A, B = torch.randn(1, 3, 64), torch.rand(1, 3, 64), -torch.rand(3, 4), torch.randn(1, 4, 64)
+    delta[..., 10] = 1e6
+    _, state = selective_scan(u, delta, A, B, B, return_last_state=True)
+    _, exact = selective_scan(*(t.double() for t in (u, delta, A, B, B)), return_last_state=True)
+    torch.testing.assert_close(state.double(), exact, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize('traversals', [('diagonal',), (), 'row', None, 4, (['row'],)])
 def test_unknown_traversal(traversals):
     with pytest.raises(ValueError, match='traversals=.* must be a non-empty tuple'):

@@ -20,6 +20,7 @@ from mmengine.utils import track_iter_progress
 
 from mmvmamba.analysis.receptive_field import area_holding, receptive_field
 from mmvmamba.analysis.subjects import NETWORKS, build_backbone, find_photographs, read_photograph, to_input
+from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import launching
 
 SHARES = (0.2, 0.3, 0.5, 0.99)
@@ -54,6 +55,7 @@ def main(argv=None):
     with launching(args):
         paths = find_photographs(args.images)[: args.num]
         fields = {}
+        refuse_repetitions(args.networks)
         for network in args.networks:
             name, _, checkpoint = network.partition('=')
             for weights in [None, checkpoint] if checkpoint else [None]:
@@ -61,7 +63,7 @@ def main(argv=None):
                 backbone = build_backbone(name, weights).to(args.device)
                 photographs = (read_photograph(path, args.size, args.size) for path in paths)
                 images = (to_input(photograph, args.device) for photograph in photographs)
-                label = (Path(name).stem if name.endswith('.py') else name, 'trained' if weights else 'random weights')
+                label = (short_name(name), 'trained' if weights else 'random weights')
                 print(*label, sep=', ')
                 fields[label] = receptive_field(backbone, track_iter_progress((images, len(paths)))).numpy()
                 print()
@@ -71,6 +73,16 @@ def main(argv=None):
         )
         draw(fields, args.out)
         print(f'Written to {args.out} and {Path(args.out).with_suffix(".npz")}')
+
+
+def short_name(name):
+    return Path(name).stem if name.endswith('.py') else name
+
+
+def refuse_repetitions(networks):
+    names = [short_name(network.partition('=')[0]) for network in networks]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise LaunchError(f'{twice[0]} is there twice, and the picture has one place for it: run once for each')
 
 
 def print_areas(fields):
