@@ -47,8 +47,8 @@ def infers_on_cpu(x: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
     """A linear layer, and the GELU of what it gives, (..., C) -> (..., C'); weight is (C', C), any strides.
 
-    In float32 it is oneDNN's, in which the bias and the GELU cost nothing. On an AMD EPYC its product takes 0.8 to 0.9
-    of the time of the MKL that PyTorch multiplies with (benchmarks/README.md).
+    In float32 it is oneDNN's, in which the bias and the GELU cost nothing, and whose product takes less time than that
+    of the MKL that PyTorch multiplies with: the log in benchmarks/README.md.
     """
     if _takes_onednn(x, weight, bias) and (gelu or x.numel() * len(weight) >= WORTH_ONEDNN):
         return _linear(x, weight, bias, 'gelu' if gelu else 'none', [], 'none' if gelu else '')
