@@ -329,6 +329,12 @@ def official_segmentation(name, parameter, module, rate):
     return rate**25 if embeds else 1, parameter.ndim > 1 and not name.endswith('.bias')
 
 
+def published_vim(name, parameter, module):
+    """The papers give no rule: that of the configs' headers."""
+    undecayed = ('bias', 'pos_embed', 'cls_token', 'D', 'D_b', 'A_log', 'A_b_log')
+    return 1, 'Norm' not in type(module).__name__ and name.rpartition('.')[2] not in undecayed
+
+
 def official_detection(name, parameter, module, rate=0.837):
     block = re.match(r'backbone\.layers\.(\d+)\.', name)
     depth = 1 + int(block[1]) if block else 0 if name.startswith('backbone.') else 25
@@ -356,14 +362,22 @@ GROUPS = {
     'VMamba Mask R-CNN 1x': (official_swin, no_difference),
     'VMamba Mask R-CNN 3x': (official_swin, no_difference),
     'VMamba UperNet 512': (official_swin, no_difference),
+    'VMamba UperNet 640': (official_swin, no_difference),
+    'VMamba UperNet 896': (official_swin, no_difference),
     'VMamba ImageNet': (official_flat, no_difference),
     'Vim-Ti ImageNet': (official_flat, no_difference),
     'Vim-S ImageNet': (official_flat, no_difference),
     'Vim long-sequence fine-tuning': (official_flat, no_difference),
+    'Vim-Ti UperNet, paper': (published_vim, no_difference),
     'Vim-Ti UperNet, code': (partial(official_segmentation, rate=0.92), partial(segmentation_difference, rate=0.92)),
     'Vim-S UperNet, code': (partial(official_segmentation, rate=0.95), partial(segmentation_difference, rate=0.95)),
+    'Vim detection, paper': (published_vim, no_difference),
     'Vim detection, code': (official_detection, detection_difference),
 }
+
+
+def test_every_family_has_a_rule():
+    assert set(GROUPS) == set(FAMILIES)
 
 
 @pytest.mark.parametrize('family', GROUPS)
