@@ -372,6 +372,40 @@ def test_segmentation(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_compiled_training_ends_where_the_other_ends(data, tmp_path, monkeypatch):
+    """Of images of two sizes: cfg.compile traces the backbone for both, and the weights are those without it."""
+    pytest.importorskip('mmseg')
+    for folder in ('images', 'maps'):
+        (tmp_path / folder).mkdir()
+        for number in range(4):
+            picture = cv2.imread(str(data / f'{folder}/{number}.png'), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(tmp_path / f'{folder}/{number}.png'), picture[: 64 - 16 * (number % 2)])
+    config = tmp_path / 'segmentation.py'
+    common = COMMON.format(hook='SegVisualizationHook', visualizer='SegLocalVisualizer')
+    text = SEGMENTATION.format(backbone=BACKBONE, root=str(tmp_path)).replace('size=(64, 64)', 'size_divisor=16')
+    config.write_text(common + text)
+    compile, graphs = torch.compile, []
+
+    def compile_eagerly(function, backend):
+        assert backend == 'eager'
+        return compile(function, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+
+    monkeypatch.setattr(torch, 'compile', compile_eagerly)
+    train, options = tool('train'), ['train_dataloader.batch_size=1', 'train_dataloader.sampler.shuffle=False']
+    options += ['optim_wrapper.optimizer.type=SGD']  # AdamW makes a whole step of a gradient that is all rounding
+    train(config, '--work-dir', tmp_path / 'plain', '--cfg-options', *options)
+    assert not graphs
+    train(config, '--work-dir', tmp_path / 'compiled', '--cfg-options', *options, 'compile.backend=eager')
+    torch._dynamo.reset()
+    scans = [sum(str(node.target) == 'mmvmamba.selective_scan_2d' for node in graph.graph.nodes) for graph in graphs]
+    assert [count for count in scans if count] == [4, 4]
+    plain, compiled = (
+        torch.load(tmp_path / name / 'iter_2.pth', weights_only=False)['state_dict'] for name in ('plain', 'compiled')
+    )
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_classification(data, tmp_path):
     pytest.importorskip('mmpretrain')
     config = tmp_path / 'classification.py'
