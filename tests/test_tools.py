@@ -218,10 +218,11 @@ def test_a_rank_that_lost_its_launcher_ends(monkeypatch):
 
 
 @pytest.mark.slow
-def test_dist_test(trained, detection, tmp_path):
+@pytest.mark.parametrize('count', [2, 4])
+def test_dist_test(count, trained, detection, tmp_path):
     checkpoint = trained[0] / 'iter_2.pth'
     options = ['--work-dir', 'metrics', '--out', 'predictions.pkl', '--cfg-options', 'test_evaluator.classwise=True']
-    done = shell('bash', ROOT / 'tools/dist_test.sh', detection, checkpoint, 2, *options, cwd=tmp_path)
+    done = shell('bash', ROOT / 'tools/dist_test.sh', detection, checkpoint, count, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     [metrics] = (tmp_path / 'metrics').glob('*/*.json')
     assert 'coco/a_precision' in json.loads(metrics.read_text())
