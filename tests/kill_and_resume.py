@@ -3,7 +3,8 @@
     python -m tests.kill_and_resume configs/demo/mask-rcnn_vmamba-demo_fpn_coins.py --kills 10 --iterations 60
 
 Whole process groups end by SIGKILL, which leaves no time for anything. Prints how many tensors of the weights and the
-optimizer differ in the end; 0 is the only good answer.
+optimizer differ in the end; 0 is the only good answer. With --workers N, N processes load the data, and a
+kill meets them, too.
 """
 
 import argparse
@@ -23,13 +24,15 @@ ROOT = Path(__file__).parents[1]
 INTERVAL = 4  # iterations between checkpoints
 
 
-def start(config: str, work_dir: Path, iterations: int, *more: str) -> subprocess.Popen:
+def start(config: str, work_dir: Path, iterations: int, workers: int, *more: str) -> subprocess.Popen:
     options = [
         f'train_cfg.max_iters={iterations}',
         f'default_hooks.checkpoint.interval={INTERVAL}',
         'default_hooks.checkpoint.max_keep_ckpts=1',
         'train_cfg.val_interval=1000',
     ]
+    if workers:
+        options += [f'train_dataloader.num_workers={workers}', 'train_dataloader.persistent_workers=True']
     command = [sys.executable, ROOT / 'tools/train.py', config, '--work-dir', work_dir, '--cfg-options', *options]
     with work_dir.with_suffix('.log').open('a') as log:
         return subprocess.Popen([*command, *more], stdout=log, stderr=log, start_new_session=True)
@@ -62,15 +65,17 @@ def main() -> None:
     parser.add_argument('--kills', type=int, default=10)
     parser.add_argument('--iterations', type=int, default=100)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--workers', type=int, default=0, help='processes that load the data (default: the training)')
     args = parser.parse_args()
     chance, folder = random.Random(args.seed), Path(tempfile.mkdtemp())
     whole, killed = folder / 'whole', folder / 'killed'
     started = time.monotonic()
-    assert start(args.config, whole, args.iterations).wait() == 0, whole.with_suffix('.log').read_text()[-2000:]
+    run = start(args.config, whole, args.iterations, args.workers)
+    assert run.wait() == 0, whole.with_suffix('.log').read_text()[-2000:]
     between_checkpoints = (time.monotonic() - started) * INTERVAL / args.iterations
     last, kills = f'iter_{args.iterations}.pth', 0
     while not (killed / last).exists():
-        run = start(args.config, killed, args.iterations, '--resume')
+        run = start(args.config, killed, args.iterations, args.workers, '--resume')
         if kills < args.kills:
             wait_for_a_moment(run, killed, chance, between_checkpoints)
         else:

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, DefaultScope
+from mmengine.registry import MODELS, PARAM_SCHEDULERS
 from mmengine.structures import InstanceData, PixelData
 
 from mmvmamba.models.vim import ARCHS as VIM_ARCHS
@@ -32,24 +31,6 @@ TRAINED = [name for name in NAMES if not name.startswith('vmamba/')] + [
     'vmamba/convnext-t_upernet_4xb4-160k_ade20k-512x512.py',
 ]
 SIZE = 64
-
-
-@pytest.fixture
-def load():
-    """Loads a config in the scope of its library; skips the test where that library is missing."""
-    scopes = []
-
-    def load(name):
-        torch.manual_seed(0)
-        cfg = Config.fromfile(ROOT / name)
-        pytest.importorskip(cfg.default_scope)
-        scopes.append(DefaultScope.overwrite_default_scope(cfg.default_scope))
-        scopes[-1].__enter__()
-        return cfg
-
-    yield load
-    for scope in reversed(scopes):
-        scope.__exit__(None, None, None)
 
 
 def make_shallow(backbone):
@@ -261,29 +242,6 @@ def test_schedule_160k(load):
         assert rates[iteration] == pytest.approx(6e-5 * (160000 - iteration) / (160000 - 1500), rel=1e-3)
     assert max(rates) == pytest.approx(6e-5)
     assert rates[-1] < 1e-9
-
-
-@pytest.fixture
-def photo(tmp_path):
-    """A 300 x 400 image with one square object, as each dataset describes it."""
-    import mmcv
-
-    image, labels = tmp_path / 'image.png', tmp_path / 'labels.png'
-    mmcv.imwrite(np.random.default_rng(0).integers(256, size=(300, 400, 3), dtype=np.uint8), str(image))
-    mmcv.imwrite(np.pad(np.ones((100, 100), np.uint8), ((100, 100), (100, 200))), str(labels))
-    square = [100, 100, 200, 100, 200, 200, 100, 200]
-    instance = dict(bbox=[100, 100, 200, 200], bbox_label=3, mask=[square], ignore_flag=0)
-    return dict(
-        img_path=str(image),
-        img_id=0,
-        height=300,
-        width=400,
-        instances=[instance],
-        seg_map_path=str(labels),
-        label_map=None,
-        reduce_zero_label=True,
-        seg_fields=[],
-    )
 
 
 def test_detection_pipelines(photo, load):

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmvmamba.export import export_program
 from mmvmamba.models import Vim, VMamba
+from mmvmamba.models.vmamba import ARCHS
 from mmvmamba.ops import CROSS, selective_scan_2d
 
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -55,6 +56,27 @@ def test_any_size_and_batch(name):
         for out, y, eager in zip(onnx.run(None, {'images': images.numpy()}), program.module()(images), expected):
             torch.testing.assert_close(torch.from_numpy(out), eager, atol=2e-5, rtol=1e-5)
             torch.testing.assert_close(y, eager, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['vmamba', 'vim'])
+def test_unrolled_is_a_file_without_scan(name):
+    """Of standard operators alone, for one image of one size."""
+    from mmvmamba.export.onnx_model import to_onnx
+
+    torch.manual_seed(0)
+    family, arguments = MODELS[name]
+    model = family(**arguments).eval()
+    onnx = to_onnx(export_program(model, (32, 48), unrolled=True))
+    nodes = list(onnx.model.graph.all_nodes())
+    assert {node.domain for node in nodes} == {''} and 'Scan' not in {node.op_type for node in nodes}
+    file = session(onnx)
+    assert file.get_inputs()[0].shape == [1, 3, 32, 48]
+    images = torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        expected = model(images)
+    for out, eager in zip(file.run(None, {'images': images.numpy()}), expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(out), eager, atol=2e-5, rtol=1e-5)
 
 
 class Scan(nn.Module):
@@ -160,6 +182,31 @@ def test_segmentor_paints_photographs_alike(photographs, tmp_path, capsys):
     assert len(shares) == 20
     assert min(float(share) for share, _ in shares) >= 99.9
     assert min(int(classes) for _, classes in shares) > 1
+
+
+@pytest.mark.slow
+def test_nodes_of_vmamba_t_are_those_of_the_page():
+    """The same for all widths, and for every block of a stage but the first: counted with one and with two."""
+    pytest.importorskip('mmpretrain')
+    from mmvmamba.export.onnx_model import to_onnx
+
+    onnxscript = importlib.import_module('onnxscript')
+    if not (torch.__version__.startswith('2.11.') and onnxscript.__version__.startswith('0.7.')):
+        pytest.skip('other versions than those of the page write other nodes')
+    export, root = tool(), Path(__file__).parent.parent
+    page = (root / 'docs/export.md').read_text()
+    stated = re.search(r'The file has (\d+) nodes, and (\d+) in the bodies of its (\d+) scans', page).groups()
+    config = str(root / 'configs/vmamba/vmamba-t_8xb128_in1k.py')
+    counts = []
+    for depth in (1, 2):
+        cfg = export.load_config(export.parse_args([config, 'none', 'none']))
+        cfg.model.backbone.arch = dict(dims=8, depths=(1, 1, depth, 1), ssm_ratio=1.0)
+        cfg.model.head.in_channels = 64
+        graph = to_onnx(export_program(export.Exported(cfg, export.build_model(cfg, None), 'logits'))).model.graph
+        scans = sum(node.op_type == 'Scan' for node in graph)
+        counts.append((len(graph), sum(1 for _ in graph.all_nodes()) - len(graph), scans))
+    more = sum(ARCHS['tiny']['depths']) - 4
+    assert [one + more * (two - one) for one, two in zip(*counts)] == [int(count) for count in stated]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
-from .test_configs import NAMES, ROOT, load  # noqa: F401
+from .test_configs import NAMES, ROOT
 
 # Pipelines, without loading and packing.
 COCO = [dict(type='Resize', scale=(1333, 800), keep_ratio=True)]
@@ -292,7 +292,7 @@ def test_every_claim_has_its_values():
 
 
 @pytest.mark.parametrize('family, name', MEMBERS)
-def test_values(family, name, load):  # noqa: F811
+def test_values(family, name, load):
     cfg = load(name)
     _, (lr, weight_decay, batch, unit, length), schedule, (train, test), facts = FAMILIES[family]
     assert (cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.optimizer.weight_decay) == (lr, weight_decay)
@@ -381,7 +381,7 @@ def test_every_family_has_a_rule():
 
 
 @pytest.mark.parametrize('family', GROUPS)
-def test_rate_and_decay_of_every_parameter(family, load):  # noqa: F811
+def test_rate_and_decay_of_every_parameter(family, load):
     cfg = load(next(name for member, name in reversed(MEMBERS) if member == family))
     (lr, weight_decay, *_), (official, difference) = FAMILIES[family][1], GROUPS[family]
     cfg.optim_wrapper.type = 'OptimWrapper'  # AMP needs a GPU

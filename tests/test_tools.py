@@ -218,10 +218,11 @@ def test_a_rank_that_lost_its_launcher_ends(monkeypatch):
 
 
 @pytest.mark.slow
-def test_dist_test(trained, detection, tmp_path):
+@pytest.mark.parametrize('count', [2, 4])
+def test_dist_test(count, trained, detection, tmp_path):
     checkpoint = trained[0] / 'iter_2.pth'
     options = ['--work-dir', 'metrics', '--out', 'predictions.pkl', '--cfg-options', 'test_evaluator.classwise=True']
-    done = shell('bash', ROOT / 'tools/dist_test.sh', detection, checkpoint, 2, *options, cwd=tmp_path)
+    done = shell('bash', ROOT / 'tools/dist_test.sh', detection, checkpoint, count, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     [metrics] = (tmp_path / 'metrics').glob('*/*.json')
     assert 'coco/a_precision' in json.loads(metrics.read_text())
@@ -369,6 +370,40 @@ def test_segmentation(data, tmp_path):
     tool('test')(config, work_dir / 'iter_2.pth', '--work-dir', work_dir, *keep)
     assert sorted(path.name for path in (tmp_path / 'maps').iterdir()) == [f'{number}.png' for number in range(4)]
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 4
+
+
+@pytest.mark.slow
+def test_compiled_training_ends_where_the_other_ends(data, tmp_path, monkeypatch):
+    """Of images of two sizes: cfg.compile traces the backbone for both, and the weights are those without it."""
+    pytest.importorskip('mmseg')
+    for folder in ('images', 'maps'):
+        (tmp_path / folder).mkdir()
+        for number in range(4):
+            picture = cv2.imread(str(data / f'{folder}/{number}.png'), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(tmp_path / f'{folder}/{number}.png'), picture[: 64 - 16 * (number % 2)])
+    config = tmp_path / 'segmentation.py'
+    common = COMMON.format(hook='SegVisualizationHook', visualizer='SegLocalVisualizer')
+    text = SEGMENTATION.format(backbone=BACKBONE, root=str(tmp_path)).replace('size=(64, 64)', 'size_divisor=16')
+    config.write_text(common + text)
+    compile, graphs = torch.compile, []
+
+    def compile_eagerly(function, backend):
+        assert backend == 'eager'
+        return compile(function, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+
+    monkeypatch.setattr(torch, 'compile', compile_eagerly)
+    train, options = tool('train'), ['train_dataloader.batch_size=1', 'train_dataloader.sampler.shuffle=False']
+    options += ['optim_wrapper.optimizer.type=SGD']  # AdamW makes a whole step of a gradient that is all rounding
+    train(config, '--work-dir', tmp_path / 'plain', '--cfg-options', *options)
+    assert not graphs
+    train(config, '--work-dir', tmp_path / 'compiled', '--cfg-options', *options, 'compile.backend=eager')
+    torch._dynamo.reset()
+    scans = [sum(str(node.target) == 'mmvmamba.selective_scan_2d' for node in graph.graph.nodes) for graph in graphs]
+    assert [count for count in scans if count] == [4, 4]
+    plain, compiled = (
+        torch.load(tmp_path / name / 'iter_2.pth', weights_only=False)['state_dict'] for name in ('plain', 'compiled')
+    )
+    torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

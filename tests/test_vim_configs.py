@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 
 from mmvmamba import Vim
 
-from .test_configs import NAMES, build_shallow, learning_rates, load, photo, synthetic_batch  # noqa: F401
+from .test_configs import NAMES, build_shallow, learning_rates, synthetic_batch
 
 SEG = 'vim/{}_upernet_4xb4-160k_ade20k-512x512.py'
 CODE_SEG = 'vim/vim-{}_upernet_4xb8-60k_ade20k-512x512.py'
@@ -37,7 +37,7 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('vim/')])
-def test_builds_at_full_size(name, load):  # noqa: F811
+def test_builds_at_full_size(name, load):
     cfg = load(name)
     # On the meta device, which computes nothing; mmdet and mmseg read their drop path rates from a tensor.
     with torch.device('meta'), patch('torch.linspace', partial(torch.linspace, device='cpu')):
@@ -46,7 +46,7 @@ def test_builds_at_full_size(name, load):  # noqa: F811
     assert parameters == PARAMETERS.get(name, parameters)
 
 
-def test_uses_the_maps_of_the_paper(load):  # noqa: F811
+def test_uses_the_maps_of_the_paper(load):
     paper, code = load(SEG.format('vim-t')).model, load(CODE_SEG.format('t')).model
     for model in (paper, code):
         assert model.backbone.out_indices == (5, 11, 17, 23)
@@ -64,7 +64,7 @@ def test_uses_the_maps_of_the_paper(load):  # noqa: F811
 
 
 @pytest.mark.parametrize('name', [SEG.format('vim-t'), CODE_SEG.format('t'), SEGMENTER, DET.format('vim-t_sfp')])
-def test_starts_from_the_official_file(name, load, tmp_path):  # noqa: F811
+def test_starts_from_the_official_file(name, load, tmp_path):
     classifier = Vim('tiny', pooling='middle')
     tensors = dict(classifier.state_dict(), **{'head.weight': torch.zeros(1000, 192), 'head.bias': torch.zeros(1000)})
     torch.save(dict(model=tensors, epoch=299, args=argparse.Namespace(model='vim_tiny')), tmp_path / 'official.pth')
@@ -83,7 +83,7 @@ def test_starts_from_the_official_file(name, load, tmp_path):  # noqa: F811
     assert torch.equal(others[distances.argmin()], first)
 
 
-def test_deit_starts_from_the_file_of_mmpretrain(load, tmp_path):  # noqa: F811
+def test_deit_starts_from_the_file_of_mmpretrain(load, tmp_path):
     cfg = load(SEG.format('deit-t')).model.backbone
     classifier = MODELS.build(dict(type='mmpretrain.VisionTransformer', arch='deit-tiny'))
     state_dict = {f'backbone.{name}': torch.randn_like(tensor) for name, tensor in classifier.state_dict().items()}
@@ -109,7 +109,7 @@ def test_deit_starts_from_the_file_of_mmpretrain(load, tmp_path):  # noqa: F811
         (FINE_TUNING.format('t'), 1e-5, 1e-8),
     ],
 )
-def test_optimizer(name, lr, weight_decay, load):  # noqa: F811
+def test_optimizer(name, lr, weight_decay, load):
     cfg = load(name)
     optimizer = build_optim_wrapper(build_shallow(cfg), cfg.optim_wrapper).optimizer
     assert type(optimizer) is torch.optim.AdamW
@@ -122,7 +122,7 @@ def test_optimizer(name, lr, weight_decay, load):  # noqa: F811
     assert ('backbone.layers.0.mixer.A_log' in decayed) == in_released_code
 
 
-def test_layer_decay_of_the_released_code(load):  # noqa: F811
+def test_layer_decay_of_the_released_code(load):
     """The rates of the patch embedding, of blocks and of heads, over 24 blocks."""
     for name, rate in ((CODE_SEG.format('t'), 0.92), (CODE_SEG.format('s'), 0.95), (CODE_DET.format('t'), 0.837)):
         cfg = load(name)
@@ -141,7 +141,7 @@ def test_layer_decay_of_the_released_code(load):  # noqa: F811
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('vim/')])
-def test_batch_size_in_the_name(name, load):  # noqa: F811
+def test_batch_size_in_the_name(name, load):
     cfg = load(name)
     devices, images = re.search(r'_(\d)xb(\d+)', name).groups() if 'xb' in name else (8, 8)
     assert cfg.train_dataloader.batch_size == int(images)
@@ -154,7 +154,7 @@ def rates_at(cfg, iterations, epoch_length=None):
     return [rates[i] / cfg.optim_wrapper.optimizer.lr for i in iterations]
 
 
-def test_schedules(load):  # noqa: F811
+def test_schedules(load):
     cfg = load(DET.format('vim-t_sfp'))
     assert (cfg.train_cfg.max_iters, cfg.auto_scale_lr.base_batch_size) == (380_000, 64)
     assert rates_at(cfg, [0, 249, 190_125, 379_999]) == pytest.approx([1e-3, 1, 0.5, 0], abs=1e-4)
@@ -179,7 +179,7 @@ def test_schedules(load):  # noqa: F811
     assert cfg.load_from.endswith('Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth')
 
 
-def test_large_scale_jitter(photo, load):  # noqa: F811
+def test_large_scale_jitter(photo, load):
     cfg = load(DET.format('vim-t_sfp'))
     np.random.seed(0)
     scales = []
@@ -212,7 +212,7 @@ def test_large_scale_jitter(photo, load):  # noqa: F811
         (CODE_DET.format('t'), (333, 500)),  # rotary position embedding
     ],
 )
-def test_images_of_any_shape(name, shape, load):  # noqa: F811
+def test_images_of_any_shape(name, shape, load):
     cfg = load(name)
     batch = synthetic_batch(cfg, shape)
     if cfg.default_scope == 'mmdet':

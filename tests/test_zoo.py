@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 
 import mmvmamba.ops.flops  # noqa: F401  (MMEngine counts the scan)
 
-from .test_configs import DET, NAMES, SEG, build_shallow, learning_rates, load, make_shallow, photo  # noqa: F401
+from .test_configs import DET, NAMES, SEG, build_shallow, learning_rates, make_shallow
 
 ROOT = Path(__file__).parents[1]
 CASCADE = 'vmamba/cascade-mask-rcnn_vmamba-{}_fpn_4conv1fc-giou_amp-{}_coco.py'
@@ -119,7 +119,7 @@ def test_report_notices_differences(tool):
 
 
 @pytest.mark.parametrize('name', [CLS.format('t'), SEG.format('t'), SEG_VANILLA])
-def test_counts_as_mmengine_does(name, load, tool):  # noqa: F811
+def test_counts_as_mmengine_does(name, load, tool):
     get_flops = tool('get_flops')
     cfg = load(name)
     make_shallow(cfg.model.backbone)
@@ -194,7 +194,7 @@ def groups_of(cfg):
     (DET_3X.format('t'), 1e-4, 0.05), (DET_VANILLA, 1e-4, 0.05), (SEG_VANILLA, 6e-5, 0.01),
     ('vmamba/mask-rcnn_convnext-t_fpn_1x_coco.py', 1e-4, 0.05),
 ])  # fmt: skip
-def test_dense_recipes_spare_what_is_named_norm(name, lr, weight_decay, load):  # noqa: F811
+def test_dense_recipes_spare_what_is_named_norm(name, lr, weight_decay, load):
     groups = groups_of(load(name))
     assert {(group['lr'], group['betas']) for group in groups.values()} == {(lr, (0.9, 0.999))}
     spared = {key for key, group in groups.items() if group['weight_decay'] == 0}
@@ -207,7 +207,7 @@ def test_dense_recipes_spare_what_is_named_norm(name, lr, weight_decay, load):  
 
 
 @pytest.mark.parametrize('variant', ['t', 'vanilla-t'])
-def test_imagenet_recipe_spares_what_is_flat(variant, load):  # noqa: F811
+def test_imagenet_recipe_spares_what_is_flat(variant, load):
     groups = groups_of(load(CLS.format(variant)))
     block = 'backbone.layers.3.blocks.0'
     spared = {key for key, group in groups.items() if group['weight_decay'] == 0}
@@ -219,7 +219,7 @@ def test_imagenet_recipe_spares_what_is_flat(variant, load):  # noqa: F811
     assert kept <= set(groups) - spared
 
 
-def test_imagenet_schedule(load):  # noqa: F811
+def test_imagenet_schedule(load):
     cfg = load(CLS.format('t'))
     epoch = 5
     for part in cfg.param_scheduler:  # as mmengine converts it, for an epoch of 5 iterations
@@ -242,7 +242,7 @@ def test_imagenet_schedule(load):  # noqa: F811
 
 
 @pytest.mark.parametrize('name', [DET_3X.format('t'), DET_3X.format('vanilla-s'), CASCADE.format('b', 'ms-crop-3x')])
-def test_schedule_3x(name, load):  # noqa: F811
+def test_schedule_3x(name, load):
     cfg = load(name)
     assert cfg.train_cfg.max_epochs == 36
     epoch = 1200
@@ -281,7 +281,7 @@ def test_batches_and_drop_path():
 # Data
 
 
-def test_multi_scale_crops(photo, load):  # noqa: F811
+def test_multi_scale_crops(photo, load):
     train = load(DET_3X.format('t')).train_dataloader.dataset.pipeline
     assert [step.type for step in train] == [
         'LoadImageFromFile', 'LoadAnnotations', 'RandomFlip', 'RandomChoice', 'PackDetInputs'
@@ -293,7 +293,7 @@ def test_multi_scale_crops(photo, load):  # noqa: F811
 
 
 @pytest.mark.parametrize('size', [640, 896])
-def test_larger_crops(size, photo, load):  # noqa: F811
+def test_larger_crops(size, photo, load):
     cfg = load(f'vmamba/vmamba-s_upernet_4xb4-160k_ade20k-{size}x{size}.py')
     assert tuple(cfg.model.data_preprocessor.size) == (size, size)
     assert cfg.train_dataloader.dataset.pipeline[3].crop_size == (size, size)
@@ -304,7 +304,7 @@ def test_larger_crops(size, photo, load):  # noqa: F811
     assert len(Compose(cfg.tta_pipeline)(dict(photo))['inputs']) == 12
 
 
-def test_imagenet_pipelines(photo, load):  # noqa: F811
+def test_imagenet_pipelines(photo, load):
     cfg = load(CLS.format('t'))
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         packed = Compose(loader.dataset.pipeline)(dict(img_path=photo['img_path'], gt_label=3))

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from .test_plain import CASES, inputs, run  # noqa: F401 (a fixture)
+from .test_plain import CASES, make_inputs, run
 
 
 @pytest.mark.parametrize('family, name', CASES)
-def test_lora_of_peft(family, name, inputs):  # noqa: F811
+def test_lora_of_peft(family, name, monkeypatch):
     """Adapters as peft injects them: as good as the weight with their product added, and they get gradients."""
-    block, x = inputs(family)
+    block, x = make_inputs(family, monkeypatch)
     rank = getattr(block.get_submodule(name), 'groups', 4)  # peft's rank is a multiple of the groups
     adapted = copy.deepcopy(block)
     config = peft.LoraConfig(r=rank, target_modules=[name], init_lora_weights=False)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,19 +96,19 @@ def run(block, x):
     return out[1] if isinstance(out, tuple) else out
 
 
-@pytest.fixture
-def inputs(monkeypatch):
-    """Blocks in which every weight matters, with inputs of several pieces."""
+def make_inputs(family, monkeypatch):
+    """A block in which every weight matters, with an input of several pieces."""
     monkeypatch.setattr('mmvmamba.ops.cpu_fastpath.PIECE', 6)
     torch.manual_seed(0)
+    block = MAKE[family]()
+    for parameter in block.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
+    return block, torch.randn(2, 20, 8) if 'vim' in family else torch.randn(2, 4, 5, 8)
 
-    def make(family):
-        block = MAKE[family]()
-        for parameter in block.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
-        return block, torch.randn(2, 20, 8) if 'vim' in family else torch.randn(2, 4, 5, 8)
 
-    return make
+@pytest.fixture
+def inputs(monkeypatch):
+    return partial(make_inputs, monkeypatch=monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Every precision, in every way that people choose one: right to the accuracy of the type."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
 from mmengine.optim import AmpOptimWrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmengine.runner import amp
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.multiprocessing import spawn
 
@@ -139,16 +141,27 @@ def test_default_type(make):
     assert all(p.dtype == torch.bfloat16 and p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_optimizer_wrapper(model, monkeypatch):
-    """mmengine's, which without a GPU refuses to be made, though what it does is not bound to one."""
+@pytest.mark.parametrize('dtype', HALVES)
+def test_optimizer_wrapper(model, dtype, monkeypatch):
+    """mmengine's, which without a GPU refuses to be made, though what it does is not bound to one.
+
+    A step of SGD at a rate of 1 is the gradient, unscaled: that of float64 to the accuracy of the type.
+    """
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-    wrapper = AmpOptimWrapper(dtype='bfloat16', optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
-    before = [parameter.detach().clone() for parameter in model.parameters()]
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
+    if dtype == torch.float16:
+        monkeypatch.setattr(amp, 'autocast', partial(torch.autocast, 'cpu'))  # mmengine's takes bfloat16 alone on a CPU
+    _, gradients = outputs_and_gradients(copy.deepcopy(model).double(), image().double())
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    wrapper = AmpOptimWrapper(dtype=dtype, loss_scale=4.0, optimizer=optimizer)
+    before = {name: parameter.detach().double() for name, parameter in model.named_parameters()}
     with wrapper.optim_context(model):
+        assert torch.is_autocast_enabled('cpu') and torch.get_autocast_dtype('cpu') == dtype
         value = loss(model(image()))
     wrapper.update_params(value)
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
-    assert not any(map(torch.equal, before, model.parameters()))
+    for name, parameter in model.named_parameters():
+        assert parameter.dtype == torch.float32
+        assert error(before[name] - parameter, gradients[name]) < 16 * torch.finfo(dtype).eps, name
 
 
 def train_sharded(rank, folder):

@@ -46,13 +46,6 @@ def kernels(request, monkeypatch):
     return native
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def make(batch, height, width, channels, rows, columns, left, dtype=torch.float32):
     """grad, x, weight, bias, left; x and grad are the second halves of wider maps."""
     random = torch.Generator().manual_seed(0)

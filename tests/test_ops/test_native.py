@@ -27,13 +27,6 @@ def isa(request, monkeypatch):
         pytest.skip(f'this processor or build has no {request.param} kernels')
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def case(b, H, W, d, n, traversals, softplus=True, edit=None, **options):
     """Float32 inputs in the order of the op, and traversals and softplus."""
     named = scan_inputs(b, H, W, d, n, len(traversals), dtype=torch.float32, **options)
