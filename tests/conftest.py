@@ -16,7 +16,7 @@ OWN_NAMES = {'None', '', 'localhost', socket.gethostname()}
 
 def refuse_other_machines(event, arguments):
     """Of Python's events, the connections and the look-ups of names; processes that tests start are not asked."""
-    if event == 'socket.connect' and arguments[0].family != socket.AF_UNIX:
+    if event == 'socket.connect' and arguments[0].family in (socket.AF_INET, socket.AF_INET6):
         host = arguments[1][0]
     elif event in ('socket.getaddrinfo', 'socket.gethostbyname'):
         host = arguments[0]

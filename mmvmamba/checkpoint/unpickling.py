@@ -63,7 +63,7 @@ def load_safely(path: Path, map_location: Any) -> Any:
 
 
 def _check_device(map_location: Any) -> None:
-    """Here a file is not blamed for it."""
+    """Raises before the file is opened, which is not to blame."""
     if not isinstance(map_location, (str, torch.device)):
         return
     try:

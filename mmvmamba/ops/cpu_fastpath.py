@@ -63,9 +63,8 @@ def linears(x: Tensor, weights: Tensor) -> Tensor:
     return x @ weights.mT
 
 
-def _takes_onednn(
-    x: Tensor, *parameters: Tensor | None
-) -> bool:  # asked before any size: tracers would make it a guard
+def _takes_onednn(x: Tensor, *parameters: Tensor | None) -> bool:
+    """To be asked before any size, of which a tracer would make a guard."""
     return (
         _linear is not None
         and infers_on_cpu(x)
