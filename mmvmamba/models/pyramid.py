@@ -4,6 +4,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from .arguments import check_count
 from .layers import ChannelsFirst, ChannelsLast
 
 
@@ -16,16 +17,17 @@ class SimpleFeaturePyramid(BaseModule):
     Source: Exploring Plain Vision Transformer Backbones for Object Detection (arXiv 2203.16527), section 3.
 
     Args:
-        in_channels: channels of the backbone's map, divisible by 4.
+        in_channels: channels of the backbone's map, at least 4.
         out_channels: channels of every level.
         init_cfg: as in MMEngine.
 
     Raises:
-        ValueError: the backbone returns more than one map.
+        ValueError: there are fewer channels, or the backbone returns more than one map.
     """
 
     def __init__(self, in_channels: int, out_channels: int = 256, init_cfg: dict | list | None = None):
         super().__init__(init_cfg)
+        check_count('in_channels', in_channels, 4)
         half, quarter = in_channels // 2, in_channels // 4
         enlarge_4 = nn.Sequential(_enlarge(in_channels, half), _norm(half), nn.GELU(), _enlarge(half, quarter))
         scales = (

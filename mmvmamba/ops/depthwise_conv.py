@@ -57,35 +57,6 @@ def conv_silu_1d(x: Tensor, weights: Tensor, biases: Tensor | None, reverse: tup
     return _conv_silu(x, weight, bias, left)[:, :, 0]
 
 
-def conv_silu_2d_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, backend: str = AUTO
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradients of x, weight and bias of `conv_silu_2d`, in their types, for autograd functions around it.
-
-    Args:
-        grad: (B, H, W, E).
-        x: as the convolution saw it, after autocast.
-        backend: `current_backend()` of the forward pass.
-    """
-    x, weight, bias, left = _as_map_2d(x, weight, bias)
-    grads = torch.ops.mmvmamba.conv_silu_backward(grad.unsqueeze(1), x, weight, bias, left, backend)
-    return grads[0], grads[1].squeeze(0).unsqueeze(1), None if bias is None else grads[2][0]
-
-
-def conv_silu_1d_backward(
-    grad: Tensor,
-    x: Tensor,
-    weights: Tensor,
-    biases: Tensor | None,
-    reverse: tuple[bool, ...],
-    backend: str = AUTO,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradients of x, weights and biases of `conv_silu_1d`, as `conv_silu_2d_backward`; grad is (B, K, L, E)."""
-    x, weight, biases, left = _as_map_1d(x, weights, biases, reverse)
-    grads = torch.ops.mmvmamba.conv_silu_backward(grad.unsqueeze(2), x, weight, biases, left, backend)
-    return grads[0][:, 0], _turn(grads[1].squeeze(2), reverse), None if biases is None else grads[2]
-
-
 def _as_map_2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, list[int]]:
     """The arguments of the operator."""
     _check(x, '(B, H, W, E)', 'weight', weight, '(E, 1, 3, 3)', (*x.shape[-1:], 1, 3, 3))

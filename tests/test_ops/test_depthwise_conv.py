@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmamba.ops import conv_silu_1d, conv_silu_2d, native, torch_conv, triton, use_backend
-from mmvmamba.ops.depthwise_conv import conv_silu_1d_backward, conv_silu_2d_backward
 
 # batch, height, width, channels, rows and columns of a kernel, columns to the left
 CASES = {
@@ -174,10 +173,6 @@ def test_functions_and_their_gradients(dtype):
         grad = torch.linspace(-1, 1, found.numel(), dtype=dtype).view(found.shape)
         grads = torch.autograd.grad(found, tensors, grad)
         torch.testing.assert_close(grads, torch.autograd.grad(wanted, tensors, grad))
-        backward = conv_silu_2d_backward if function is conv_silu_2d else conv_silu_1d_backward
-        with torch.no_grad():
-            alone = backward(grad, *arguments)
-        torch.testing.assert_close([g for g in alone if g is not None], list(grads), rtol=0, atol=0)
 
 
 def test_gradcheck():

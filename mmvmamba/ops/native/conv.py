@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .heap import keep_freed_memory
-from .library import ConvArgs, load
+from .library import CONV_MAPS, ConvArgs, load
 from .scan import as_map, as_parameter, map_of
 
 
@@ -33,7 +33,7 @@ def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[
     )
     for field, tensor in {**parameters, **tensors}.items():
         if tensor is not None:
-            setattr(arguments, field, map_of(tensor) if tensor.dim() > 4 or field == 'grad_x' else tensor.data_ptr())
+            setattr(arguments, field, map_of(tensor) if field in CONV_MAPS else tensor.data_ptr())
     if getattr(library, name)(arguments):
         raise MemoryError('The native convolution ran out of memory for its scratch.')
 
