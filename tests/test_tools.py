@@ -341,7 +341,8 @@ def test_weights_that_do_not_fit(trained, detection, tmp_path):
 
 
 @pytest.mark.slow
-def test_pictures_and_test_time_augmentation(trained, detection, tmp_path):
+def test_pictures_and_test_time_augmentation(trained, detection, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     test = tool('test')
     checkpoint = trained[0] / 'iter_2.pth'
     test(detection, checkpoint, '--work-dir', tmp_path, '--tta', '--show-dir', 'pictures')
