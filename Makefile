@@ -1,21 +1,21 @@
-# Every target first makes .venv or completes it; once that is done, it takes no time. PYTHON=python3.12 chooses another
-# Python than the first fitting one on PATH. ARGS="..." is passed on to pytest.
+# Every target except test-classic, wheel, docs and clean first creates or completes .venv; a complete .venv takes no time.
+# PYTHON=python3.12 selects another Python than the first suitable one on PATH. ARGS="..." is passed to pytest.
 python := .venv/bin/python
 
 .PHONY: help setup demo demo-seg demo-cls test test-classic wheel bench lint docs clean
 
 help:
-	@echo 'make setup     .venv with everything, pinned (once, 5 to 15 minutes)'
-	@echo 'make demo      train, test and show Mask R-CNN with a small VMamba on a photograph (5 minutes)'
-	@echo 'make demo-seg  the same for UperNet'
-	@echo 'make demo-cls  a classifier of handwritten digits, with VMamba (2 minutes)'
-	@echo 'make test      the test suite'
-	@echo 'make test-classic  the test suite on the original OpenMMLab libraries, in .venv-classic'
-	@echo 'make wheel     source distribution and wheel: dist (needs only Python and gcc; 1 minute)'
-	@echo 'make bench     what the scan and the backbones cost on this machine'
-	@echo 'make lint      ruff: rules and format'
-	@echo 'make docs      the documentation as a site: build/site/index.html (needs only Python; 1 minute once)'
-	@echo 'make clean     remove what the demos, the tests and builds left; .venv stays'
+	@echo 'make setup         create .venv with pinned versions of everything (once, 5 to 15 minutes)'
+	@echo 'make demo          train and test Mask R-CNN with a small VMamba on a photograph, draw predictions (5 minutes)'
+	@echo 'make demo-seg      the same for UperNet'
+	@echo 'make demo-cls      train and test a classifier of handwritten digits with VMamba (2 minutes)'
+	@echo 'make test          run the test suite'
+	@echo 'make test-classic  run the test suite with the original OpenMMLab libraries, in .venv-classic'
+	@echo 'make wheel         build the source distribution and the wheel in dist (needs only Python and gcc; 1 minute)'
+	@echo 'make bench         measure time and memory of the scan and the backbones on this machine'
+	@echo 'make lint          check code and documentation: ruff, proselint'
+	@echo 'make docs          build the documentation: build/site/index.html (needs only Python; 1 minute the first time)'
+	@echo 'make clean         delete results of demos, tests and builds; keeps .venv'
 
 setup:
 	@bash tools/setup_venv.sh
@@ -46,11 +46,12 @@ bench: setup
 lint: setup
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
+	$(python) .ci/prose.py
 
-# The generator has an environment of its own and reads the docstrings from the source: no set-up is needed.
+# mkdocs has its own environment and reads the docstrings from the source, so .venv is not needed.
 docs: build/docs/bin/mkdocs
 	rm -rf build/pages && mkdir -p build/pages
-	cp -r --parents *.md LICENSE benchmarks/README.md benchmarks/results/*.png configs docs build/pages
+	cp -r --parents *.md LICENSE benchmarks/*.md benchmarks/results/*.png configs docs build/pages
 	NO_MKDOCS_2_WARNING=1 $< build --strict --quiet
 	@echo 'build/site/index.html'
 

@@ -17,7 +17,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *ROOT.glob('configs/*/*.md'), ROOT / 'benchmarks/README.md']
+    page for pattern in ('*.md', 'docs/*.md', 'configs/*/*.md', 'benchmarks/*.md') for page in ROOT.glob(pattern)
 )
 FOLDERS = ('benchmarks', 'configs', 'demo', 'docs', 'tests', 'tools')
 
