@@ -9,7 +9,8 @@ _base_ = [
 
 checkpoint = 'https://huggingface.co/hustvl/Vim-tiny-midclstok/resolve/main/vim_t_midclstok_76p1acc.pth'
 model = dict(
-    data_preprocessor=dict(size={{_base_.crop_size}}, test_cfg=dict(size_divisor=16)),
+    # Only a test image smaller than a window is padded, so padding moves no window.
+    data_preprocessor=dict(size={{_base_.crop_size}}, test_cfg=dict(size={{_base_.crop_size}})),
     backbone=dict(
         type='Vim',
         arch='tiny',

@@ -8,6 +8,8 @@
 _base_ = './vim-t_upernet_4xb4-160k_ade20k-512x512.py'
 
 model = dict(
+    # Only a test image smaller than a window is padded, so padding moves no window.
+    data_preprocessor=dict(test_cfg=dict(_delete_=True, size={{_base_.crop_size}})),
     backbone=dict(feature='mixer'),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
 )
