@@ -1,4 +1,4 @@
-"""What a segmentation model sees of a test image: the windows, or the whole, of the protocol that its config follows."""
+"""What a segmentation model sees of a test image: the windows, or the whole image, of the protocol of its config."""
 
 import re
 from functools import partial
