@@ -1,5 +1,5 @@
-# Vim-Ti with a Segmenter head of two layers, the frame of the paper's ablations. The paper gives no recipe for it:
-# this is its recipe for UperNet.
+# Vim-Ti with a Segmenter head of two layers, as in the paper's ablations. The paper gives no recipe for it: training is
+# that of its UperNet, tests use mmseg's windows for Segmenter.
 _base_ = [
     '../_base_/models/segmenter.py',
     '../_base_/datasets/ade20k_512.py',
