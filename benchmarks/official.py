@@ -1,13 +1,16 @@
-"""Our backbones beside the official classes, on the CPU: the largest difference of their outputs.
+"""Compares our backbones with the official classes on the CPU: outputs and gradients.
 
     python benchmarks/official.py --vmamba CHECKOUT_OF_VMAMBA --vim CHECKOUT_OF_VIM [--only tiny]
 
-Both get the same random weights (the official initialisation and 0.05 N(0, 1)) under the official names. Printed is
-max |ours - official| / max |official|, in float32, over the maps of VMamba and the logits of Vim. The official classes
-run as they are, on PyTorch in place of their CUDA and Triton kernels; what they import and do not need here is empty.
+Both get the same random weights (the official initialisation and 0.05 N(0, 1)) under the official names. An error is
+max |ours - official| / max |official| of a tensor, in float32. Printed are the largest error of VMamba's maps or Vim's
+logits, for Vim the error of the official logits against ours in float64, and with --gradients the largest error of the
+gradients of the image and of all parameters, which takes minutes. The official classes run as they are, on PyTorch in
+place of their CUDA and Triton kernels; stand-ins replace what they import and do not need here.
 """
 
 import argparse
+import copy
 import importlib
 import sys
 import types
@@ -24,6 +27,7 @@ from mmvmamba import Vim, VMamba
 VMAMBAS = ('tiny_s1l8', 'tiny_s2l5', 'small_s2l15', 'base_s2l15', 'small_s1l20', 'base_s1l20')
 VANILLAS = ('vanilla_tiny', 'vanilla_small', 'vanilla_base')
 VMAMBA_SIZES = ((224, 224), (193, 257))
+GRADIENT_SIZE = (48, 80)  # of VMamba; autograd of the official scan is quadratic in the pixels on the CPU
 # The official factory, and our arguments.
 VIMS = {
     'tiny': ('vim_tiny_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2', {}),
@@ -58,6 +62,21 @@ def error(ours: Tensor, official: Tensor) -> float:
     return ((ours - official).abs().max() / official.abs().max()).item()
 
 
+def gradient_error(ours: nn.Module, official: nn.Module, x: Tensor) -> float:
+    """Of the image and of every parameter that both have, for a random weighting of the outputs."""
+    gradients = []
+    for model in (ours, official):
+        image = x.clone().requires_grad_()
+        model.zero_grad()
+        generator = torch.Generator().manual_seed(1)
+        outs = model(image)
+        weights = [torch.randn(out.shape, generator=generator) for out in outs]
+        sum((out * weight).sum() for out, weight in zip(outs, weights)).backward()
+        gradients.append({'image': image.grad} | {name: p.grad for name, p in model.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    return max(error(gradient, gradients[1][name]) for name, gradient in gradients[0].items())
+
+
 def import_vmamba(checkout: Path) -> types.ModuleType:
     unused = ('FlopCountAnalysis', 'flop_count_str', 'flop_count', 'parameter_count')
     stand_in('fvcore')
@@ -66,8 +85,8 @@ def import_vmamba(checkout: Path) -> types.ModuleType:
     return importlib.import_module('vmamba')
 
 
-def compare_vmamba(official: types.ModuleType, arch: str) -> dict[str, float]:
-    """Of the four maps, by the size of the image."""
+def compare_vmamba(official: types.ModuleType, arch: str, gradients: bool) -> dict[str, float]:
+    """Of the four maps, by the size of the image, and of the gradients."""
     vanilla = arch in VANILLAS
     theirs = getattr(official, arch.replace('_', '_vmamba_') if vanilla else f'vmamba_{arch}')()
     theirs.__class__ = official.Backbone_VSSM  # its constructor would need the arguments that the factory has
@@ -79,10 +98,14 @@ def compare_vmamba(official: types.ModuleType, arch: str) -> dict[str, float]:
     perturb(theirs)
     ours = VMamba(arch)
     ours.load_state_dict(theirs.state_dict())
+    ours, theirs = ours.eval(), theirs.eval()
     found = {}
     for size in VMAMBA_SIZES:
         x = torch.randn(1, 3, *size)
-        found['{} x {}'.format(*size)] = max(map(error, ours.eval()(x), theirs.eval()(x)))
+        with torch.no_grad():
+            found['{} x {}'.format(*size)] = max(map(error, ours(x), theirs(x)))
+    if gradients:
+        found['gradients'] = gradient_error(ours, theirs, torch.randn(1, 3, *GRADIENT_SIZE))
     return found
 
 
@@ -113,21 +136,43 @@ def import_vim(checkout: Path) -> types.ModuleType:
     return importlib.import_module('models_mamba')
 
 
-def compare_vim(official: types.ModuleType, name: str) -> dict[str, float]:
-    """Of the logits."""
+class Classifier(nn.Module):
+    """Our backbone and a linear head, under the official names."""
+
+    def __init__(self, backbone: Vim, head: nn.Linear):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x)[0])
+
+    def named_parameters(self, *args, **kwargs):
+        for name, parameter in super().named_parameters(*args, **kwargs):
+            yield name.removeprefix('backbone.'), parameter
+
+
+def compare_vim(official: types.ModuleType, name: str, gradients: bool) -> dict[str, float]:
+    """Of the logits, of the gradients, and of the official logits against ours in float64."""
     factory, options = VIMS[name]
     theirs = getattr(official, factory)()
     perturb(theirs)
     ours = Vim(name.split(',')[0], pooling='middle', **options)
     ours.load_state_dict(theirs.state_dict())
+    ours, theirs = Classifier(ours, copy.deepcopy(theirs.head)).eval(), theirs.eval()
     x = torch.randn(1, 3, 224, 224)
-    return {'logits': error(theirs.head(ours.eval()(x)[0]), theirs.eval()(x))}
+    found = {'gradients': gradient_error(ours, theirs, x)} if gradients else {}
+    with torch.no_grad():
+        expected = theirs(x)
+        found['logits'] = error(ours(x), expected)
+        found['official against float64'] = error(expected, ours.double()(x.double()))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--vmamba', type=Path, help='checkout of MzeroMiko/VMamba')
     parser.add_argument('--vim', type=Path, help='checkout of hustvl/Vim')
+    parser.add_argument('--gradients', action='store_true', help='compare gradients, too')
     parser.add_argument('--only', default='', help='a part of the names of the variants')
     options = parser.parse_args()
     families = (
@@ -141,9 +186,9 @@ def main() -> None:
         for name in variants:
             if options.only in name:
                 torch.manual_seed(0)
-                # The official cross scan enters the device of its input, which here is no GPU.
-                with torch.no_grad(), patch('torch.cuda.device', nullcontext):
-                    found = compare(official, name)
+                # The official cross scan enters the device of its input, which here is not a GPU.
+                with patch('torch.cuda.device', nullcontext):
+                    found = compare(official, name, options.gradients)
                 print(
                     f'{family} {name}:', ', '.join(f'{what} {value:.1e}' for what, value in found.items()), flush=True
                 )

@@ -112,6 +112,9 @@ VIM_CLS = PLAIN | MIXING | {'train_dataloader.sampler.type': 'RepeatAugSampler',
 VITDET = RCNN_TEST | {
     'model.data_preprocessor.pad_size_divisor': 1024,
     'model.roi_head.stage_loss_weights': [1 / 3, 1 / 3, 1 / 3],
+    'model.roi_head.bbox_head.0.bbox_coder.target_stds': [1 / 10, 1 / 10, 1 / 5, 1 / 5],
+    'model.roi_head.bbox_head.1.bbox_coder.target_stds': [1 / 20, 1 / 20, 1 / 10, 1 / 10],
+    'model.roi_head.bbox_head.2.bbox_coder.target_stds': [1 / 30, 1 / 30, 1 / 15, 1 / 15],
     'model.neck.out_channels': 256,
     'model.rpn_head.num_convs': 2,
 }

@@ -1,5 +1,7 @@
-# Vim-S, recipe of the released code: that of Vim-Ti, but its Small has a class token, and drops the first entry of the
-# position embedding, not that of the token ('middle' is sound).
+# Vim-S, recipe of the released code: that of Vim-Ti. Like the official code, which removes the first position entry of
+# a file with a class token and not the token's own, this config sets pretrained_cls_slot='official'; 'middle' removes
+# the token's. The file differs as for Vim-Ti: the official one has a class token and a rotary embedding (79.8 % top-1)
+# and was not released.
 _base_ = './cascade-mask-rcnn_vim-t_sfp_amp-lsj-100e_coco.py'
 
 checkpoint = 'https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth'

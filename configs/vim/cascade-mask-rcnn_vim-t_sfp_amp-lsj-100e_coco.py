@@ -1,11 +1,12 @@
 # Vim-Ti, recipe of the released code, which differs from the paper's: 100 epochs (184,375 iterations) in steps, fp16,
-# a rotary position embedding, layer decay. Should fp16 overflow: --cfg-options optim_wrapper.dtype=bfloat16.
+# a rotary position embedding, layer decay. If fp16 overflows: --cfg-options optim_wrapper.dtype=bfloat16.
 # Differences:
-# - It starts from the released file, less the entry of its class token, which was not trained with a rotary embedding.
-#   That code starts from a model without class token that was, and was not released.
-# - Norms, biases and D do not decay. There all but the position embedding does, because the rule that exempts norms
-#   knows neither RMSNorm nor detectron2's LayerNorm.
-# - Gradients are exchanged in float32, there in float16.
+# - Training starts from the released ImageNet file, which has a class token, whose position entry is removed, and was
+#   trained without a rotary embedding. The official code starts from a file without class token and with a rotary
+#   embedding, which was not released, and fails on the released one.
+# - Norms, biases and D do not decay. In the official code everything but the position embedding decays, because
+#   detectron2's exemption of norms covers neither RMSNorm nor its own LayerNorm.
+# - Processes exchange gradients in float32, there in float16.
 _base_ = './cascade-mask-rcnn_vim-t_sfp_lsj-380k_coco.py'
 
 model = dict(backbone=dict(rope_grid=14))

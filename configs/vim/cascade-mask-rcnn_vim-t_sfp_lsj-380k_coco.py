@@ -1,5 +1,5 @@
-# Vim-Ti in the ViTDet frame, recipe of the paper: plain, without windows, 380K iterations of 64 images, linear decay.
-# Drop path, which the paper does not give, is that of the released code.
+# Vim-Ti with the heads of ViTDet, recipe of the paper: no windows, 380K iterations of 64 images, linear decay. The
+# paper does not give drop path; it is that of the released code.
 _base_ = [
     '../_base_/models/cascade-mask-rcnn_vitdet.py',
     '../_base_/datasets/coco_lsj_1024.py',

@@ -1,7 +1,7 @@
-# Vim-Ti+: long-sequence fine-tuning of Vim-Ti with patches that overlap (stride 8, 729 of them), recipe of the released
-# code. Its rate of 5e-6 for 512 images, its minimum and its warm-up rate all come to 1e-5 here: a constant. It also
-# starts as that code does, to be comparable with the published figure: the first entry of the position embedding stays,
-# and the class token's own is resized with the grid. 'middle' would keep each at its place.
+# Vim-Ti+: long-sequence fine-tuning of Vim-Ti with overlapping patches (stride 8, 729 patches), recipe of the released
+# code. Its learning rate (5e-6 for 512 images, 1e-5 for 1024), its minimum and its warm-up rate are all 1e-5, so the
+# rate is constant. As in that code, the first position entry is kept as that of the class token, and the token's own
+# entry is resized with the grid; pretrained_cls_slot='middle' keeps each at its place.
 _base_ = './vim-t_8xb128_in1k.py'
 
 model = dict(backbone=dict(patch_stride=8, pretrained_cls_slot='official'))

@@ -1,7 +1,8 @@
-# Vim-Ti, recipe of the released code: DeiT's, which augments like Swin's, with weight decay 0.1 and no drop path, in
-# float32. Differences:
-# - Validation and the choice of the best checkpoint use the averaged weights; there, the plain ones.
-# - The rate changes every iteration, by a cosine from epoch 5 to 300; there every epoch, by one that starts at epoch 0.
+# Vim-Ti, recipe of the released code: DeiT's with Swin's augmentation, weight decay 0.1, no drop path, float32.
+# Differences:
+# - The averaged weights are validated and select the best checkpoint; there, the plain weights.
+# - The learning rate changes every iteration, along a cosine from epoch 5 to 300; there once an epoch and one epoch
+#   late, along a cosine that starts at epoch 0.
 _base_ = [
     '../_base_/models/image-classifier.py',
     '../_base_/datasets/imagenet_swin_224.py',

@@ -1,5 +1,5 @@
-# Vim-Ti with a Segmenter head of two layers, the frame of the paper's ablations. The paper gives no recipe for it:
-# this is its recipe for UperNet.
+# Vim-Ti with a Segmenter head of two layers, as in the paper's ablations. The paper gives no recipe for it: training is
+# that of its UperNet, tests use mmseg's windows for Segmenter.
 _base_ = [
     '../_base_/models/segmenter.py',
     '../_base_/datasets/ade20k_512.py',
@@ -9,7 +9,8 @@ _base_ = [
 
 checkpoint = 'https://huggingface.co/hustvl/Vim-tiny-midclstok/resolve/main/vim_t_midclstok_76p1acc.pth'
 model = dict(
-    data_preprocessor=dict(size={{_base_.crop_size}}, test_cfg=dict(size_divisor=16)),
+    # Only a test image smaller than a window is padded, so padding moves no window.
+    data_preprocessor=dict(size={{_base_.crop_size}}, test_cfg=dict(size={{_base_.crop_size}})),
     backbone=dict(
         type='Vim',
         arch='tiny',

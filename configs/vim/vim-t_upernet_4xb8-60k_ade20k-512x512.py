@@ -1,13 +1,17 @@
-# Vim-Ti, recipe of the released code, which differs from the paper's: 60K iterations of 32 images, maps that show the
-# mixers' outputs. Differences:
-# - It starts from the released file, less the entry of its class token. That code's Tiny cannot load this file: it
-#   starts from one without class token, which was not released.
-# - Layer decay reaches the blocks. The rule of that code looks for other names and leaves them at the full rate
-#   (paramwise_cfg.layer_decay_rate=1.0 comes nearest to that).
-# - The position embedding does not decay. There it does: the rule that exempts it misses its full name.
+# Vim-Ti, recipe of the released code, which differs from the paper's: 60K iterations of 32 images, maps of the mixers'
+# outputs, sliding windows in tests. Differences:
+# - Training starts from the released ImageNet file, without the position entry of its class token. The official Tiny
+#   starts from a file without class token, which was not released, and fails on the released one.
+# - Layer decay reaches the blocks. The official rule looks for `blocks`, but they are named `layers`, and leaves them
+#   at the full rate (paramwise_cfg.layer_decay_rate=1.0 comes closest to that).
+# - The position embedding does not decay. In the official code it does, because the rule compares its name without the
+#   prefix `backbone.`.
+# - A test image smaller than a window is padded to one; the official code refuses it.
 _base_ = './vim-t_upernet_4xb4-160k_ade20k-512x512.py'
 
 model = dict(
+    # Only a test image smaller than a window is padded, so padding moves no window.
+    data_preprocessor=dict(test_cfg=dict(_delete_=True, size={{_base_.crop_size}})),
     backbone=dict(feature='mixer'),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
 )

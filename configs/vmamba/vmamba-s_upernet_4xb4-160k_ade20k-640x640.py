@@ -1,4 +1,5 @@
-# VMamba-S (s2l15), recipe of the released code: that of 512x512 with crops of 640x640. Its result is not published.
+# VMamba-S (s2l15), recipe of the released code: that of 512x512 with crops of 640x640, and 4 images per GPU as there.
+# No result was published.
 _base_ = [
     '../_base_/models/upernet.py',
     '../_base_/datasets/ade20k_640.py',

@@ -1,5 +1,5 @@
-# VMamba-S (s2l15), 512x512's recipe with crops of 896x896 and tests at that scale. The released config means this, but
-# sets 19 classes, crops 512x512, padded, and tests at 2048x512; its result is not published.
+# VMamba-S (s2l15), recipe of 512x512 with crops of 896x896 and tests at that scale. The released config of this name
+# has 19 classes, crops of 512x512 that are padded to 896x896, and tests at 2048x512; no result was published.
 _base_ = [
     '../_base_/models/upernet.py',
     '../_base_/datasets/ade20k_896.py',

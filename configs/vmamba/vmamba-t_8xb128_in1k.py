@@ -1,5 +1,5 @@
 # VMamba-T (s1l8), recipe of the released code: that of Swin, with float16 autocast and an average of the weights (EMA).
-# Difference: validation and the choice of the best checkpoint use the averaged weights; there, both are validated.
+# Difference: the averaged weights are validated and select the best checkpoint; there, both are validated.
 _base_ = [
     '../_base_/models/image-classifier.py',
     '../_base_/datasets/imagenet_swin_224.py',

@@ -1,5 +1,6 @@
-# VMamba-T (s1l8), recipe of the released code to the weight-decay groups. Differences: the batch of 4 that the name
-# promises (the released file inherits 2, for 8 GPUs; both make 16), and the ImageNet file is named here.
+# VMamba-T (s1l8), recipe of the released code, including its weight-decay groups. Differences: 4 images per GPU, as the
+# name says (the released file inherits 2, for 8 GPUs; both make 16), and init_cfg names the ImageNet file, which the
+# official code takes from the command line.
 _base_ = [
     '../_base_/models/upernet.py',
     '../_base_/datasets/ade20k_512.py',

@@ -295,11 +295,14 @@ class Vim(Backbone):
         return self.num_blocks + 1 if top == 'norm_f' else 0
 
     def _reset_parameters(self, depth: int) -> None:
-        """Initialisation of the official code; that of what the scan reads is in `BiMamba`."""
+        """Initialisation of the official classifier; `BiMamba` initialises what the scan reads.
+
+        The official dense models initialise their linear layers once more, which docs/fidelity.md describes.
+        """
         proj = self.patch_embed.proj
-        # LeCun's variance, 1 / fan in, after the cut at two standard deviations, which leaves 0.8796 of them
-        std = proj.weight[0].numel() ** -0.5 / 0.8796
-        nn.init.trunc_normal_(proj.weight, std=std, a=-2 * std, b=2 * std)
+        # lecun_normal_ of timm 0.4.12, which the official code pins: it divides by the factor 0.8796 of a cut at two
+        # standard deviations, but cuts at 49 of them
+        nn.init.normal_(proj.weight, std=proj.weight[0].numel() ** -0.5 / 0.8796)
         nn.init.zeros_(proj.bias)
         for name in ('pos_embed', *self.class_tokens):
             nn.init.trunc_normal_(getattr(self, name), std=0.02)

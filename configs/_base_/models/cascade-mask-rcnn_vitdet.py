@@ -1,6 +1,8 @@
 # Cascade Mask R-CNN as in ViTDet: simple feature pyramid, two RPN convolutions, box heads of four convolutions and one
 # fully connected layer, all norms LayerNorms over channels. For any plain backbone that gives one map of stride 16.
-# mmdet has a mask head in each of the three stages, detectron2 one in all.
+# Differences from detectron2, which are those of mmdet's cascade: each of the three stages has a mask head, where
+# detectron2 has one in all; stages 2 and 3 sample 512 boxes with the ground truth among them, where detectron2 takes
+# all boxes of the stage before.
 # The child fills `backbone` and `neck.in_channels`, the channels of that map, and imports mmpretrain.models for LN2d.
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
 
@@ -28,8 +30,8 @@ model = dict(
     roi_head=dict(
         type='CascadeRoIHead',
         num_stages=3,
-        # detectron2 adds the losses and passes a third of each stage's gradient on to the features. This is the same
-        # with Adam, which does not see the scale of a head's own gradients.
+        # detectron2 adds the box losses and passes a third of each stage's gradient on to the features. With
+        # Adam this is equivalent, because the scale of a head's own gradients has no effect.
         stage_loss_weights=[1 / 3, 1 / 3, 1 / 3],
         bbox_roi_extractor=dict(
             type='SingleRoIExtractor',
@@ -72,7 +74,7 @@ model = dict(
                 roi_feat_size=7,
                 num_classes=80,
                 norm_cfg=norm_cfg,
-                bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[0.033, 0.033, 0.067, 0.067]),
+                bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[1 / 30, 1 / 30, 1 / 15, 1 / 15]),
                 reg_class_agnostic=True,
                 loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
                 loss_bbox=dict(type='L1Loss', loss_weight=1.0),
