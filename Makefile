@@ -1,8 +1,9 @@
-# Every target except test-classic, wheel, docs and clean first creates or completes .venv; a complete .venv takes no time.
-# PYTHON=python3.12 selects another Python than the first suitable one on PATH. ARGS="..." is passed to pytest.
+# Every target except test-classic, wheel, lock, audit, docs and clean first creates or completes .venv; a complete .venv takes no time.
+# PYTHON=python3.12 selects another Python than the first suitable one on PATH. ARGS="..." is passed to pytest,
+# to uv in `make lock`, and to the script of `make audit`.
 python := .venv/bin/python
 
-.PHONY: help setup demo demo-seg demo-cls test test-classic wheel bench lint docs clean
+.PHONY: help setup demo demo-seg demo-cls test test-fast test-classic wheel bench lint lock audit docs clean
 
 help:
 	@echo 'make setup         create .venv with pinned versions of everything (once, 5 to 15 minutes)'
@@ -10,11 +11,14 @@ help:
 	@echo 'make demo-seg      the same for UperNet'
 	@echo 'make demo-cls      train and test a classifier of handwritten digits with VMamba (2 minutes)'
 	@echo 'make test          run the test suite'
+	@echo 'make test-fast     test only models and kernels (3 minutes)'
 	@echo 'make test-classic  run the test suite with the original OpenMMLab libraries, in .venv-classic'
 	@echo 'make wheel         build the source distribution and the wheel in dist (needs only Python and gcc; 1 minute)'
 	@echo 'make bench         measure time and memory of the scan and the backbones on this machine'
-	@echo 'make lint          check code and documentation: ruff, proselint'
-	@echo 'make docs          build the documentation: build/site/index.html (needs only Python; 1 minute the first time)'
+	@echo 'make lint          check code, documentation and licences: ruff, proselint, codespell, clang-format, shellcheck'
+	@echo 'make lock          resolve the pinned versions into lock files with hashes (needs only Python and PyPI)'
+	@echo 'make audit         ask PyPI for known vulnerabilities of the locked packages (needs only Python and PyPI)'
+	@echo 'make docs          build the documentation: build/site/index.html (needs Python 3.11; 1 minute the first time)'
 	@echo 'make clean         delete results of demos, tests and builds; keeps .venv'
 
 setup:
@@ -32,6 +36,9 @@ demo-cls: setup
 test: setup
 	$(python) -m pytest -n 2 $(ARGS)
 
+test-fast: setup
+	$(python) -m pytest -n 2 -m 'not slow' tests/test_models tests/test_ops $(ARGS)
+
 test-classic:
 	@bash tools/setup_classic.sh
 	.venv-classic/bin/python -m pytest -n 2 $(ARGS)
@@ -47,6 +54,29 @@ lint: setup
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) .ci/prose.py
+	git ls-files | xargs .venv/bin/codespell
+	git ls-files '*.c' '*.h' '*.inc' | xargs .venv/bin/clang-format --dry-run --Werror
+	test ! -x .venv/bin/shellcheck || git ls-files '*.sh' .ci/run | xargs .venv/bin/shellcheck
+	.venv/bin/pip-licenses >/dev/null
+
+# Each lock file contains the pins of the .txt file next to it, their dependencies, and hashes.
+compile = UV_CUSTOM_COMPILE_COMMAND='make lock' UV_PYTHON_DOWNLOADS=never \
+	build/audit/bin/uv pip compile --quiet --universal --generate-hashes $(ARGS)
+
+lock: build/audit/bin/uv
+	$(compile) --python-version 3.10 requirements.txt --output-file requirements.lock
+	$(compile) --python-version 3.10 --no-deps tests/requirements_peft.txt --output-file tests/requirements_peft.lock
+	$(compile) --python-version 3.11 docs/requirements.txt --output-file docs/requirements.lock
+	$(compile) --python-version 3.10 .ci/requirements_audit.txt --output-file .ci/requirements_audit.lock
+	$(compile) --python-version 3.10 .ci/requirements_wheel.txt --output-file .ci/requirements_wheel.lock
+
+audit: build/audit/bin/uv
+	build/audit/bin/python .ci/audit.py $(ARGS)
+
+build/audit/bin/uv: .ci/requirements_audit.lock
+	$(or $(PYTHON),python3) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	touch $@
 
 # mkdocs has its own environment and reads the docstrings from the source, so .venv is not needed.
 docs: build/docs/bin/mkdocs
@@ -55,9 +85,9 @@ docs: build/docs/bin/mkdocs
 	NO_MKDOCS_2_WARNING=1 $< build --strict --quiet
 	@echo 'build/site/index.html'
 
-build/docs/bin/mkdocs: docs/requirements.txt
+build/docs/bin/mkdocs: docs/requirements.lock
 	$(or $(PYTHON),python3) -m venv build/docs
-	build/docs/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	build/docs/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
 	touch $@
 
 clean:

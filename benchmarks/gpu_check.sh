@@ -16,7 +16,7 @@
 # PYTHON chooses the interpreter (python3), OUT the folder for JSON and logs (benchmarks/results/<GPU>). Every step runs,
 # whatever became of those before; the exit status is 0 only if all succeeded.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 python=${PYTHON:-python3}
 

@@ -24,6 +24,7 @@ constraints=$home/constraints.txt
 sed "${TORCH:+/^torch/d}" "$checkout/requirements.txt" >constraints.txt
 say "$("$python" --version): torch, mmengine and $(basename "$wheel"), with a compiler that always fails"
 "$python" -m venv venv
+# shellcheck source=/dev/null
 source venv/bin/activate
 install() { pip install --disable-pip-version-check --quiet --constraint "$constraints" "$@"; }
 install --upgrade pip
@@ -31,6 +32,7 @@ CC=false CXX=false install --prefer-binary "torch${TORCH:+==$TORCH}" numpy onedl
 
 # In an environment without anything of this one, without network, and with nothing in the place of libgomp.so.1.
 alone() {
+    # shellcheck disable=SC2016  # the inner shell expands it
     local hide='for file in $(PATH=$PATH:/sbin:/usr/sbin ldconfig -p | sed -n "s|.*libgomp.so.1 .*=> ||p"); do mount --bind /dev/null "$file"; done'
     if unshare --map-root-user --mount --net true 2>/dev/null; then
         env -i PATH="$PATH" HOME="$home" unshare --map-root-user --mount --net bash -ec "$hide; \"\$@\"" - "$@"
@@ -76,7 +78,7 @@ PYTHON
 
 say 'the mm libraries; mmcv is compiled (10 minutes on 2 cores), or comes as a wheel from PIP_FIND_LINKS'
 install torch torchvision setuptools wheel ninja psutil packaging
-CUDA_VISIBLE_DEVICES= MAX_JOBS=$(nproc) install --no-cache-dir --no-build-isolation onedl-mmcv opencv-python opencv-python-headless
+CUDA_VISIBLE_DEVICES='' MAX_JOBS=$(nproc) install --no-cache-dir --no-build-isolation onedl-mmcv opencv-python opencv-python-headless
 install onedl-mmdetection onedl-mmsegmentation onedl-mmpretrain ftfy regex scikit-image
 
 say 'the demo, as docs/install.md has it'

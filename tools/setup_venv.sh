@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv, the development environment: everything in requirements.txt and this project, editable.
+# Makes .venv, the development environment: everything in requirements.lock and this project, editable. pip compares each
+# file that it downloads with the hashes in the lock file.
 #
 #   bash tools/setup_venv.sh                    # or: make setup
 #   PYTHON=python3.12 bash tools/setup_venv.sh  # with another Python than the first fitting one on PATH
@@ -13,7 +14,7 @@ say() { printf '[setup %(%H:%M:%S)T] %s\n' -1 "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 # --- is there anything to do? -----------------------------------------------------------------------------------------
-inputs=(requirements.txt tests/requirements_peft.txt pyproject.toml tools/setup_venv.sh)
+inputs=(requirements.lock tests/requirements_peft.lock pyproject.toml tools/setup_venv.sh)
 [[ -f setup.py ]] && inputs+=(setup.py)
 while IFS= read -r source; do inputs+=("$source"); done < <(find mmvmamba/ops/native -name '*.[ch]' -o -name '*.inc' 2>/dev/null | sort)
 # The path is part of the key because an editable installation points to it.
@@ -78,8 +79,24 @@ fi
 
 # --- the environment --------------------------------------------------------------------------------------------------
 run() { .venv/bin/python "$@"; }
-quiet=$([[ -t 1 ]] || echo -qq) # progress bars for people, errors only for log files
-install() { run -m pip install --disable-pip-version-check $quiet --constraint requirements.txt "$@"; }
+quiet=()
+[[ -t 1 ]] || quiet=(-qq) # progress bars for people, errors only for log files
+install() { run -m pip install --disable-pip-version-check "${quiet[@]}" "$@"; }
+
+# Writes the entries of the lock file for the packages NAME..., or with "but" for all others, to .venv/FILE.
+entries() { # FILE [but] NAME...
+    local file=.venv/$1 but=0
+    shift
+    [[ $1 == but ]] && but=1 && shift
+    awk -v names=" $* " -v but="$but" '
+        /^[^ #]/ { split($1, name, "=="); listed = index(names, " " name[1] " ") > 0 }
+        listed != but' requirements.lock >"$file"
+    printf '%s' "$file"
+}
+
+# The lock file lists every package, so pip resolves nothing. Source distributions are built with the build tools that the
+# lock file pins; an isolated build would download others without hashes.
+install_locked() { install --require-hashes --no-deps --no-build-isolation "$@"; }
 
 started=$SECONDS
 say "making .venv (6 GB) with $python, Python $(version_of "$python"); an interrupted set-up goes on at the next call"
@@ -89,7 +106,7 @@ if ! have_venv_for "$python"; then
     rm -rf .venv
     mkdir .venv && touch .venv/creating
     "$python" -m venv .venv
-    install --upgrade pip setuptools wheel ninja packaging psutil
+    install_locked --requirement "$(entries build_tools.txt pip setuptools wheel ninja packaging psutil)"
     mv .venv/creating .venv/created
 fi
 
@@ -98,41 +115,53 @@ for info in .venv/lib/python*/site-packages/*.dist-info; do
     [[ -f $info/RECORD ]] || rm -rf "$info"
 done
 
-say '2/5 torch and torchvision (3 GB to download; 2 minutes on a fast line)'
-install torch torchvision numpy
+# These have no wheels, and some of them import torch to build.
+source_only=(grad-cam onedl-mmcv onedl-mmdetection onedl-mmpretrain onedl-mmsegmentation)
+say '2/5 torch and all other wheels (3 GB to download; 3 minutes on a fast line)'
+install_locked --requirement "$(entries wheels.txt but "${source_only[@]}")"
 
-mmcv=$(grep -x 'onedl-mmcv==.*' requirements.txt)
-if [[ $(run -m pip freeze) != *"$mmcv"* ]] || ! run -c 'import mmcv.ops' 2>/dev/null; then
-    say '3/5 mmcv with its operators, compiled against this torch (10 minutes on 2 cores) or a wheel from PIP_FIND_LINKS'
+mmcv=$(grep -o '^onedl-mmcv==[^ ]*' requirements.lock)
+have_mmcv() { [[ $(run -m pip freeze) == *"$mmcv"* ]] && run -c 'import mmcv.ops' 2>/dev/null; }
+pip_mmcv() { # all output goes to .venv/mmcv.log; every tenth file that is compiled is printed
+    run -m pip "$@" --disable-pip-version-check --verbose --no-deps \
+        &> >(tee .venv/mmcv.log | grep --line-buffered -o '\[[0-9]*0/[0-9]*\]')
+}
+install_mmcv() { pip_mmcv install --no-index --only-binary onedl-mmcv --force-reinstall "$mmcv"; }
+compile_mmcv() { # no cache: pip would keep one wheel for every torch, even one built without operators
+    rm -rf .venv/wheels
+    pip_mmcv wheel --no-cache-dir --no-binary onedl-mmcv --no-build-isolation --require-hashes --wheel-dir .venv/wheels \
+        --requirement "$(entries mmcv.txt onedl-mmcv)" &&
+        PIP_FIND_LINKS=.venv/wheels install_mmcv
+}
+if ! have_mmcv; then
+    say '3/5 mmcv with its operators: a wheel from PIP_FIND_LINKS, or compiled against this torch (10 minutes on 2 cores)'
+    # The lock file cannot know the hash of a wheel that was compiled elsewhere. --no-index: it comes from the folders that
+    # the user names, never from a registry.
+    if install_mmcv && ! have_mmcv; then
+        say '    the wheel from PIP_FIND_LINKS does not fit this torch'
+    fi
+fi
+if ! have_mmcv; then
     if run -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' &&
         ! command -v nvcc >/dev/null && [[ ! -x ${CUDA_HOME:-/usr/local/cuda}/bin/nvcc ]]; then
         say '    note: there is a GPU but no nvcc, so mmcv is compiled for the CPU only. To train detectors on the GPU,'
         say "    install the CUDA $(run -c 'import torch; print(torch.version.cuda)') toolkit, remove .venv and call again."
         export CUDA_VISIBLE_DEVICES=
     fi
-    export MAX_JOBS=${MAX_JOBS:-$(nproc)}
-    build_mmcv() { # no cache: pip would keep one wheel for every torch, even one built without operators
-        run -m pip install --disable-pip-version-check --verbose --no-cache-dir --no-deps --no-build-isolation \
-            --constraint requirements.txt "$@" "$mmcv" \
-            &> >(tee .venv/mmcv.log | grep --line-buffered -o '\[[0-9]*0/[0-9]*\]') ||
-            { tail -n 40 .venv/mmcv.log >&2; fail 'mmcv was not built; all of its output is in .venv/mmcv.log'; }
-    }
-    install onedl-mmengine opencv-python opencv-python-headless # what importing mmcv takes
-    build_mmcv --force-reinstall
-    if ! run -c 'import mmcv.ops' 2>/dev/null; then
-        say '    the wheel that pip found does not fit this torch: compiling (about 10 minutes on 2 cores)'
-        build_mmcv --force-reinstall --no-binary onedl-mmcv
-    fi
+    say '    compiling mmcv'
+    MAX_JOBS=${MAX_JOBS:-$(nproc)} compile_mmcv ||
+        { tail -n 40 .venv/mmcv.log >&2; fail 'mmcv was not built; all of its output is in .venv/mmcv.log'; }
     unset CUDA_VISIBLE_DEVICES
 fi
 
-say '4/5 mmdet, mmseg, mmpretrain and the tools (2 minutes)'
-install --requirement requirements.txt
+say '4/5 mmdet, mmseg and mmpretrain (1 minute)'
+install_locked --requirement requirements.lock
 rm -rf .venv/peft
-run -m pip install --disable-pip-version-check $quiet --no-deps --target .venv/peft --requirement tests/requirements_peft.txt
+install_locked --target .venv/peft --requirement tests/requirements_peft.lock
 
 say '5/5 mmvmamba, editable, and a check that everything imports (1 minute)'
 install --no-deps --no-build-isolation --editable .
+run -m pip check --disable-pip-version-check || fail 'the installed packages do not fit together; remove .venv and call again'
 run - <<'PYTHON' || fail 'the environment was installed but does not work; remove .venv and call again'
 import mmcv.ops
 import mmdet.models

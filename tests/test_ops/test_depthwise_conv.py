@@ -283,6 +283,7 @@ def test_refuses_other_sequences():
 
 
 @pytest.mark.skipif(INTERPRETED, reason='the cases run in this process')
+@pytest.mark.slow
 def test_triton_in_the_interpreter():
     pytest.importorskip('triton', '3.3')
     options = ['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-o', 'addopts=', '-k', 'triton']

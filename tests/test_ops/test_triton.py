@@ -26,6 +26,7 @@ CROSS = [ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED]
 
 
 @pytest.mark.skipif(INTERPRETED or DEVICE == 'cuda', reason='the cases run in this process')
+@pytest.mark.slow
 def test_in_the_interpreter():
     options = ['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-o', 'addopts=']
     command = [sys.executable, '-m', 'pytest', *options, __file__]

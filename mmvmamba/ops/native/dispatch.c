@@ -26,6 +26,7 @@ static const scan_kernels *kernels(void) {
 #define ARGS_FIELD(type, name) {"scan_args." #name, offsetof(scan_args, name)},
 #define CONV_FIELD(type, name) {"conv_args." #name, offsetof(conv_args, name)},
 
+/* clang-format off */
 static const scan_entry interface[] = {
     SCAN_CONSTANTS(CONSTANT)
     SCAN_MAP(MAP_FIELD) {"scan_map", sizeof(scan_map)},
@@ -33,6 +34,7 @@ static const scan_entry interface[] = {
     CONV_ARGS(CONV_FIELD) {"conv_args", sizeof(conv_args)},
     {NULL, 0},
 };
+/* clang-format on */
 
 EXPORT const scan_entry *scan_interface(void) { return interface; }
 EXPORT const char *scan_isa(void) { return kernels()->name; }
