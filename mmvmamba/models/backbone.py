@@ -1,5 +1,6 @@
 """What the backbones share as modules of MMEngine: how they load, start and freeze."""
 
+import re
 from collections.abc import Iterable
 from functools import cache
 
@@ -9,8 +10,10 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 
-from ..checkpoint import fit, load_pretrained
+from ..checkpoint import CheckpointError, fit, load_pretrained, unwrap_state_dict
 from ..checkpoint.matching import reshaped
+from ..checkpoint.placing import classifier_place
+from ..checkpoint.prefixes import unknown_prefixes
 from .arguments import pretrained_init_cfg
 
 
@@ -126,14 +129,52 @@ class Backbone(BaseModule):
             module.eval()
             module.requires_grad_(False)
 
+    def _checkpoint_filter(self, state_dict: dict, prefix: str, *args) -> None:
+        """Rename the tensors of a released classifier to those of mmpretrain's `ImageClassifier`.
+
+        mmpretrain's protocol: an `ImageClassifier` calls this method of its backbone before it loads, so that
+        mmpretrain's own inferencer takes released files.
+        """
+        _unwrap(state_dict, prefix)
+        names = {key: key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}
+        if any(name.startswith('backbone.') for name in names.values()) or not self.resemblance(names.values()):
+            return
+        for key, name in names.items():
+            state_dict[prefix + (classifier_place(self, name) or f'backbone.{name}')] = state_dict.pop(key)
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
         """Give the tensors their names and shapes here, or raise; what a classifier's file lacks stays as it is."""
+        _unwrap(state_dict, prefix)
         part = {key[len(prefix) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
-        found = fit(self, part)
+        if not part:
+            raise CheckpointError(
+                f'this checkpoint has no tensor whose name starts with {prefix!r}: if it is a released classifier, '
+                'convert it with python tools/model_converters/convert_checkpoint.py FILE OUT.pth'
+            )
+        try:
+            found = fit(self, part)
+        except CheckpointError as error:
+            known = ['backbone.'] if any(name.startswith('backbone.') for name in part) else []
+            if prefixes := unknown_prefixes(self, part) or known:
+                start = prefix + prefixes[0]
+                raise CheckpointError(
+                    f'this checkpoint has the tensors of {type(self).__name__} under the prefix {start!r} instead of '
+                    f'{prefix!r}: mmengine.runner.load_checkpoint(model, FILE, '
+                    f'revise_keys=[({"^" + re.escape(start)!r}, {prefix!r})]) renames them'
+                ) from error
+            raise
         own = self.state_dict()
         tensors = found.taken | {name: own[name] for name in found.fresh}
         state_dict.update((prefix + name, tensor) for name, tensor in tensors.items())
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _unwrap(state_dict: dict, prefix: str) -> None:
+    """Replace the content of a released file by its tensors: mmengine passes a file without `state_dict` as it is."""
+    if state_dict and not prefix and not any(isinstance(value, Tensor) for value in state_dict.values()):
+        tensors = unwrap_state_dict(dict(state_dict))
+        state_dict.clear()
+        state_dict.update(tensors)
 
 
 @cache
