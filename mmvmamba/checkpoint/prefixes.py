@@ -60,6 +60,25 @@ def prefix_advice(model: nn.Module, names: Iterable[str], filename: str | Path =
     )
 
 
+def renaming_advice(model: nn.Module, found: str, expected: str) -> str:
+    """`prefix_advice` where mmengine or torch loads, and the name of the file is not known.
+
+    Args:
+        model: a backbone.
+        found: prefix of the model's tensors in the file.
+        expected: prefix under which they are loaded, '' for a model by itself.
+    """
+    load = (
+        f'load_checkpoint(model, FILE, revise_keys=[({f"^{re.escape(found)}"!r}, {expected!r})]) of mmengine.runner'
+        if expected
+        else f'load_pretrained(model, FILE, prefix={found!r}) of mmvmamba.checkpoint'
+    )
+    instead = f' instead of {expected!r}' if expected else ''
+    return (
+        f'the file has the tensors of {type(model).__name__} under the prefix {found!r}{instead}: load it with {load}'
+    )
+
+
 def _share(model: nn.Module, names: list[str]) -> float:
     """The share of the model's tensors, those of its backbone if it has one of ours, that have these names."""
     backbone, prefix = backbone_of(model)

@@ -7,17 +7,18 @@ from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 
 
-def class_info(cfg: Config, meta: dict) -> dict[str, Any]:
+def class_info(cfg: Config, meta: Any) -> dict[str, Any]:
     """`classes` and `palette`, as far as they are known.
 
     Args:
         cfg: complete config, whose libraries are imported.
         meta: `meta` of the checkpoint; its names take precedence over those of the config's test data set.
     """
-    if 'dataset_meta' in meta:
-        return {key.lower(): value for key, value in meta['dataset_meta'].items()}
-    if 'CLASSES' in meta:  # written by the releases before MMEngine
-        return dict(classes=meta['CLASSES'], palette=meta.get('PALETTE'))
+    meta = meta if isinstance(meta, dict) else {}
+    # releases before MMEngine wrote capitals, and without `dataset_meta`
+    saved = {str(key).lower(): value for key, value in (meta.get('dataset_meta') or meta).items()}
+    if isinstance(saved.get('classes'), (list, tuple)):
+        return saved
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     given = {key: dataset[key] for key in ('classes', 'palette') if isinstance(dataset.get(key), (list, tuple))}
     return {**_dataset_info(cfg, dataset.get('type')), **given, **(dataset.get('metainfo') or {})}

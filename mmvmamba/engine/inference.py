@@ -40,7 +40,7 @@ def load_inferencer(cfg: Config, checkpoint: str, device: str) -> BaseInferencer
     cfg.get('visualizer', {}).pop('vis_backends', None)  # nothing is logged to a work dir
     content = read_checkpoint(checkpoint)
     state_dict = unwrap_state_dict(content, checkpoint)
-    info = class_info(cfg, content.get('meta') or {})
+    info = class_info(cfg, content.get('meta'))
     return load(cfg, lambda model: load_checked(model, state_dict, checkpoint), info, device)
 
 

@@ -1,6 +1,5 @@
 """What the backbones share as modules of MMEngine: how they load, start and freeze."""
 
-import re
 from collections.abc import Iterable
 from functools import cache
 
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, fit, load_pretrained, unwrap_state_dict
 from ..checkpoint.matching import reshaped
-from ..checkpoint.placing import classifier_place
-from ..checkpoint.prefixes import unknown_prefixes
+from ..checkpoint.placing import classifier_place, norms_of_the_one_output
+from ..checkpoint.prefixes import renaming_advice, unknown_prefixes
 from .arguments import pretrained_init_cfg
 
 
@@ -137,8 +136,10 @@ class Backbone(BaseModule):
         """
         _unwrap(state_dict, prefix)
         names = {key: key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}
-        if any(name.startswith('backbone.') for name in names.values()) or not self.resemblance(names.values()):
+        if any(name.startswith('backbone.') for name in names.values()):
             return
+        if prefixes := unknown_prefixes(self, names.values()):
+            raise CheckpointError(renaming_advice(self, prefix + prefixes[0], prefix))
         for key, name in names.items():
             state_dict[prefix + (classifier_place(self, name) or f'backbone.{name}')] = state_dict.pop(key)
 
@@ -148,20 +149,20 @@ class Backbone(BaseModule):
         part = {key[len(prefix) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
         if not part:
             raise CheckpointError(
-                f'this checkpoint has no tensor whose name starts with {prefix!r}: if it is a released classifier, '
-                'convert it with python tools/model_converters/convert_checkpoint.py FILE OUT.pth'
+                f'the file has no tensor whose name starts with {prefix!r}: '
+                'python tools/model_converters/convert_checkpoint.py FILE OUT.pth converts a released classifier, and '
+                'reports the prefix of other files'
             )
+        for name in self.says_nothing(part):
+            del part[name]
+        for name, own_name in norms_of_the_one_output(self, part).items():
+            part[own_name] = part.pop(name)
         try:
             found = fit(self, part)
         except CheckpointError as error:
             known = ['backbone.'] if any(name.startswith('backbone.') for name in part) else []
             if prefixes := unknown_prefixes(self, part) or known:
-                start = prefix + prefixes[0]
-                raise CheckpointError(
-                    f'this checkpoint has the tensors of {type(self).__name__} under the prefix {start!r} instead of '
-                    f'{prefix!r}: mmengine.runner.load_checkpoint(model, FILE, '
-                    f'revise_keys=[({"^" + re.escape(start)!r}, {prefix!r})]) renames them'
-                ) from error
+                raise CheckpointError(renaming_advice(self, prefix + prefixes[0], prefix)) from error
             raise
         own = self.state_dict()
         tensors = found.taken | {name: own[name] for name in found.fresh}
