@@ -72,4 +72,4 @@ def _with_names(classes: list[str] | tuple[str, ...], count: int) -> list[str]:
 
 def _with_colours(palette: list | tuple, count: int) -> list:
     random = np.random.default_rng(0).integers(0, 256, (count, 3)).tolist()
-    return [*palette, *random[len(palette) :]]
+    return [*palette, *map(tuple, random[len(palette) :])]
