@@ -75,9 +75,8 @@ def released_backbone(state_dict: dict[str, Tensor], filename: str | Path = '') 
             with torch.device('meta'):
                 return family(**variant)
     for family in Backbone.__subclasses__():
-        for arch in family.archs:
-            with torch.device('meta'):
-                advice = prefix_advice(family(arch=arch), state_dict, filename)
-            if advice:
-                raise CheckpointError(advice)
+        with torch.device('meta'):
+            smallest = family(arch=next(iter(family.archs)))
+        if advice := prefix_advice(smallest, state_dict, filename):
+            raise CheckpointError(advice)
     raise CheckpointError('its backbone is none of the released variants: give the config of the model')

@@ -147,7 +147,7 @@ class Backbone(BaseModule):
         """Give the tensors their names and shapes here, or raise; what a classifier's file lacks stays as it is."""
         _unwrap(state_dict, prefix)
         part = {key[len(prefix) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
-        if not part:
+        if prefix and not part:
             raise CheckpointError(
                 f'the file has no tensor whose name starts with {prefix!r}: '
                 'python tools/model_converters/convert_checkpoint.py FILE OUT.pth converts a released classifier, and '
