@@ -1,7 +1,8 @@
 """Shows what a detector, segmentor or classifier finds in an image, a folder, the files of a pattern, or a video.
 
 It writes the images, or the video, with what was found drawn in, and what was found: of a detector `predictions.json`
-in COCO's format, of a segmentor PNG files whose pixels are class numbers, of a classifier `predictions.json`.
+in COCO's format, of a segmentor PNG files whose pixels are class numbers, of a classifier `predictions.json`
+with the label, or all labels of a multi-label classifier.
 """
 
 import json
