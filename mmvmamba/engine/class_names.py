@@ -15,13 +15,16 @@ def class_info(cfg: Config, meta: Any) -> dict[str, Any]:
         meta: `meta` of the checkpoint; its names take precedence over those of the config's test data set.
     """
     meta = meta if isinstance(meta, dict) else {}
-    # releases before MMEngine wrote capitals, and without `dataset_meta`
-    saved = {str(key).lower(): value for key, value in (meta.get('dataset_meta') or meta).items()}
+    saved = meta.get('dataset_meta') or {key: meta.get(key) for key in ('CLASSES', 'PALETTE')}  # before MMEngine
+    saved = {str(key).lower(): value for key, value in saved.items()}
     if isinstance(saved.get('classes'), (list, tuple)):
         return saved
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    given = {key: dataset[key] for key in ('classes', 'palette') if isinstance(dataset.get(key), (list, tuple))}
-    return {**_dataset_info(cfg, dataset.get('type')), **given, **(dataset.get('metainfo') or {})}
+    given = {key: dataset[key] for key in ('classes', 'palette') if dataset.get(key)}
+    info = {**_dataset_info(cfg, dataset.get('type')), **given, **(dataset.get('metainfo') or {})}
+    if not isinstance(info.get('classes'), (list, tuple)):  # a file with names, which only the data set reads
+        info.pop('classes', None)
+    return info
 
 
 def name_all_labels(inferencer: BaseInferencer, samples: list[Any]) -> None:
@@ -72,4 +75,4 @@ def _with_names(classes: list[str] | tuple[str, ...], count: int) -> list[str]:
 
 def _with_colours(palette: list | tuple, count: int) -> list:
     random = np.random.default_rng(0).integers(0, 256, (count, 3)).tolist()
-    return [*palette, *map(tuple, random[len(palette) :])]
+    return [*palette[:count], *map(tuple, random[len(palette) :])]
