@@ -20,7 +20,7 @@ from mmvmamba.analysis.scans import Layout, reading, record_scans
 from mmvmamba.analysis.subjects import to_input
 from mmvmamba.checkpoint import CheckpointError
 from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.inference import best_class, class_map, draw, load_inferencer, predict
+from mmvmamba.engine.inference import class_map, classification, draw, load_inferencer, predict
 from mmvmamba.engine.launch import launching, load_config
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ def build_page(args: Namespace) -> gr.Blocks:
         with gr.Row():
             config = gr.Dropdown(configs, value=configs[0], label='Config')
             checkpoint = gr.Textbox(args.checkpoint, label='Checkpoint', placeholder='file or URL')
-            score_thr = gr.Slider(0, 1, 0.3, label='Least score of an object')
+            score_thr = gr.Slider(0, 1, 0.3, label='Lowest score of an object or label')
         with gr.Row():
             image = gr.Image(label='Image')
             with gr.Column():
@@ -102,8 +102,9 @@ def summary(inferencer, sample, score_thr):
         labels, classes = class_map(sample), inferencer.model.dataset_meta['classes']
         shares = Counter({classes[label]: (labels == label).mean() for label in np.unique(labels)})
         return ', '.join(f'{share:.1%} {name}' for name, share in shares.most_common())
-    best = best_class(inferencer, sample)
-    return f'{best.get("class", best["label"])} ({best["score"]:.2f})'
+    found = classification(inferencer, sample, score_thr)
+    labels = found.get('labels', [found])
+    return ', '.join(f'{each.get("class", each["label"])} ({each["score"]:.2f})' for each in labels) or 'nothing'
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Shows what a detector, segmentor or classifier finds in an image, a folder, the files of a pattern, or a video.
 
 It writes the images, or the video, with what was found drawn in, and what was found: of a detector `predictions.json`
-in COCO's format, of a segmentor PNG files whose pixels are class numbers, of a classifier `predictions.json`.
+in COCO's format, of a segmentor PNG files whose pixels are class numbers, of a classifier `predictions.json`
+with the label, or all labels of a multi-label classifier.
 """
 
 import json
@@ -22,7 +23,7 @@ from rich.progress import Progress
 
 from mmvmamba.engine.coco_result import CocoResult
 from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.inference import best_class, class_map, draw, load_inferencer, predict
+from mmvmamba.engine.inference import class_map, classification, draw, load_inferencer, predict
 from mmvmamba.engine.launch import launching, load_config
 
 IMAGES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
@@ -44,7 +45,12 @@ def parse_args(argv=None):
     parser.add_argument('--out-dir', type=Path, default='outputs', help='default: %(default)s')
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     parser.add_argument('--batch-size', type=int, default=1, help='images of one size at once (default: %(default)s)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of an object (default: %(default)s)')
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        help='lowest score of an object, or of a label of a multi-label classifier (default: %(default)s)',
+    )
     parser.add_argument('--opacity', type=float, default=0.5, help='of the classes that a segmentor paints')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
     parser.add_argument(
@@ -142,7 +148,9 @@ class Output:
         elif 'pred_sem_seg' in sample:
             mmcv.imwrite(class_map(sample), str(self.folder / 'labels' / frame.name.with_suffix('.png')))
         else:
-            self.classes.append(dict(file_name=str(frame.name), **best_class(self.inferencer, sample)))
+            self.classes.append(
+                dict(file_name=str(frame.name), **classification(self.inferencer, sample, self.score_thr))
+            )
 
     def video(self, frame: Frame, shape) -> cv2.VideoWriter:
         if frame.video not in self.videos:

@@ -1,12 +1,14 @@
-"""What demo/app.py puts on its page; it needs gradio, the extra `web`."""
+"""What demo/app.py puts on its page; the page itself needs gradio, the extra `web`."""
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-pytest.importorskip('gradio')
 pytest.importorskip('mmdet')
 
 from mmvmamba import Vim, VMamba
@@ -15,10 +17,41 @@ from mmvmamba.engine.errors import LaunchError
 
 @pytest.fixture(scope='module')
 def app():
+    with pytest.MonkeyPatch.context() as patch:
+        if importlib.util.find_spec('gradio') is None:
+            gradio = ModuleType('gradio')
+            gradio.Blocks, gradio.Error = object, RuntimeError
+            patch.setitem(sys.modules, 'gradio', gradio)
+        return load()
+
+
+def load():
     spec = importlib.util.spec_from_file_location('app', Path(__file__).parents[1] / 'demo/app.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def classifier(head, scores, label, classes=('a', 'b', 'c')):
+    """An inferencer, and what it predicts."""
+    models = pytest.importorskip('mmpretrain.models')
+    structures = pytest.importorskip('mmpretrain.structures')
+    built = getattr(models, head)(num_classes=len(scores), in_channels=4)
+    sample = structures.DataSample().set_pred_score(torch.tensor(scores)).set_pred_label(torch.tensor(label))
+    return SimpleNamespace(model=SimpleNamespace(head=built), classes=classes), sample
+
+
+def test_summary_of_a_classifier(app):
+    assert app.summary(*classifier('LinearClsHead', [0.1, 0.7, 0.2], [1]), 0.9) == 'b (0.70)'
+    assert app.summary(*classifier('LinearClsHead', [0.1, 0.7, 0.2], [1], None), 0.9) == '1 (0.70)'
+
+
+def test_summary_of_a_multi_label_classifier(app):
+    """All labels of at least the score that the page asks for, whatever the threshold of the head."""
+    inferencer, sample = classifier('MultiLabelLinearClsHead', [0.4, 0.7, 0.2], [1])
+    assert app.summary(inferencer, sample, 0.3) == 'b (0.70), a (0.40)'
+    assert app.summary(inferencer, sample, 0.5) == 'b (0.70)'
+    assert app.summary(inferencer, sample, 0.9) == 'nothing'
 
 
 @pytest.mark.parametrize(
@@ -38,6 +71,7 @@ def test_backbone_without_scans_is_one_sentence(app):
 
 
 def test_page_offers_the_shipped_configs(app):
+    pytest.importorskip('gradio')
     page = app.build_page(app.parse_args(['mine.py']))
     [choices] = [block.choices for block in page.blocks.values() if isinstance(block, app.gr.Dropdown)]
     names = [value for _, value in choices]

@@ -178,3 +178,151 @@ def test_refusals_are_one_sentence(demo, model, images, tmp_path):
     torch.save({name: whole[name] for name in whole if name.startswith('backbone.')}, tmp_path / 'part.pth')
     with pytest.raises(SystemExit, match=r'part\.pth does not fit the model of this config: it has \d+ of the \d+'):
         demo(images / '0.png', config, tmp_path / 'part.pth', '--out-dir', tmp_path)
+
+
+# Heads of other kinds and sizes
+
+MULTI_LABEL = CLASSIFIER.replace('LinearClsHead', 'MultiLabelLinearClsHead')
+
+
+def save_model(folder, library, config, change=lambda model: None, meta=None):
+    """Writes the config and a checkpoint with random weights and, if given, the names of its classes."""
+    pytest.importorskip(library)
+    folder.joinpath('config.py').write_text(HEAD + config)
+    torch.manual_seed(0)
+    register_modules(library)
+    built = MODELS.build(dict(Config.fromfile(folder / 'config.py').model, _scope_=library))
+    built.init_weights()
+    change(built)
+    torch.save(dict(state_dict=built.state_dict(), meta=meta or {}), folder / 'model.pth')
+    return folder / 'config.py', folder / 'model.pth'
+
+
+def biases(head, **logits):
+    """Makes a head predict these labels, whatever the image is."""
+
+    def change(model):
+        layer = model.get_submodule(head)
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.constant_(layer.bias, -20.0)
+        with torch.no_grad():
+            for label, logit in logits.items():
+                layer.bias[int(label[1:])] = logit
+
+    return change
+
+
+def drawn_pixels(folder, images, name='0.png'):
+    return (cv2.imread(str(folder / 'pictures' / name)).astype(int) != cv2.imread(str(images / name))).any(-1).sum()
+
+
+def test_all_labels_of_a_multi_label_classifier(demo, images, tmp_path):
+    """In the order of their scores; the threshold is that of the command, not that of the head."""
+    config, checkpoint = save_model(
+        tmp_path,
+        'mmpretrain',
+        MULTI_LABEL.replace('num_classes=2', 'num_classes=5'),
+        biases('head.fc', _1=3.0, _3=-0.5),
+    )
+    found, drawn = {}, {}
+    for thr in (0.3, 0.5, 0.99):
+        out = tmp_path / str(thr)
+        demo(images / '0.png', config, checkpoint, '--out-dir', out, '--device', 'cpu', '--score-thr', thr)
+        [entry] = json.loads((out / 'predictions.json').read_text())
+        assert entry.keys() == {'file_name', 'labels'}
+        found[thr] = [(each['label'], each['class'], round(each['score'], 3)) for each in entry['labels']]
+        drawn[thr] = drawn_pixels(out, images)
+    assert found[0.3] == [(1, 'b', 0.953), (3, 'class 3', 0.378)]
+    assert found[0.5] == found[0.3][:1] and found[0.99] == []
+    assert drawn[0.3] > drawn[0.5] > drawn[0.99]
+
+
+MORE_CLASSES = {
+    'mmpretrain': (CLASSIFIER, 'head.fc'),
+    'mmseg': (SEGMENTOR, 'decode_head.conv_seg'),
+    'mmdet': (DETECTOR, 'bbox_head.retina_cls'),
+}
+
+
+@pytest.mark.parametrize('meta', ['two names', 'two names without colours', 'no names'])
+@pytest.mark.parametrize('library', MORE_CLASSES)
+def test_a_class_without_a_name_has_its_number(demo, library, meta, images, tmp_path):
+    text, head = MORE_CLASSES[library]
+    names = dict(dataset_meta=dict(classes=('a', 'b'), palette=[(255, 0, 0), (0, 255, 0)]))
+    if meta == 'two names without colours':
+        del names['dataset_meta']['palette']
+    config, checkpoint = save_model(
+        tmp_path,
+        library,
+        text.replace('num_classes=2', 'num_classes=200').replace("classes=['a', 'b']", 'with_label=True'),
+        biases(head, _137=9.0),
+        names if meta != 'no names' else None,
+    )
+    demo(images / '0.png', config, checkpoint, '--out-dir', tmp_path, '--device', 'cpu')
+    assert drawn_pixels(tmp_path, images) > 100
+    if library == 'mmseg':
+        assert set(np.unique(cv2.imread(str(tmp_path / 'labels/0.png'), cv2.IMREAD_UNCHANGED))) == {137}
+        return
+    found = json.loads((tmp_path / 'predictions.json').read_text())
+    if library == 'mmpretrain':
+        assert found[0]['label'] == 137
+        assert found[0].get('class') == (None if meta == 'no names' else 'class 137')
+    else:
+        categories = {category['id']: category['name'] for category in found['categories']}
+        assert {categories[each['category_id']] for each in found['annotations']} == {'class 137'}
+        assert categories[2] == 'b'
+
+
+NOT_SHOWN = {
+    'ImageToImageRetriever': """
+model = dict(
+    type='ImageToImageRetriever', image_encoder=[backbone, dict(type='GlobalAveragePooling')],
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=64), prototype='prototypes.pth')
+""",
+    'MultiTaskHead': """
+model = dict(
+    type='ImageClassifier', backbone=backbone, neck=dict(type='GlobalAveragePooling'), head=dict(
+        type='MultiTaskHead', in_channels=64, task_heads=dict(
+            shape=dict(type='LinearClsHead', num_classes=2), colour=dict(type='LinearClsHead', num_classes=3))))
+""",
+    'SimCLR': """
+model = dict(
+    type='SimCLR', data_preprocessor=dict(type='SelfSupDataPreprocessor'), backbone=backbone,
+    neck=dict(type='NonLinearNeck', in_channels=64, hid_channels=8, out_channels=8),
+    head=dict(type='ContrastiveHead', loss=dict(type='CrossEntropyLoss'), temperature=0.1))
+""",
+    'LinearRegressionHead': CLASSIFIER.partition('data_preprocessor')[0].replace('LinearCls', 'LinearRegression'),
+}
+
+
+@pytest.mark.parametrize('kind', NOT_SHOWN)
+def test_a_model_for_another_task_is_refused_in_one_sentence(demo, kind, images, tmp_path):
+    rest = "default_scope = 'mmpretrain'\ndata_preprocessor" + CLASSIFIER.partition('data_preprocessor')[2]
+    if kind == 'LinearRegressionHead' and not hasattr(pytest.importorskip('mmpretrain.models'), 'RegressionHead'):
+        pytest.skip('the original mmpretrain has no such head')
+    config, checkpoint = save_model(tmp_path, 'mmpretrain', NOT_SHOWN[kind] + rest)
+    with pytest.raises(
+        SystemExit, match=f': {kind} does not classify images, .* evaluate this model with tools/test.py$'
+    ):
+        demo(images / '0.png', config, checkpoint, '--out-dir', tmp_path / 'out', '--device', 'cpu')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_prediction_that_is_not_drawn_is_named(demo, images, tmp_path):
+    """A depth estimator of mmseg has a map of numbers instead of classes."""
+    from mmengine.structures import PixelData
+
+    models = pytest.importorskip('mmseg.models')
+    from mmseg.registry import MODELS as REGISTRY
+
+    @REGISTRY.register_module(force=True)
+    class Depths(models.EncoderDecoder):
+        def postprocess_result(self, logits, samples):
+            for sample in samples:
+                sample.pred_depth_map = PixelData(data=logits[0, :1])
+            return samples
+
+    config, checkpoint = save_model(tmp_path, 'mmseg', SEGMENTOR.replace('EncoderDecoder', 'Depths'))
+    with pytest.raises(SystemExit, match='Depths predicts pred_depth_map: the demos take detectors, segmentors and'):
+        demo(images / '0.png', config, checkpoint, '--out-dir', tmp_path / 'out', '--device', 'cpu')
+    assert not (tmp_path / 'out').exists()

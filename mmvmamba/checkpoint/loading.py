@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError, listing
 from .matching import Match, is_counter, match
+from .prefixes import prefix_advice
 from .reading import read_checkpoint, unwrap_state_dict
 
 
@@ -19,8 +20,8 @@ def load_pretrained(module: nn.Module, filename: str | Path, prefix: str = '', e
     Args:
         module: receives the weights; what a backbone does not find in a classifier's file stays as it is.
         filename: local file or URL, of any layout that `place` knows.
-        prefix: take only the tensors under this name, for instance `'neck.'` of a detector's checkpoint. A backbone
-            finds `'backbone.'` by itself.
+        prefix: take only the tensors under this name, for instance `'neck.'` of a detector's checkpoint; the dot may
+            be left out, as in mmengine. A backbone finds `'backbone.'` by itself.
         ema: take the averaged weights of the file.
 
     Raises:
@@ -28,18 +29,19 @@ def load_pretrained(module: nn.Module, filename: str | Path, prefix: str = '', e
     """
     state_dict = unwrap_state_dict(read_checkpoint(filename), filename, ema)
     if prefix:
+        prefix = prefix.removesuffix('.') + '.'
         names, metadata = list(state_dict), state_dict._metadata
         state_dict = _below(state_dict, prefix)
         state_dict._metadata = _below(metadata, prefix)
         if not state_dict:
-            raise CheckpointError(
-                f"{filename} has no tensor whose name starts with '{prefix}'; it has: {listing(names)}"
-            )
+            reason = f"{filename} has no tensor whose name starts with '{prefix}'; it has: {listing(names)}"
+            raise CheckpointError(prefix_advice(module, names, filename) or reason)
     found = match(module, state_dict, filename)
     if found.misshapen:
         raise CheckpointError(f'{filename} does not fit: size mismatch for {listing(found.misshapen)}')
     if not found.taken:
-        raise CheckpointError(f'{filename} holds no tensor of {type(module).__name__}; it has: {listing(state_dict)}')
+        reason = f'{filename} holds no tensor of {type(module).__name__}; it has: {listing(state_dict)}'
+        raise CheckpointError(prefix_advice(module, state_dict, filename) or reason)
     found.load_into(module)
     print_log(f'{filename} -> {type(module).__name__}: {found.report()}', logger='current')
 
@@ -62,6 +64,8 @@ def match_checked(model: nn.Module, state_dict: dict[str, Tensor], filename: str
     total = sum(not is_counter(name) for name in model.state_dict())
     loaded = sum(not is_counter(name) for name in found.taken)
     if loaded < max(1, least * total):
+        if advice := prefix_advice(model, state_dict, filename):
+            raise CheckpointError(advice)
         required = 'all' if least == 1 else f'at least {least:.0%}'
         raise CheckpointError(
             f'{filename} does not fit the model of this config: it has {loaded} of the {total} tensors of the model, '

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError, listing
 from .placing import backbone_of, place
+from .prefixes import prefix_advice
 
 # The types of one kind stand in for each other.
 WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -88,6 +89,8 @@ def match(model: nn.Module, state_dict: dict[str, Tensor], filename: str | Path 
     try:
         return _match(model, state_dict)
     except CheckpointError as error:
+        if advice := prefix_advice(model, state_dict, filename):
+            raise CheckpointError(advice) from error
         raise CheckpointError(f'{filename}: {error}') if filename else error from error
 
 

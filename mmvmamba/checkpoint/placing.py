@@ -39,16 +39,17 @@ def place(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
         is_classifier = prefix and 'head.fc.weight' in model.state_dict()
         renamed = {name: place for name in names if (place := classifier_place(backbone, name))}
         others = renamed if is_classifier else {}
-        norms = {} if is_classifier else _norms_of_the_one_output(backbone, renamed)
+        norms = {} if is_classifier else norms_of_the_one_output(backbone, names)
         part = {name: norms.get(name, name) for name in names if name not in others}
     says_nothing = backbone.says_nothing(part.values())
     placed = {name: prefix + inner for name, inner in part.items() if inner not in says_nothing}
     return placed | others if prefix else placed
 
 
-def _norms_of_the_one_output(backbone: nn.Module, renamed: dict[str, str]) -> dict[str, str]:
+def norms_of_the_one_output(backbone: nn.Module, names: Iterable[str]) -> dict[str, str]:
     """Where a classifier's norm is in a backbone by itself, if that has no other norms of outputs."""
     own = {name for name in backbone.state_dict() if name.startswith(backbone.absent_in_classifier)}
+    renamed = {name: place for name in names if (place := classifier_place(backbone, name))}
     norms = {name: place.removeprefix('backbone.') for name, place in renamed.items()}
     norms = {name: place for name, place in norms.items() if place in own}
     return norms if set(norms.values()) == own else {}

@@ -1,4 +1,4 @@
-"""Images to what was found in them, through the inferencers of mmdet, mmseg and mmpretrain.
+"""Predictions of detectors, segmentors and classifiers, through the inferencers of mmdet, mmseg and mmpretrain.
 
 Images are arrays (height, width, 3), blue first, as OpenCV reads them.
 """
@@ -6,11 +6,14 @@ Images are arrays (height, width, 3), blue first, as OpenCV reads them.
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 from mmengine.registry import init_default_scope
+from torch import nn
 
 from ..checkpoint import load_checked, read_checkpoint, unwrap_state_dict
+from .class_names import class_info, name_all_labels
 from .errors import LaunchError
 
 
@@ -19,61 +22,114 @@ def load_inferencer(cfg: Config, checkpoint: str, device: str) -> BaseInferencer
 
     Args:
         cfg: complete config, from `load_config`.
-        checkpoint: file or URL; read as data inside `launching`, whatever the library does.
+        checkpoint: file or URL, of any layout that `load_checked` takes; read as data.
         device: 'cpu', 'cuda' or 'cuda:1'.
 
     Raises:
-        CheckpointError: the checkpoint is refused, unreadable, or has not all tensors of the model. The libraries go on
-            with a file that fits nowhere.
-        LaunchError: the config is for none of the three.
+        CheckpointError: the checkpoint is refused, unreadable, or lacks a tensor of the model.
+        LaunchError: the config is for none of the three libraries, or its model is for another task.
     """
-    scope = cfg.get('default_scope')
-    cfg.get('visualizer', {}).pop('vis_backends', None)  # nothing is logged to a work dir
-    state_dict = unwrap_state_dict(read_checkpoint(checkpoint), checkpoint)
-    if scope == 'mmdet':
-        from mmdet.apis import DetInferencer
-
-        cfg.setdefault('visualizer', dict(type='DetLocalVisualizer'))
-        inferencer = DetInferencer(cfg, checkpoint, device, show_progress=False)
-    elif scope == 'mmseg':
-        from mmseg.apis import MMSegInferencer
-
-        cfg.setdefault('visualizer', dict(type='SegLocalVisualizer'))
-        inferencer = MMSegInferencer(cfg, checkpoint, device=device)
-        inferencer.show_progress = False  # no argument of the original
-    elif scope == 'mmpretrain':
-        from mmpretrain import ImageClassificationInferencer
-        from mmpretrain.utils import progress
-        from mmpretrain.visualization import UniversalVisualizer
-
-        progress.disable_progress_bar = True
-        init_default_scope(scope)  # as the two others do
-        inferencer = ImageClassificationInferencer(cfg, checkpoint, device)
-        inferencer.visualizer = UniversalVisualizer()
-    else:
+    load = {'mmdet': _load_detector, 'mmseg': _load_segmentor, 'mmpretrain': _load_classifier}.get(
+        cfg.get('default_scope')
+    )
+    if load is None:
         raise LaunchError(
-            f'default_scope of this config is {scope}: it must be mmdet, mmseg or mmpretrain, to say whose model it is'
+            f'default_scope of this config is {cfg.get("default_scope")}: it must be mmdet, mmseg or mmpretrain, to '
+            'say whose model it is'
         )
-    load_checked(inferencer.model, state_dict, checkpoint)
+    cfg.get('visualizer', {}).pop('vis_backends', None)  # nothing is logged to a work dir
+    content = read_checkpoint(checkpoint)
+    state_dict = unwrap_state_dict(content, checkpoint)
+    info = class_info(cfg, content.get('meta'))
+    return load(cfg, lambda model: load_checked(model, state_dict, checkpoint), info, device)
+
+
+def _load_detector(cfg, load_weights, info, device):
+    from mmdet.apis import DetInferencer
+
+    cfg.setdefault('visualizer', dict(type='DetLocalVisualizer'))
+    return _checked(DetInferencer, load_weights, info)(cfg, device=device, show_progress=False)
+
+
+def _load_segmentor(cfg, load_weights, info, device):
+    from mmseg.apis import MMSegInferencer
+
+    cfg.setdefault('visualizer', dict(type='SegLocalVisualizer'))
+    inferencer = _checked(MMSegInferencer, load_weights, info)(cfg, device=device)
+    inferencer.show_progress = False  # no argument of the original
     return inferencer
 
 
+def _load_classifier(cfg, load_weights, info, device):
+    from mmpretrain import ImageClassificationInferencer, get_model
+    from mmpretrain.utils import progress
+    from mmpretrain.visualization import UniversalVisualizer
+
+    progress.disable_progress_bar = True
+    init_default_scope('mmpretrain')  # as the two others do
+    model = get_model(cfg, pretrained=False)
+    _check_is_classifier(model)
+    load_weights(model)
+    inferencer = ImageClassificationInferencer(model, device=device, classes=info.get('classes'))
+    inferencer.visualizer = UniversalVisualizer()
+    return inferencer
+
+
+def _checked(base: type[BaseInferencer], load_weights, info: dict[str, Any]) -> type[BaseInferencer]:
+    """An inferencer whose weights all come from `load_weights`; its own loading goes on with what fits nowhere."""
+
+    class CheckedInferencer(base):
+        def _load_weights_to_model(self, model: nn.Module, checkpoint: None, cfg: Config) -> None:
+            load_weights(model)
+            # the library sets the names and colours of the classes
+            meta = dict(dataset_meta=dict(info, classes=info.get('classes') or ()))
+            super()._load_weights_to_model(model, dict(state_dict=model.state_dict(), meta=meta), cfg)
+
+    return CheckedInferencer
+
+
+def _check_is_classifier(model: nn.Module) -> None:
+    import mmpretrain.models as models
+
+    # the original mmpretrain has no RegressionHead
+    others = tuple(getattr(models, name) for name in ('MultiTaskHead', 'RegressionHead') if hasattr(models, name))
+    head = getattr(model, 'head', None)
+    if not isinstance(model, models.BaseClassifier) or isinstance(head, others):
+        kind = type(head if isinstance(model, models.BaseClassifier) else model).__name__
+        raise LaunchError(
+            f'{kind} does not classify images, so that there is no class to draw: the demos take detectors, '
+            'segmentors and classifiers; evaluate this model with tools/test.py'
+        )
+
+
 def predict(inferencer: BaseInferencer, images: list[np.ndarray]) -> list[Any]:
-    """The library's data sample of each image: boxes, masks and labels are in the image's own pixels."""
+    """The library's data sample of each image: boxes, masks and labels are in the image's own pixels.
+
+    Raises:
+        LaunchError: the model predicts something else than objects, a class for each pixel, or a class of the image.
+    """
     found = inferencer(images, batch_size=len(images), return_datasamples=True)
     if isinstance(found, dict):  # mmdet's
         found = found['predictions']
-    return found if isinstance(found, list) else [found]  # mmseg's, of one image
+    samples = found if isinstance(found, list) else [found]  # mmseg's, of one image
+    for sample in samples:
+        if not any(key in sample for key in ('pred_instances', 'pred_sem_seg', 'pred_score')):
+            raise LaunchError(
+                f'{type(inferencer.model).__name__} predicts {", ".join(sample.keys()) or "nothing"}: the demos take '
+                'detectors, segmentors and classifiers; evaluate this model with tools/test.py'
+            )
+    name_all_labels(inferencer, samples)
+    return samples
 
 
 def draw(inferencer: BaseInferencer, image: np.ndarray, sample: Any, score_thr: float, opacity: float) -> np.ndarray:
-    """The image with what was found drawn in, in the same size.
+    """The image with the predictions drawn in, in the same size.
 
     Args:
         inferencer: from `load_inferencer`.
-        image: that was looked at.
+        image: input of the prediction.
         sample: from `predict`.
-        score_thr: least score of an object.
+        score_thr: lowest score of an object, or of a label of a multi-label classifier.
         opacity: of the colours of classes, 0 to 1.
     """
     image = image[..., ::-1]  # the visualizers have red first
@@ -82,6 +138,8 @@ def draw(inferencer: BaseInferencer, image: np.ndarray, sample: Any, score_thr: 
     elif 'pred_sem_seg' in sample:
         [picture] = inferencer.visualize([image], [sample], return_vis=True, opacity=opacity)
     else:
+        labels = torch.tensor(_labels(inferencer, sample, score_thr), dtype=torch.long)
+        sample = sample.clone().set_pred_label(labels)
         picture = inferencer.visualizer.visualize_cls(image, sample, classes=inferencer.classes)
     return np.ascontiguousarray(picture[..., ::-1])
 
@@ -92,8 +150,27 @@ def class_map(sample: Any) -> np.ndarray:
     return classes.astype(np.uint8 if classes.max() < 256 else np.uint16)
 
 
-def best_class(inferencer: BaseInferencer, sample: Any) -> dict[str, Any]:
-    """What a classifier found: `label`, `score`, and the name of the `class`, if checkpoint or config know it."""
-    label = int(sample.pred_label)
-    known = {'class': inferencer.classes[label]} if inferencer.classes else {}
-    return dict(label=label, score=float(sample.pred_score[label]), **known)
+def classification(inferencer: BaseInferencer, sample: Any, score_thr: float) -> dict[str, Any]:
+    """What a classifier found: `label`, `score`, and the name of the `class` if checkpoint or config have names.
+
+    A multi-label classifier has a list of these, `labels`: all of at least `score_thr`, the highest score first.
+    """
+    names = inferencer.classes
+    found = [
+        dict(label=label, score=float(sample.pred_score[label]), **({'class': names[label]} if names else {}))
+        for label in _labels(inferencer, sample, score_thr)
+    ]
+    return dict(labels=found) if _is_multi_label(inferencer) else found[0]
+
+
+def _labels(inferencer: BaseInferencer, sample: Any, score_thr: float) -> list[int]:
+    if not _is_multi_label(inferencer):
+        return [int(sample.pred_label)]
+    labels = sample.pred_score.argsort(descending=True)
+    return labels[sample.pred_score[labels] >= score_thr].tolist()
+
+
+def _is_multi_label(inferencer: BaseInferencer) -> bool:
+    from mmpretrain.models import MultiLabelClsHead
+
+    return isinstance(getattr(inferencer.model, 'head', None), MultiLabelClsHead)

@@ -9,8 +9,10 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 
-from ..checkpoint import fit, load_pretrained
+from ..checkpoint import CheckpointError, fit, load_pretrained, unwrap_state_dict
 from ..checkpoint.matching import reshaped
+from ..checkpoint.placing import classifier_place, norms_of_the_one_output
+from ..checkpoint.prefixes import renaming_advice, unknown_prefixes
 from .arguments import pretrained_init_cfg
 
 
@@ -126,14 +128,54 @@ class Backbone(BaseModule):
             module.eval()
             module.requires_grad_(False)
 
+    def _checkpoint_filter(self, state_dict: dict, prefix: str, *args) -> None:
+        """Rename the tensors of a released classifier to those of mmpretrain's `ImageClassifier`.
+
+        mmpretrain's protocol: an `ImageClassifier` calls this method of its backbone before it loads, so that
+        mmpretrain's own inferencer takes released files.
+        """
+        _unwrap(state_dict, prefix)
+        names = {key: key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}
+        if any(name.startswith('backbone.') for name in names.values()):
+            return
+        if prefixes := unknown_prefixes(self, names.values()):
+            raise CheckpointError(renaming_advice(self, prefix + prefixes[0], prefix))
+        for key, name in names.items():
+            state_dict[prefix + (classifier_place(self, name) or f'backbone.{name}')] = state_dict.pop(key)
+
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
         """Give the tensors their names and shapes here, or raise; what a classifier's file lacks stays as it is."""
+        _unwrap(state_dict, prefix)
         part = {key[len(prefix) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
-        found = fit(self, part)
+        if prefix and not part:
+            raise CheckpointError(
+                f'the file has no tensor whose name starts with {prefix!r}: '
+                'python tools/model_converters/convert_checkpoint.py FILE OUT.pth converts a released classifier, and '
+                'reports the prefix of other files'
+            )
+        for name in self.says_nothing(part):
+            del part[name]
+        for name, own_name in norms_of_the_one_output(self, part).items():
+            part[own_name] = part.pop(name)
+        try:
+            found = fit(self, part)
+        except CheckpointError as error:
+            known = ['backbone.'] if any(name.startswith('backbone.') for name in part) else []
+            if prefixes := unknown_prefixes(self, part) or known:
+                raise CheckpointError(renaming_advice(self, prefix + prefixes[0], prefix)) from error
+            raise
         own = self.state_dict()
         tensors = found.taken | {name: own[name] for name in found.fresh}
         state_dict.update((prefix + name, tensor) for name, tensor in tensors.items())
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _unwrap(state_dict: dict, prefix: str) -> None:
+    """Replace the content of a released file by its tensors: mmengine passes a file without `state_dict` as it is."""
+    if state_dict and not prefix and not any(isinstance(value, Tensor) for value in state_dict.values()):
+        tensors = unwrap_state_dict(dict(state_dict))
+        state_dict.clear()
+        state_dict.update(tensors)
 
 
 @cache

@@ -52,9 +52,9 @@ def main(argv=None):
     try:
         checkpoint = read_checkpoint(args.checkpoint, trust=args.trust_checkpoint)
         state_dict = unwrap_state_dict(checkpoint, args.checkpoint, args.ema)
-        found = to_mmengine(state_dict, build(args.config) if args.config else None)
+        found = to_mmengine(state_dict, build(args.config) if args.config else None, args.checkpoint)
     except CheckpointError as error:
-        sys.exit(f'{args.checkpoint} is not converted: {error}')
+        sys.exit(f'{args.checkpoint} is not converted: {str(error).removeprefix(f"{args.checkpoint}: ")}')
     save(to_official(found.taken) if args.to == 'official' else found.taken, checkpoint.get('meta'), args.out)
     print(f'{args.checkpoint} -> {args.out}: {found.report()}')
 
