@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..memory import use_cpu_fast_path
 from ..models.position import split_tokens
 from ..ops import use_backend
-from ..ops.cpu_fastpath import use_cpu_fastpath
 from ..ops.traversal import TRAVERSALS, is_reversed, map_of_each, to_sequence
 
 SAMPLES = 4096  # positions at most that statistics are taken of
@@ -68,7 +68,7 @@ def record_scans(backbone: nn.Module, image: Tensor, blocks: Sequence[int] | Non
         blocks: which of the scans to keep, counted in the order of their calls; all by default.
     """
     recorder = _Recorder(None if blocks is None else set(blocks))
-    with torch.no_grad(), use_backend('auto'), use_cpu_fastpath(False), recorder:
+    with torch.no_grad(), use_backend('auto'), use_cpu_fast_path(False), recorder:
         backbone(image)
     return recorder.scans
 

@@ -8,8 +8,8 @@ import torch
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
+from ..memory import has_default_forward
 from ..ops.arguments import is_autocast_on
-from .plain import is_untouched
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -73,7 +73,7 @@ def check_image(x: Tensor, channels: int, least: int = 1, conv: nn.Module | None
             f'The image is {x.shape[2]} x {x.shape[3]} pixels, smaller than a patch of {least} x {least}: '
             'enlarge or pad it.'
         )
-    if conv is not None and is_untouched(conv, nn.Conv2d):
+    if conv is not None and has_default_forward(nn.Conv2d, conv):
         _check_like(x, conv.weight)
 
 

@@ -1,11 +1,13 @@
 """Layers that the backbones share. Maps are channels-last, (B, H, W, C), unless a name says otherwise."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..memory import recomputable
 from ..ops.backend import in_function_transform
 
 
@@ -55,7 +57,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+        return recomputable(partial(rms_norm, eps=self.eps), x, self.weight)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -68,7 +70,7 @@ class LayerNorm(nn.LayerNorm):
     """PyTorch's norm of the last dimension, also of a float32 map with 16-bit weights, whose dtype it then returns."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return layer_norm(x, self.weight, self.bias, self.eps)
+        return recomputable(partial(layer_norm, eps=self.eps), x, self.weight, self.bias)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

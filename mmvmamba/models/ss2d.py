@@ -6,11 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..memory import Deferred, can_use_raw_weights, defer, gate, linear, project_and_scan
 from ..ops import CROSS, conv_silu_2d
-from ..ops.recompute import scan_of
 from .layers import LayerNorm, init_time_step_
-from .plain import are_plain
-from .units import normed_gated_linear, normed_linear
 
 
 class SS2D(nn.Module):
@@ -46,7 +44,6 @@ class SS2D(nn.Module):
         directions = len(traversals)
         self.traversals = traversals
         self.gate = gate
-        self.conv_bias = conv_bias
         self.in_proj = nn.Linear(channels, 2 * inner if gate else inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias)
         self.x_proj_weight = nn.Parameter(torch.empty(directions, rank + 2 * d_state, inner))
@@ -68,26 +65,28 @@ class SS2D(nn.Module):
         self.A_logs.copy_(torch.arange(1, self.A_logs.shape[1] + 1).log().expand_as(self.A_logs))
         nn.init.ones_(self.Ds)
 
-    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C). With `norm`, that of norm(x), which training then need not keep beside x."""
-        x, z = normed_linear(norm, self.in_proj, x), None  # (B, H, W, E)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        x, z = linear(self.in_proj, x), None  # (B, H, W, E)
         if self.gate:
             x, z = x.chunk(2, -1)
-        y = self._convolve_and_scan(x)
-        return normed_gated_linear(self.out_norm, self.out_proj, y, z)
+        y = self._scan(self._convolve(x))
+        y = self.out_norm(y)
+        return linear(self.out_proj, gate(y, z) if self.gate else y)
 
-    def _convolve_and_scan(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor) -> Deferred:
+        """SiLU of the convolution: (B, H, W, E) -> (B, H, W, E)."""
+        conv = self.conv2d
+        if can_use_raw_weights(nn.Conv2d, conv) and _is_depthwise_3x3(conv):
+            return defer(conv_silu_2d, x, parameters=(conv.weight, conv.bias))
+        return defer(F.silu, self._call_conv(x))
+
+    def _scan(self, x: Deferred) -> Tensor:
         """(B, H, W, E) -> (B, H, W, E)."""
         directions = len(self.traversals)
         A_logs = self.A_logs.to(torch.promote_types(self.A_logs.dtype, torch.float32))
-        conv = self.conv2d
-        if are_plain((conv,), nn.Conv2d, bias=self.conv_bias) and _is_depthwise_3x3(conv):
-            make, inputs = conv_silu_2d, (x, conv.weight, conv.bias)
-        else:
-            make, inputs = F.silu, (self._call_conv(x),)
-        return scan_of(
-            make,
-            inputs,
+        return project_and_scan(
+            x,
             self.x_proj_weight,
             -torch.exp(A_logs).unflatten(0, (directions, -1)),
             self.Ds.unflatten(0, (directions, -1)),

@@ -20,7 +20,6 @@ from .arguments import (
 from .backbone import Backbone
 from .bimamba import BiMamba
 from .layers import DropPath, PatchEmbed, RMSNorm
-from .plain import is_untouched
 from .position import TokenGrid, insert_tokens, resize_pos_embed, rotary_angles, rotate, split_tokens
 
 # The released variants (Vim, arXiv 2401.09417, section 4.1). Fields left out: see `arch` below.
@@ -57,10 +56,7 @@ class VimBlock(nn.Module):
 
     def forward(self, x: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
         """(B, L, C) -> the mixer's output and the stream with it added, both (B, L, C)."""
-        if is_untouched(self.mixer, BiMamba):
-            mixed = self.mixer(x, reverse, self.norm)
-        else:
-            mixed = self.mixer(self.norm(x), reverse)
+        mixed = self.mixer(self.norm(x), reverse)
         return mixed, x + self.drop_path(mixed)
 
 

@@ -21,9 +21,8 @@ from .arguments import (
     resolve_arch,
 )
 from .backbone import Backbone
-from .layers import ChannelsFirst, ChannelsLast, DropPath, laid_out_channels_last
+from .layers import ChannelsFirst, ChannelsLast, DropPath, LayerNorm, laid_out_channels_last
 from .mlp import MLP
-from .plain import is_untouched
 from .ss2d import SS2D
 
 _VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
@@ -114,20 +113,18 @@ class VSSBlock(nn.Module):
 
     def __init__(self, channels: int, op: SS2D, mlp_ratio: float, drop_path: float):
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        self.norm = LayerNorm(channels)
         self.op = op
         self.drop_path = DropPath(drop_path)
         self.has_mlp = mlp_ratio > 0
         if self.has_mlp:
-            self.norm2 = nn.LayerNorm(channels)
+            self.norm2 = LayerNorm(channels)
             self.mlp = MLP(channels, int(mlp_ratio * channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        op, norm = self.op, self.norm  # a mixer that takes the norm along keeps less in training
-        x = x + self.drop_path(op(x, norm) if is_untouched(op, SS2D) else op(norm(x)))
+        x = x + self.drop_path(self.op(self.norm(x)))
         if self.has_mlp:
-            mlp, norm = self.mlp, self.norm2
-            x = x + self.drop_path(mlp(x, norm) if is_untouched(mlp, MLP) else mlp(norm(x)))
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x
 
 
