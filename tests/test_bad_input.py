@@ -26,7 +26,7 @@ def of(call, *names):
 def test_what_a_refusal_is():
     import torch
 
-    from mmvmamba.models.arguments import check_choice, check_count
+    from mmvmamba.models.validation import check_choice, check_count
     from mmvmamba.ops import reference, use_backend
 
     assert of(lambda: check_count('depth', 0), 'depth') == ''

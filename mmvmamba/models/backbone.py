@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..checkpoint import fit, load_pretrained
 from ..checkpoint.matching import reshaped
-from .arguments import pretrained_init_cfg
+from .validation import pretrained_init_cfg
 
 
 class Backbone(BaseModule):

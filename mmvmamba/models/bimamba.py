@@ -27,15 +27,15 @@ KERNEL = 4  # taps of the causal convolution
 class BiMamba(nn.Module):
     """Bidirectional Mamba: in_proj -> causal depthwise conv -> SiLU -> scan, in both directions -> gate -> out_proj.
 
-    No tensor is ever flipped: the backward direction convolves and scans towards the start of the same sequence.
+    The backward direction convolves and scans the same tensor from its end; no tensor is flipped.
     Source: Vim (arXiv 2401.09417), section 3.3 and Algorithm 1; parameter names are those of the released checkpoints.
 
     Args:
         channels: C, channels in and out.
         d_state: N, size of the state of one channel.
         expand: the inner width is E = expand * C.
-        backward: what the backward direction has of its own: 'ssm_conv' (the convolution, the projections, A and D),
-            'ssm' (all but the convolution: it scans the forward one's output), or 'none' (there is no such direction).
+        backward: the parameters that the backward direction has of its own: 'ssm_conv' (convolution, projections, A and
+            D), 'ssm' (all but the convolution, whose output both directions scan), or 'none' (one direction only).
         divide_out: halve the sum of two directions.
     """
 
@@ -65,7 +65,7 @@ class BiMamba(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise what the scan reads: A is -1, -2, ..., -N and softplus(dt bias) log-uniform in [1e-3, 1e-1].
+        """Initialise the scan: A is -1, -2, ..., -N, and softplus(dt bias) is log-uniform in [1e-3, 1e-1].
 
         The backward direction's time step keeps PyTorch's weights and a bias of 0, as in the official code.
         """
@@ -117,12 +117,12 @@ class BiMamba(nn.Module):
         return selective_scan_2d(x, dt, A, B, C, D, traversals=traversals, out_dtype=scan_dtype(x)).squeeze(1)
 
     def _convs(self, reverse: bool) -> list[tuple[nn.Module, bool]]:
-        """The convolutions, and whether each looks towards the end of the sequence."""
+        """The convolutions, each with whether it reads towards the end of the sequence."""
         return [(self.conv1d, reverse)] + ([(self.conv1d_b, True)] if self.two_convs else [])
 
     @staticmethod
     def _call_causal(conv: nn.Module, x: Tensor, from_end: bool) -> Tensor:
-        """Call the layer so that each position sees itself and those before it (after it, `from_end`)."""
+        """Call the layer so that a position reads itself and earlier ones, or later ones if `from_end`."""
         u = F.pad((x.flip(1) if from_end else x).mT, (KERNEL - 1, 0))
         y = conv(u).mT
         if y.shape != x.shape:
@@ -134,7 +134,7 @@ class BiMamba(nn.Module):
 
 
 def _is_causal_depthwise(conv: nn.Conv1d) -> bool:
-    """Whether it is the convolution that BiMamba makes."""
+    """Whether it has the geometry of the convolution that BiMamba builds."""
     return (
         conv.bias is not None
         and conv.groups == conv.out_channels
@@ -144,5 +144,5 @@ def _is_causal_depthwise(conv: nn.Conv1d) -> bool:
 
 
 def _has_biases(x_projs: tuple[nn.Linear, ...], dt_projs: tuple[nn.Linear, ...]) -> bool:
-    """Whether the projections have the biases that BiMamba makes: those of the time step alone."""
+    """Whether only the projections to the time step have a bias, as BiMamba builds them."""
     return all(p.bias is None for p in x_projs) and all(p.bias is not None for p in dt_projs)

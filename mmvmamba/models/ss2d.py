@@ -14,8 +14,7 @@ from .layers import LayerNorm, init_time_step_
 class SS2D(nn.Module):
     """2-D selective scan: in_proj -> depthwise 3x3 conv -> SiLU -> scan -> LayerNorm (-> gate) -> out_proj.
 
-    The projections to the time step, B and C act on each position alone, so they are computed once, in natural order,
-    for all traversals.
+    The projections to dt, B and C act on each position alone, so all traversals share one product in natural order.
     Source: VMamba (arXiv 2401.10166), section 4.2 and Figure 3; parameter names are those of the released checkpoints.
 
     Args:
@@ -57,7 +56,7 @@ class SS2D(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise what the scan reads: A is -1, -2, ..., -N, and softplus(dt bias) log-uniform in [1e-3, 1e-1]."""
+        """Initialise the scan: A is -1, -2, ..., -N, and softplus(dt bias) is log-uniform in [1e-3, 1e-1]."""
         inner, rank = self.dt_projs_weight.shape[1:]
         nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
         nn.init.uniform_(self.dt_projs_weight, -(rank**-0.5), rank**-0.5)
@@ -106,7 +105,7 @@ class SS2D(nn.Module):
 
 
 def _is_depthwise_3x3(conv: nn.Conv2d) -> bool:
-    """Whether it is the convolution that SS2D makes."""
+    """Whether it has the geometry of the convolution that SS2D builds."""
     return (
         conv.groups == conv.in_channels == conv.out_channels
         and (conv.kernel_size, conv.padding, conv.stride, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))

@@ -1,4 +1,4 @@
-"""VMamba: a hierarchical backbone of SS2D blocks, in the two generations that were released."""
+"""VMamba: a hierarchical backbone of SS2D blocks, in both released generations."""
 
 import re
 from collections.abc import Iterable
@@ -10,7 +10,11 @@ from torch.utils.checkpoint import checkpoint
 
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
 from ..ops.arguments import check_flag
-from .arguments import (
+from .backbone import Backbone
+from .layers import ChannelsFirst, ChannelsLast, DropPath, LayerNorm, laid_out_channels_last
+from .mlp import MLP
+from .ss2d import SS2D
+from .validation import (
     check_choice,
     check_count,
     check_image,
@@ -20,14 +24,10 @@ from .arguments import (
     linear_rates,
     resolve_arch,
 )
-from .backbone import Backbone
-from .layers import ChannelsFirst, ChannelsLast, DropPath, LayerNorm, laid_out_channels_last
-from .mlp import MLP
-from .ss2d import SS2D
 
 _VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
 
-# Every released variant (VMamba, arXiv 2401.10166, and its repository's tables); ARCH_DEFAULTS has the other fields.
+# All released variants (VMamba, arXiv 2401.10166, and its repository's tables); see ARCH_DEFAULTS for the other fields.
 ARCHS = {
     'vanilla_tiny': dict(dims=96, depths=(2, 2, 9, 2), **_VANILLA),
     'vanilla_small': dict(dims=96, depths=(2, 2, 27, 2), **_VANILLA),
@@ -45,7 +45,7 @@ ARCH_DEFAULTS = dict(
     ssm_ratio=2.0, d_state=1, dt_rank='auto', mlp_ratio=4.0, gate=False, conv_bias=False, stem='conv', downsample='conv'
 )
 
-# The scan ablations of the paper (section 5.3) keep four directions and change what they walk.
+# The scan ablations of the paper (section 5.3) keep four directions and change their traversals.
 SCANS = {'cross': CROSS, 'unidirectional': UNIDIRECTIONAL, 'bidirectional': BIDIRECTIONAL}
 
 
@@ -129,7 +129,7 @@ class VSSBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution, and the downsampling to the next (none after the last stage)."""
+    """The blocks of one resolution and the downsampling to the next one (none after the last stage)."""
 
     def __init__(self, blocks: list[VSSBlock], downsample: nn.Module):
         super().__init__()
@@ -137,7 +137,7 @@ class Stage(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor, with_cp: bool) -> tuple[Tensor, Tensor]:
-        """Returns the stage's output and the next stage's input."""
+        """Returns the output of this stage and the input of the next one."""
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if with_cp and torch.is_grad_enabled() else block(x)
         return x, self.downsample(x)
@@ -150,26 +150,24 @@ class VMamba(Backbone):
     Source: VMamba: Visual State Space Model (arXiv 2401.10166). Parameter names are those of the released checkpoints.
 
     Args:
-        arch: a name out of `ARCHS` (`tiny`, `small` and `base` are the recommended variants), or a dict with
-            `dims` (four widths, or the first one, then doubled at each stage), `depths` (blocks in each of the four
-            stages) and optionally `ssm_ratio` (2.0), `d_state` (1), `dt_rank` ('auto'), `mlp_ratio` (4.0; 0 for
-            none), `gate` (False), `conv_bias` (False), `stem` ('conv' or 'patch') and `downsample` ('conv' or
-            'merging').
+        arch: a name in `ARCHS` (`tiny`, `small` and `base` are the recommended variants), or a dict with `dims` (four
+            widths, or the first one, which each stage doubles), `depths` (blocks per stage) and optionally `ssm_ratio`
+            (2.0), `d_state` (1), `dt_rank` ('auto'), `mlp_ratio` (4.0; 0 for no MLP), `gate` (False), `conv_bias`
+            (False), `stem` ('conv' or 'patch') and `downsample` ('conv' or 'merging').
         in_channels: channels of the input image.
-        out_indices: the stages whose outputs are returned, 0 to 3, each through its own LayerNorm. Stages after the
-            last of them are not built.
-        drop_path_rate: stochastic depth, rising linearly to this rate over the blocks.
-        traversals: `cross`, or the paper's ablations `unidirectional` and `bidirectional`, or a tuple of names
-            out of `mmvmamba.ops.TRAVERSALS`, one for each direction.
+        out_indices: the stages to return, 0 to 3, each through its own LayerNorm. Later stages are not built.
+        drop_path_rate: rate of stochastic depth of the last block; it rises linearly from 0 at the first.
+        traversals: `cross`, the paper's ablations `unidirectional` and `bidirectional`, or a tuple of names in
+            `mmvmamba.ops.TRAVERSALS`, one for each direction.
         frozen_stages: -1 freezes nothing, 0 the stem, i > 0 the stem and the first i stages.
-        with_cp: recompute each block in the backward pass, to save memory.
-        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` takes official files as they are; None starts from
+        with_cp: recompute each block in the backward pass to save memory.
+        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` loads official files unchanged; None starts from
             random weights.
-        pretrained: mmseg's spelling of such an `init_cfg`: FILE_OR_URL.
+        pretrained: FILE_OR_URL, mmseg's short form of such an `init_cfg`.
 
     Raises:
-        ValueError: an argument or an image that makes no sense, by name.
-        CheckpointError: weights that do not fit, by name and shape.
+        ValueError: an argument or an image is invalid; the message names it.
+        CheckpointError: the weights do not fit; the message lists names and shapes.
     """
 
     archs = ARCHS
@@ -253,7 +251,7 @@ class VMamba(Backbone):
         if top != 'layers':  # output norms
             return self.num_blocks + 1
         stage, part, index = int(rest[0]), rest[1], rest[2]
-        # a downsampling learns at the rate of the block that it feeds
+        # a downsampling layer has the learning rate of the block that follows
         index = len(self.layers[stage].blocks) if part == 'downsample' else int(index)
         return 1 + sum(len(stage.blocks) for stage in self.layers[:stage]) + index
 
@@ -264,7 +262,7 @@ class VMamba(Backbone):
         return name
 
     def says_nothing(self, names: Iterable[str]) -> set[str]:
-        """A classifier has the norm of its last output alone, which says nothing about those of several outputs."""
+        """A classifier has the norm of its last output only, which differs from the norms of several outputs."""
         norms = {name for name in names if name.startswith('outnorm')}
         is_classifier = all(name.startswith('outnorm3.') for name in norms)
         return norms if is_classifier and self.out_indices != (3,) else set()
@@ -276,7 +274,7 @@ class VMamba(Backbone):
         return variant and variant | dict(out_indices=outputs)
 
 
-# The same tensor in other generations of released files.
+# Names of the same tensors in other generations of released files.
 _OLDER_NAMES = (
     (r'^patch_embed\.proj\.', 'patch_embed.0.'),
     (r'^patch_embed\.norm\.', 'patch_embed.2.'),
@@ -290,7 +288,7 @@ _OLDER_NAMES = (
 
 
 def _resolve_arch(arch: str | dict) -> dict:
-    """All fields of an architecture, checked, with the four widths and depths written out."""
+    """Validates an architecture and returns all its fields, with four widths and depths."""
     arch = resolve_arch(arch, ARCHS, ('dims', 'depths'), ARCH_DEFAULTS, 'dims=96, depths=(2, 2, 8, 2)')
     if isinstance(arch['dims'], int):
         arch['dims'] = [arch['dims'] * 2**i for i in range(4)]
