@@ -1,7 +1,5 @@
 """BiMamba, the token mixer of Vim: a selective scan over a sequence, forwards and backwards."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +17,7 @@ from ..memory import (
     split_linear,
 )
 from ..ops import selective_scan_2d
-from .layers import init_time_step_
+from .layers import default_dt_rank, init_A_log_, init_time_step_
 
 KERNEL = 4  # taps of the causal convolution
 
@@ -43,7 +41,7 @@ class BiMamba(nn.Module):
         self, channels: int, d_state: int = 16, expand: int = 2, backward: str = 'ssm_conv', divide_out: bool = True
     ):
         super().__init__()
-        inner, rank = expand * channels, math.ceil(channels / 16)
+        inner, rank = expand * channels, default_dt_rank(channels)
         self.two_convs = backward == 'ssm_conv'
         self.two_scans = backward != 'none'
         self.scale = 0.5 if self.two_scans and divide_out else 1.0
@@ -72,7 +70,7 @@ class BiMamba(nn.Module):
         rank = self.dt_proj.in_features
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
         init_time_step_(self.dt_proj.bias)
-        self.A_log.copy_(torch.arange(1, self.A_log.shape[1] + 1).log().expand_as(self.A_log))
+        init_A_log_(self.A_log)
         nn.init.ones_(self.D)
         if self.two_scans:
             nn.init.zeros_(self.dt_proj_b.bias)

@@ -99,6 +99,20 @@ def laid_out_channels_last(x: Tensor) -> Tensor:
     return x if in_function_transform() else x.contiguous(memory_format=torch.channels_last)
 
 
+def default_dt_rank(channels: int) -> int:
+    """Rank of the projection to the time step: ceil(C / 16)."""
+    return math.ceil(channels / 16)
+
+
+@torch.no_grad()
+def init_A_log_(A_log: Tensor) -> None:
+    """Fill log(-A), (..., N), so that A is -1, -2, ..., -N.
+
+    Source: Mamba (arXiv 2312.00752), section 3.6.
+    """
+    A_log.copy_(torch.arange(1, A_log.shape[-1] + 1).log().expand_as(A_log))
+
+
 @torch.no_grad()
 def init_time_step_(bias: Tensor) -> None:
     """Fill the bias of a time-step projection so that softplus(bias) is log-uniform in [1e-3, 1e-1].

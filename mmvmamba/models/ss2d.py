@@ -1,14 +1,12 @@
 """SS2D, the token mixer of VMamba: a selective scan over a map in several traversals."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..memory import Deferred, can_use_raw_weights, defer, gate, linear, project_and_scan
 from ..ops import CROSS, conv_silu_2d
-from .layers import LayerNorm, init_time_step_
+from .layers import LayerNorm, default_dt_rank, init_A_log_, init_time_step_
 
 
 class SS2D(nn.Module):
@@ -21,7 +19,7 @@ class SS2D(nn.Module):
         channels: C, channels in and out.
         d_state: N, size of the state of one channel.
         ssm_ratio: the inner width is E = ssm_ratio * C.
-        dt_rank: R, rank of the time-step projection; 'auto' is ceil(C / 16).
+        dt_rank: R, rank of the projection to the time step; 'auto' is ceil(C / 16).
         gate: multiply the output by SiLU of a second branch of in_proj (first generation).
         conv_bias: bias of the depthwise convolution.
         traversals: one of 'row', 'column', 'row_reversed', 'column_reversed' for each of the K directions.
@@ -39,7 +37,7 @@ class SS2D(nn.Module):
     ):
         super().__init__()
         inner = int(ssm_ratio * channels)
-        rank = math.ceil(channels / 16) if dt_rank == 'auto' else dt_rank
+        rank = default_dt_rank(channels) if dt_rank == 'auto' else dt_rank
         directions = len(traversals)
         self.traversals = traversals
         self.gate = gate
@@ -61,7 +59,7 @@ class SS2D(nn.Module):
         nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
         nn.init.uniform_(self.dt_projs_weight, -(rank**-0.5), rank**-0.5)
         init_time_step_(self.dt_projs_bias)
-        self.A_logs.copy_(torch.arange(1, self.A_logs.shape[1] + 1).log().expand_as(self.A_logs))
+        init_A_log_(self.A_logs)
         nn.init.ones_(self.Ds)
 
     def forward(self, x: Tensor) -> Tensor:

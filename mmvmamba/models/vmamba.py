@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 import torch
+from einops import rearrange
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -87,8 +88,8 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = ((size + 1) // 2 for size in x.shape[1:3])
         x = nn.functional.pad(x, (0, 0, 0, 2 * width - x.shape[2], 0, 2 * height - x.shape[1]))
-        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, h, 2, w, 2, C)
-        x = torch.cat([x[:, :, row, :, col] for col in (0, 1) for row in (0, 1)], -1)
+        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))
+        x = rearrange(x, 'b h row w column c -> b h w (column row c)')
         return self.reduction(self.norm(x))
 
 
