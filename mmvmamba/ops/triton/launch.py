@@ -15,6 +15,7 @@ import torch
 import triton
 from torch import Tensor
 
+from ..scan_inputs import ScanInputs
 from .backward import sweep_back
 from .forward import chunk_ends, merge, prefix, sweep
 
@@ -90,7 +91,8 @@ def check(codes: list[int]) -> None:
         )
 
 
-def forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype) -> Tensor:
+def forward(inputs: ScanInputs, out_dtype: torch.dtype) -> Tensor:
+    x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs
     check(codes)
     if dt_weight is not None:
         dt = expand(dt, dt_weight)
@@ -101,7 +103,8 @@ def forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype
     return out
 
 
-def backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus) -> tuple[Tensor | None, ...]:
+def backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
+    x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs
     check(codes)
     full = dt if dt_weight is None else expand(dt, dt_weight)
     dx, dB, dC = (t.new_empty(t.shape) for t in (x, B, C))
