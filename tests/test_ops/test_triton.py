@@ -137,7 +137,7 @@ def schedule(request, monkeypatch):
 
 @pytest.fixture
 def small_check(monkeypatch):
-    """The self-check with maps that the interpreter walks in seconds, still in one sweep and in chunks."""
+    """The self-check with maps that the interpreter walks in seconds, still in one pass and in chunks."""
     if DEVICE == 'cpu':
         from mmvmamba.ops.triton import launch
 
@@ -268,7 +268,9 @@ class TestKernels:
         assert list(found) == ['y', *(f'd{name}' for name in NAMES)]
         assert max(found.values()) < use.tolerance / 2
 
-    @pytest.mark.parametrize(('kernel', 'wrong'), [('sweep', 'y'), ('sweep_back', 'dx'), ('prefix', 'y')])
+    @pytest.mark.parametrize(
+        ('kernel', 'wrong'), [('scan_fwd_kernel', 'y'), ('scan_bwd_kernel', 'dx'), ('state_passing_kernel', 'y')]
+    )
     def test_self_check_finds_what_is_wrong(self, small_check, monkeypatch, caplog, kernel, wrong):
         from mmvmamba.ops.triton import launch
 
@@ -310,8 +312,8 @@ def test_self_check_takes_every_way(states):
 @pytest.mark.parametrize(
     ('blocks', 'length', 'groups', 'chunks'),
     [
-        (10**4, 3136, [0, 1, 0, 1], 1),  # a batch: one sweep
-        (400, 3136, [0, 1, 2, 3], 1),  # a small one: one sweep for each traversal
+        (10**4, 3136, [0, 1, 0, 1], 1),  # a batch: one pass
+        (400, 3136, [0, 1, 2, 3], 1),  # a small batch: one pass per traversal
         (3, 3136, [0, 1, 0, 1], 196),  # one image: chunks
         (3, 25, [0, 1, 2, 3], 1),
     ],
