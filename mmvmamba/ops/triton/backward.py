@@ -190,8 +190,8 @@ def scan_bwd_kernel(
     The forward kernel does not store the states needed here. Phase one scans forwards and stores the state before every
     T-th step in `p_scratch`. Phase two processes the tiles of T steps from the last to the first: it recomputes their
     states in registers and scans them backwards. Odd steps at the end are tiles of one step, so scratch is (b, K,
-    chunks, chunk // T + T - 1, N, d). `p_start` and `p_last` are the state before the chunk and the gradient that comes from
-    behind it, (b, K, chunks, N, d), or None for zeros.
+    chunks, chunk // T + T - 1, N, d). `p_start` and `p_last` are the state before the chunk and the gradient after it,
+    (b, K, chunks, N, d), or None for zeros.
 
     ddt is (b, K, L, d) with strides (s_ddt_b, s_ddt_k, d). dx is (groups, b, L, d), added up over a group's traversals,
     or without SHARED one map for each traversal, (b, K, L, d). dB and dC are partial sums, (blocks, b, K, L, n); dA
