@@ -8,7 +8,7 @@ import torch
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
-from ..ops.arguments import is_autocast_on
+from ..ops.arguments import channels_first_hint, check_not_proxy, is_autocast_on
 from .plain import is_untouched
 
 
@@ -59,6 +59,7 @@ def check_image(x: Tensor, channels: int, least: int = 1, conv: nn.Module | None
     Raises:
         ValueError: another rank, number of channels, type, device or size.
     """
+    check_not_proxy('this backbone', x)
     if not isinstance(x, Tensor):
         raise ValueError(f'The input is a {type(x).__name__}: it must be one tensor, a batch of images.')
     if x.dim() != 4 or x.shape[1] != channels:
@@ -75,6 +76,20 @@ def check_image(x: Tensor, channels: int, least: int = 1, conv: nn.Module | None
         )
     if conv is not None and is_untouched(conv, nn.Conv2d):
         _check_like(x, conv.weight)
+
+
+def check_layout(who: nn.Module, x: Tensor, layout: str, channels: int) -> None:
+    """Whether x has the layout, (B, H, W, C) or (B, L, C), and this many channels.
+
+    Raises:
+        ValueError: it has another rank or number of channels, or channels first.
+    """
+    name = type(who).__name__
+    check_not_proxy(name, x)
+    if x.dim() == layout.count(',') + 1 and x.shape[-1] == channels:
+        return
+    hint = channels_first_hint(x, channels) if x.dim() == layout.count(',') + 1 else ''
+    raise ValueError(f'{name} takes {layout} with C={channels} channels, not {tuple(x.shape)}{hint}.')
 
 
 def _check_like(x: Tensor, weight: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..ops import conv_silu_1d, selective_scan_2d
 from ..ops.cpu_fastpath import gate_and_project, infers_on_cpu, project_conv_silu
 from ..ops.recompute import keeps_for_backward, linear_of, result_dtype, scan_of
+from .arguments import check_layout
 from .layers import init_time_step_
 from .plain import are_plain
 from .units import as_function
@@ -37,6 +38,7 @@ class BiMamba(nn.Module):
     ):
         super().__init__()
         inner, rank = expand * channels, math.ceil(channels / 16)
+        self.channels = channels
         self.two_convs = backward == 'ssm_conv'
         self.two_scans = backward != 'none'
         self.scale = 0.5 if self.two_scans and divide_out else 1.0
@@ -77,6 +79,7 @@ class BiMamba(nn.Module):
 
         With `norm`, that of norm(x), which training then need not keep beside x.
         """
+        check_layout(self, x, '(B, L, C)', self.channels)
         if self._is_plain():
             return self._from_weights(x, reverse, norm)
         x = x if norm is None else norm(x)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..ops import CROSS, conv_silu_2d
 from ..ops.recompute import scan_of
+from .arguments import check_layout
 from .layers import LayerNorm, init_time_step_
 from .plain import are_plain
 from .units import normed_gated_linear, normed_linear
@@ -44,6 +45,7 @@ class SS2D(nn.Module):
         inner = int(ssm_ratio * channels)
         rank = math.ceil(channels / 16) if dt_rank == 'auto' else dt_rank
         directions = len(traversals)
+        self.channels = channels
         self.traversals = traversals
         self.gate = gate
         self.conv_bias = conv_bias
@@ -70,6 +72,7 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C). With `norm`, that of norm(x), which training then need not keep beside x."""
+        check_layout(self, x, '(B, H, W, C)', self.channels)
         x, z = normed_linear(norm, self.in_proj, x), None  # (B, H, W, E)
         if self.gate:
             x, z = x.chunk(2, -1)

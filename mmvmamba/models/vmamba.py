@@ -10,10 +10,12 @@ from torch.utils.checkpoint import checkpoint
 
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
 from ..ops.arguments import check_flag
+from ..ops.backend import in_function_transform
 from .arguments import (
     check_choice,
     check_count,
     check_image,
+    check_layout,
     check_outputs,
     check_rate,
     check_ratio,
@@ -114,6 +116,7 @@ class VSSBlock(nn.Module):
 
     def __init__(self, channels: int, op: SS2D, mlp_ratio: float, drop_path: float):
         super().__init__()
+        self.channels = channels
         self.norm = nn.LayerNorm(channels)
         self.op = op
         self.drop_path = DropPath(drop_path)
@@ -123,6 +126,7 @@ class VSSBlock(nn.Module):
             self.mlp = MLP(channels, int(mlp_ratio * channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_layout(self, x, '(B, H, W, C)', self.channels)
         op, norm = self.op, self.norm  # a mixer that takes the norm along keeps less in training
         x = x + self.drop_path(op(x, norm) if is_untouched(op, SS2D) else op(norm(x)))
         if self.has_mlp:
@@ -141,8 +145,10 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, with_cp: bool) -> tuple[Tensor, Tensor]:
         """Returns the stage's output and the next stage's input."""
+        # checkpoint itself does not take the transforms of torch.func
+        recomputes = with_cp and torch.is_grad_enabled() and not in_function_transform()
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if with_cp and torch.is_grad_enabled() else block(x)
+            x = checkpoint(block, x, use_reentrant=False) if recomputes else block(x)
         return x, self.downsample(x)
 
 

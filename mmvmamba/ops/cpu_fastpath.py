@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backend import in_function_transform
 from .depthwise_conv import conv_silu_1d
 from .setting import Setting
 
@@ -39,7 +40,7 @@ def infers_on_cpu(x: Tensor) -> bool:
         x.device.type == 'cpu'
         and not torch.is_grad_enabled()
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and not torch._C._are_functorch_transforms_active()  # they take no `out=`
+        and not in_function_transform()  # oneDNN's layer has no rules for one
         and use_cpu_fastpath.get()
     )
 

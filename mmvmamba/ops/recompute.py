@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import cpu_fastpath
-from .backend import AUTO, BACKENDS, current_backend, in_function_transform, use_backend
+from .backend import current_backend, in_function_transform, replaces_operator, use_backend
 from .cpu_fastpath import linear, linears
 from .selective_scan_2d import selective_scan_2d
 from .traversal import traversal_codes
@@ -71,7 +71,7 @@ def scan_of(
     """
     parameters = (x_proj_weight, A, D, dt_bias, dt_weight)
     backend = current_backend()
-    if not keeps_for_backward() or (backend != AUTO and BACKENDS[backend].traceable):
+    if not keeps_for_backward() or replaces_operator(backend):
         return _composed_scan(make, traversals, *parameters, *inputs)
     return _ScanOf.apply(make, traversals, backend, *parameters, *inputs)
 
