@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops.backend import in_function_transform
 from ..ops.setting import Setting
 
 CHUNK_TOKENS = 2048
@@ -36,7 +37,7 @@ def is_on_cpu_fast_path(x: Tensor) -> bool:
         x.device.type == 'cpu'
         and not torch.is_grad_enabled()
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and not torch._C._are_functorch_transforms_active()  # they do not support `out=`
+        and not in_function_transform()  # oneDNN's layer has no rules for one
         and use_cpu_fast_path.get()
     )
 

@@ -18,6 +18,7 @@ from ..memory import (
 )
 from ..ops import selective_scan_2d
 from .layers import default_dt_rank, init_A_log_, init_time_step_
+from .validation import check_layout
 
 KERNEL = 4  # taps of the causal convolution
 
@@ -42,6 +43,7 @@ class BiMamba(nn.Module):
     ):
         super().__init__()
         inner, rank = expand * channels, default_dt_rank(channels)
+        self.channels = channels
         self.two_convs = backward == 'ssm_conv'
         self.two_scans = backward != 'none'
         self.scale = 0.5 if self.two_scans and divide_out else 1.0
@@ -79,6 +81,7 @@ class BiMamba(nn.Module):
 
     def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
         """(B, L, C) -> (B, L, C). With `reverse`, a mixer of one direction scans from the end of the sequence."""
+        check_layout(self, x, '(B, L, C)', self.channels)
         x, z = split_linear(self.in_proj, x)  # (B, L, E) each
         y = self._scan(self._convolve(x, reverse), reverse)
         y = gate(y, z)  # the gate is the same for both directions, so it is applied once, to their sum

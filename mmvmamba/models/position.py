@@ -104,7 +104,8 @@ def split_tokens(sequence: Tensor, slots: tuple[int, ...]) -> tuple[Tensor, Tens
 def resize_pos_embed(grid: Tensor, height: int, width: int) -> Tensor:
     """Bicubic resizing of a square grid of embeddings: (1, side * side, D) -> (1, height * width, D)."""
     side = math.isqrt(grid.shape[1])
-    if statically_known_true(height == side) and statically_known_true(width == side):  # sizes may be symbols
+    # torch.jit.trace records one branch for all sizes: the interpolation, which is exact at the grid's own
+    if not torch.jit.is_tracing() and statically_known_true(height == side) and statically_known_true(width == side):
         return grid
     grid = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
     return F.interpolate(grid, (height, width), mode='bicubic').flatten(2).transpose(1, 2)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..memory import Deferred, can_use_raw_weights, defer, gate, linear, project_and_scan
 from ..ops import CROSS, conv_silu_2d
 from .layers import LayerNorm, default_dt_rank, init_A_log_, init_time_step_
+from .validation import check_layout
 
 
 class SS2D(nn.Module):
@@ -39,6 +40,7 @@ class SS2D(nn.Module):
         inner = int(ssm_ratio * channels)
         rank = default_dt_rank(channels) if dt_rank == 'auto' else dt_rank
         directions = len(traversals)
+        self.channels = channels
         self.traversals = traversals
         self.gate = gate
         self.in_proj = nn.Linear(channels, 2 * inner if gate else inner, bias=False)
@@ -64,6 +66,7 @@ class SS2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
+        check_layout(self, x, '(B, H, W, C)', self.channels)
         x, z = linear(self.in_proj, x), None  # (B, H, W, E)
         if self.gate:
             x, z = x.chunk(2, -1)

@@ -9,7 +9,7 @@ from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
 from ..memory import has_default_forward
-from ..ops.arguments import is_autocast_on
+from ..ops.arguments import channels_first_hint, check_not_proxy, is_autocast_on
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -59,6 +59,7 @@ def check_image(x: Tensor, channels: int, least: int = 1, conv: nn.Module | None
     Raises:
         ValueError: wrong number of dimensions or channels, dtype, device or size.
     """
+    check_not_proxy('this backbone', x)
     if not isinstance(x, Tensor):
         raise ValueError(f'The input is a {type(x).__name__}: it must be one tensor, a batch of images.')
     if x.dim() != 4 or x.shape[1] != channels:
@@ -75,6 +76,20 @@ def check_image(x: Tensor, channels: int, least: int = 1, conv: nn.Module | None
         )
     if conv is not None and has_default_forward(nn.Conv2d, conv):
         _check_like(x, conv.weight)
+
+
+def check_layout(module: nn.Module, x: Tensor, layout: str, channels: int) -> None:
+    """Requires a tensor with this layout, (B, H, W, C) or (B, L, C), and number of channels.
+
+    Raises:
+        ValueError: wrong number of dimensions or channels, or channels first.
+    """
+    name = type(module).__name__
+    check_not_proxy(name, x)
+    if x.dim() == layout.count(',') + 1 and x.shape[-1] == channels:
+        return
+    hint = channels_first_hint(x, channels) if x.dim() == layout.count(',') + 1 else ''
+    raise ValueError(f'{name} takes {layout} with C={channels} channels, not {tuple(x.shape)}{hint}.')
 
 
 def _check_like(x: Tensor, weight: Tensor) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..ops.arguments import check_flag
+from ..ops.backend import in_function_transform
 from .backbone import Backbone
 from .bimamba import BiMamba
 from .layers import DropPath, PatchEmbed, RMSNorm
@@ -16,6 +17,7 @@ from .validation import (
     check_choice,
     check_count,
     check_image,
+    check_layout,
     check_outputs,
     check_rate,
     linear_rates,
@@ -50,12 +52,14 @@ class VimBlock(nn.Module):
 
     def __init__(self, channels: int, mixer: BiMamba, drop_path: float):
         super().__init__()
+        self.channels = channels
         self.norm = RMSNorm(channels)
         self.mixer = mixer
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
         """(B, L, C) -> the output of the mixer and the new residual stream, both (B, L, C)."""
+        check_layout(self, x, '(B, L, C)', self.channels)
         mixed = self.mixer(self.norm(x), reverse)
         return mixed, x + self.drop_path(mixed)
 
@@ -217,11 +221,13 @@ class Vim(Backbone):
         x = self._embed(x)  # (B, L, C), float32 at least
         rotation = self._rotation(height, width, x)
 
+        # `checkpoint` does not support the transforms of torch.func
+        recomputes = self.with_cp and torch.is_grad_enabled() and not in_function_transform()
         outs = []
         for i, (block, reverse) in enumerate(zip(self.layers, self._reversals())):
             if rotation is not None:
                 x = rotate(x, *rotation)
-            if self.with_cp and torch.is_grad_enabled():
+            if recomputes:
                 mixed, x = checkpoint(block, x, reverse, use_reentrant=False)
             else:
                 mixed, x = block(x, reverse)

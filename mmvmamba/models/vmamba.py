@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
 from ..ops.arguments import check_flag
+from ..ops.backend import in_function_transform
 from .backbone import Backbone
 from .layers import ChannelsFirst, ChannelsLast, DropPath, LayerNorm, laid_out_channels_last
 from .mlp import MLP
@@ -19,6 +20,7 @@ from .validation import (
     check_choice,
     check_count,
     check_image,
+    check_layout,
     check_outputs,
     check_rate,
     check_ratio,
@@ -114,6 +116,7 @@ class VSSBlock(nn.Module):
 
     def __init__(self, channels: int, op: SS2D, mlp_ratio: float, drop_path: float):
         super().__init__()
+        self.channels = channels
         self.norm = LayerNorm(channels)
         self.op = op
         self.drop_path = DropPath(drop_path)
@@ -123,6 +126,7 @@ class VSSBlock(nn.Module):
             self.mlp = MLP(channels, int(mlp_ratio * channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        check_layout(self, x, '(B, H, W, C)', self.channels)
         x = x + self.drop_path(self.op(self.norm(x)))
         if self.has_mlp:
             x = x + self.drop_path(self.mlp(self.norm2(x)))
@@ -139,8 +143,10 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, with_cp: bool) -> tuple[Tensor, Tensor]:
         """Returns the output of this stage and the input of the next one."""
+        # `checkpoint` does not support the transforms of torch.func
+        recomputes = with_cp and torch.is_grad_enabled() and not in_function_transform()
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if with_cp and torch.is_grad_enabled() else block(x)
+            x = checkpoint(block, x, use_reentrant=False) if recomputes else block(x)
         return x, self.downsample(x)
 
 

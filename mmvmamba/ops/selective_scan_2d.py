@@ -12,8 +12,8 @@ import logging
 import torch
 from torch import Tensor
 
-from .arguments import DTYPE_NAMES, DTYPES, check_flag, check_tensors
-from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform
+from .arguments import DTYPE_NAMES, DTYPES, channels_first_hint, check_flag, check_no_forward_mode, check_tensors
+from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform, replaces_operator
 from .scan_inputs import ScanInputs
 from .self_check import Use
 from .traversal import CROSS, traversal_codes
@@ -66,11 +66,12 @@ def selective_scan_2d(
     name = current_backend()
     if name == AUTO and in_function_transform():
         name = 'blocked'  # the operator has no rules for them
-    if name != AUTO and BACKENDS[name].traceable:
+    if replaces_operator(name):
         return BACKENDS[name].forward(inputs, out_dtype)
     if in_function_transform():
         raise ValueError(
-            f"The scan backend {name!r} does not take the transforms of torch.func: use_backend('auto') does."
+            f'The scan backend {name!r} has no rules for the transforms of torch.func and forward-mode derivatives: '
+            "use_backend('auto') has."
         )
     return torch.ops.mmvmamba.selective_scan_2d(*inputs, out_dtype, name)
 
@@ -86,6 +87,8 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     if A.dim() != 3:
         raise ValueError(f'A must be (K, d, n), not {tuple(A.shape)}.')
     K, d, n = len(codes), x.shape[-1], A.shape[-1]
+    if hint := channels_first_hint(x, A.shape[1], x.dim() - 3):
+        raise ValueError(f'x must be (b, H, W, d) or (b, K, H, W, d), not {tuple(x.shape)}{hint}.')
     if 0 in x.shape[-3:]:
         raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
     if n == 0 or (dt_weight is not None and 0 in dt.shape[-1:]):
@@ -123,6 +126,7 @@ _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACK
 
 
 def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
+    check_no_forward_mode('The selective scan')
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
     chosen, loss = choose(x.device.type, inputs.dtypes, backend, Use.of(inputs))
     if loss:
@@ -131,11 +135,14 @@ def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtyp
 
 
 def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend=AUTO):
+    check_no_forward_mode('The selective scan')
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
     chosen, _ = choose(x.device.type, inputs.dtypes, backend, Use.of(inputs))
     if torch.float64 not in inputs.dtypes and grad_y.dtype == torch.float64:
         grad_y = grad_y.float()  # only the result is wider than the scan
-    grads = chosen.backward(grad_y, inputs)
+    # 'reference' has no backward; under torch.jit.trace, it runs inside the operator
+    backward = chosen.backward or BACKENDS['blocked'].backward
+    grads = backward(grad_y, inputs)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
 
 
