@@ -199,10 +199,12 @@ class TestKernels:
 
     @pytest.mark.parametrize('traversals', [[ROW], CROSS])
     def test_out_dtype(self, traversals):
-        inputs = make_inputs(size=(2, 3), channels=5, traversals=traversals).values()
-        y = backend.selective_scan_2d(*inputs, traversals, True, torch.float32)
+        inputs = ScanInputs(
+            **make_inputs(size=(2, 3), channels=5, traversals=traversals), codes=traversals, dt_softplus=True
+        )
+        y = backend.selective_scan_2d(inputs, torch.float32)
         for dtype in (torch.float16, torch.bfloat16):
-            result = backend.selective_scan_2d(*inputs, traversals, True, dtype)
+            result = backend.selective_scan_2d(inputs, dtype)
             if INTERPRETED and dtype == torch.bfloat16:  # it cuts off the bits that a device rounds
                 torch.testing.assert_close(result, y.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
             else:
