@@ -222,8 +222,9 @@ class TestKernels:
         inputs = make_inputs(size=(3, 4), channels=5, rank=None, traversals=[COLUMN])
         inputs[name] = inputs[name].clone()
         inputs[name].view(-1)[inputs[name].numel() // 2] = value
-        y = backend.selective_scan_2d(*inputs.values(), [COLUMN], True, torch.float32)
-        expected = reference.selective_scan_2d(*inputs.values(), [COLUMN], True)
+        scan = ScanInputs(**inputs, codes=[COLUMN], dt_softplus=True)
+        y = backend.selective_scan_2d(scan, torch.float32)
+        expected = reference.selective_scan_2d(scan)
         torch.testing.assert_close(y, expected, equal_nan=True)
         assert not y.isfinite().all()
 
