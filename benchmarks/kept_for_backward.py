@@ -2,13 +2,14 @@
 
     python benchmarks/kept_for_backward.py [--dtype bfloat16]
 
-The unit is a float32 map of C channels, C being what the block takes and gives. Counted are the distinct storages that
-autograd holds on to after a forward pass in training, without the parameters themselves.
+The unit is a float32 map of C channels, the width of the block's input and output. The script counts the distinct
+storages that autograd still holds after a forward pass in training, without the parameters.
 """
 
 import argparse
 import linecache
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,26 +76,41 @@ class Kept:
     maps: float
 
 
+class _Saved:
+    """What autograd holds in the place of a saved tensor: it lives as long as the graph keeps the tensor."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor, self.line = tensor, _line()
+
+
 def kept_by(block: Block, dtype: torch.dtype = torch.float32) -> list[Kept]:
     """The storages that one forward pass of the block keeps, the largest first; a 16-bit `dtype` is autocast's."""
     torch.manual_seed(0)
     module, x = block.make(block.channels).train(), torch.randn(1, SIDE, SIDE, block.channels, requires_grad=True)
     unit = x.nbytes
     parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
-    kept = {}
+    saved = weakref.WeakSet()
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept.setdefault(storage.data_ptr(), (tensor, _line()))  # alive: no other storage takes its place in memory
-        return tensor
+    def save(tensor: Tensor) -> _Saved:
+        saved.add(record := _Saved(tensor))
+        return record
 
     with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autograd.graph.saved_tensors_hooks(save, lambda record: record.tensor),
         torch.autocast('cpu', dtype, enabled=dtype != torch.float32),
     ):
         out = block.call(module, x)
-    found = [Kept(line, tuple(t.shape), t.dtype, t.untyped_storage().nbytes() / unit) for t, line in kept.values()]
+    kept = {record.tensor.untyped_storage().data_ptr(): record for record in saved}
+    found = [
+        Kept(
+            record.line,
+            tuple(record.tensor.shape),
+            record.tensor.dtype,
+            record.tensor.untyped_storage().nbytes() / unit,
+        )
+        for storage, record in kept.items()
+        if storage not in parameters
+    ]
     del out
     return sorted(found, key=lambda one: -one.maps)
 
@@ -103,8 +119,6 @@ def _line() -> str:
     """The line of a model's file that is running."""
     frame = sys._getframe()
     while frame and Path(frame.f_code.co_filename).parent.name != 'models':
-        frame = frame.f_back
-    while frame and Path(frame.f_code.co_filename).name == 'units.py':
         frame = frame.f_back
     if frame is None:
         return ''

@@ -5,7 +5,8 @@
 Each is the polynomial with the smallest largest error relative to its function (Remez exchange), given what has to be
 exact at 0. Its coefficients are float32: from the lowest order on, where it matters most, one is rounded and the others
 are fitted anew around it. Errors are those of the rounded polynomial without the rounding of its evaluation, which adds
-about 6e-8. `mmvmamba/ops/native/simd.inc` has both, `mmvmamba/ops/triton/walk.py` the second: a GPU has an exp2.
+about 6e-8. `mmvmamba/ops/native/simd.inc` has both. `mmvmamba/ops/triton/device_functions.py` has the second, since a
+GPU has an exp2.
 """
 
 import numpy as np

@@ -23,9 +23,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mmvmamba.ops.triton import conv_launch, launch
-from mmvmamba.ops.triton.backward import sweep_back
+from mmvmamba.ops.triton.backward import scan_bwd_kernel
 from mmvmamba.ops.triton.conv import convolve, convolve_back, spread_back
-from mmvmamba.ops.triton.forward import chunk_ends, merge, prefix, sweep
+from mmvmamba.ops.triton.forward import chunk_state_kernel, reduce_kernel, scan_fwd_kernel, state_passing_kernel
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
 # Pointers (p_) to what is in the network's dtype; all others are to float32.
@@ -44,14 +44,14 @@ def variants(states):
     scan = dict(SOFTPLUS=True, WIDE=False, N=triton.next_power_of_2(states), num_warps=1)
     ahead = dict(scan, BD=launch.forward_channels(states), U=steps)
     back = dict(scan, BD=launch.backward_channels(states))
-    yield 'sweep', sweep, dict(ahead, p_start=None), steps
-    yield 'sweep, chunked', sweep, ahead, steps
-    yield 'chunk_ends', chunk_ends, dict(ahead, ADJOINT=False, p_grad_y=None, p_end_grad=None), steps
-    yield 'chunk_ends, backward', chunk_ends, dict(back, ADJOINT=True, U=steps), steps
-    yield 'sweep_back', sweep_back, dict(back, SHARED=True, T=steps, p_start=None, p_last=None), steps
-    yield 'sweep_back, chunked', sweep_back, dict(back, SHARED=True, T=steps), steps
-    yield 'prefix', prefix, dict(ADJOINT=False, BD=128, U=8, num_warps=4), 8
-    yield 'merge', merge, dict(BLOCK=1024, num_warps=4), 1
+    yield 'scan_fwd_kernel', scan_fwd_kernel, dict(ahead, p_start=None), steps
+    yield 'scan_fwd_kernel, chunked', scan_fwd_kernel, ahead, steps
+    yield 'chunk_state_kernel', chunk_state_kernel, dict(ahead, ADJOINT=False, p_grad_y=None, p_end_grad=None), steps
+    yield 'chunk_state_kernel, backward', chunk_state_kernel, dict(back, ADJOINT=True, U=steps), steps
+    yield 'scan_bwd_kernel', scan_bwd_kernel, dict(back, SHARED=True, T=steps, p_start=None, p_last=None), steps
+    yield 'scan_bwd_kernel, chunked', scan_bwd_kernel, dict(back, SHARED=True, T=steps), steps
+    yield 'state_passing_kernel', state_passing_kernel, dict(ADJOINT=False, BD=128, U=8, num_warps=4), 8
+    yield 'reduce_kernel', reduce_kernel, dict(BLOCK=1024, num_warps=4), 1
 
 
 def conv_variants():

@@ -26,12 +26,15 @@ def of(call, *names):
 def test_what_a_refusal_is():
     import torch
 
-    from mmvmamba.models.arguments import check_choice, check_count
+    from mmvmamba.models.validation import check_choice, check_count
     from mmvmamba.ops import reference, use_backend
+    from mmvmamba.ops.scan_inputs import ScanInputs
 
     assert of(lambda: check_count('depth', 0), 'depth') == ''
     assert 'names none of' in of(lambda: check_count('depth', 0), 'width')
     assert 'not one sentence' in of(lambda: check_choice('depth', 0, ['one. Two', 'three']))
-    assert 'not raised by the package' in of(lambda: reference.selective_scan_2d(*[torch.ones(2)] * 8, [0], True))
+    assert 'not raised by the package' in of(
+        lambda: reference.selective_scan_2d(ScanInputs(*[torch.ones(2)] * 8, [0], True))
+    )
     assert 'not raised by the package' in of(lambda: int('x'))
     assert of(lambda: use_backend('x')) == ''

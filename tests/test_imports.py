@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parents[1] / 'mmvmamba'
 ROOMS = {
     'checkpoint': set(),
     'ops': set(),
-    'models': {'checkpoint', 'ops'},
+    'memory': {'ops'},
+    'models': {'checkpoint', 'memory', 'ops'},
     'conversion': {'checkpoint', 'models'},
-    'analysis': {'checkpoint', 'engine', 'models', 'ops'},
+    'analysis': {'checkpoint', 'engine', 'memory', 'models', 'ops'},
     'engine': {'checkpoint'},
     'export': {'ops'},
     '__init__': {'engine', 'models', 'ops'},

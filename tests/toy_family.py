@@ -6,7 +6,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmvmamba.models.arguments import (
+from mmvmamba.models.backbone import Backbone
+from mmvmamba.models.layers import DropPath
+from mmvmamba.models.validation import (
     check_count,
     check_image,
     check_outputs,
@@ -14,8 +16,6 @@ from mmvmamba.models.arguments import (
     linear_rates,
     resolve_arch,
 )
-from mmvmamba.models.backbone import Backbone
-from mmvmamba.models.layers import DropPath
 from mmvmamba.ops import selective_scan_2d
 from mmvmamba.ops.arguments import check_flag
 

@@ -5,7 +5,7 @@ it, and all maps are computed from its arguments, exactly, by its own backward. 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,37 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..memory import use_cpu_fast_path
 from ..models.position import split_tokens
 from ..ops import use_backend
-from ..ops.cpu_fastpath import use_cpu_fastpath
+from ..ops.scan_inputs import ScanInputs
 from ..ops.traversal import TRAVERSALS, is_reversed, map_of_each, to_sequence
 
 SAMPLES = 4096  # positions at most that statistics are taken of
-
-
-@dataclass(frozen=True)
-class Scan:
-    """The arguments of one call of the operator; shapes as in `mmvmamba.ops.selective_scan_2d`."""
-
-    x: Tensor
-    dt: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    D: Tensor | None
-    dt_bias: Tensor | None
-    dt_weight: Tensor | None
-    codes: list[int]
-    dt_softplus: bool
-
-    @property
-    def traversals(self) -> tuple[str, ...]:
-        return tuple(TRAVERSALS[code] for code in self.codes)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width of the map; Vim's is one row of tokens."""
-        return tuple(self.x.shape[-3:-1])
 
 
 class _Recorder(TorchDispatchMode):
@@ -54,12 +30,12 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.mmvmamba.selective_scan_2d.default:
             if self.wanted is None or self.calls in self.wanted:
-                self.scans.append(Scan(*args[:10]))
+                self.scans.append(ScanInputs(*args[:10]))
             self.calls += 1
         return func(*args, **(kwargs or {}))
 
 
-def record_scans(backbone: nn.Module, image: Tensor, blocks: Sequence[int] | None = None) -> list[Scan]:
+def record_scans(backbone: nn.Module, image: Tensor, blocks: Sequence[int] | None = None) -> list[ScanInputs]:
     """Runs a backbone on an image, without gradients, and keeps what its scans were given.
 
     Args:
@@ -68,12 +44,12 @@ def record_scans(backbone: nn.Module, image: Tensor, blocks: Sequence[int] | Non
         blocks: which of the scans to keep, counted in the order of their calls; all by default.
     """
     recorder = _Recorder(None if blocks is None else set(blocks))
-    with torch.no_grad(), use_backend('auto'), use_cpu_fastpath(False), recorder:
+    with torch.no_grad(), use_backend('auto'), use_cpu_fast_path(False), recorder:
         backbone(image)
     return recorder.scans
 
 
-def reading(scan: Scan, row: int, column: int) -> Tensor:
+def reading(scan: ScanInputs, row: int, column: int) -> Tensor:
     """What the scan's output at one position reads from every position of its input.
 
     With dt, B and C held as they are, a scan is linear in x, and no channel reads another: y at the query is the sum of
@@ -89,13 +65,10 @@ def reading(scan: Scan, row: int, column: int) -> Tensor:
     Returns:
         (K, H, W, d): signed weights, for each traversal; their sum over K is the weight of a map that all share.
     """
-    scan = replace(scan, D=None)
     x = map_of_each(scan.x, scan.codes).contiguous()
     grad_y = x.new_zeros(x[:, 0].shape, dtype=torch.promote_types(x.dtype, torch.float32))
     grad_y[:, row, column] = 1
-    (grad_x, *_) = torch.ops.mmvmamba.selective_scan_2d_backward(
-        grad_y, x, scan.dt, scan.A, scan.B, scan.C, None, scan.dt_bias, scan.dt_weight, scan.codes, scan.dt_softplus
-    )
+    (grad_x, *_) = torch.ops.mmvmamba.selective_scan_2d_backward(grad_y, *scan._replace(x=x, D=None))
     return grad_x[0]
 
 
@@ -113,7 +86,7 @@ class Layout:
     slots: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, backbone: nn.Module, scan: Scan, image_shape: Sequence[int]) -> 'Layout':
+    def of(cls, backbone: nn.Module, scan: ScanInputs, image_shape: Sequence[int]) -> 'Layout':
         if not hasattr(backbone, 'grid'):
             return cls(*scan.shape, None)
         stride = backbone.grid.patch_stride
@@ -157,7 +130,7 @@ class Statistics:
     memory: np.ndarray
 
 
-def statistics(scan: Scan, traversal: int) -> Statistics:
+def statistics(scan: ScanInputs, traversal: int) -> Statistics:
     """How fast the states of a scan forget along the traversal of that index, from at most `SAMPLES` positions."""
     dt = scan.dt[0, traversal].flatten(0, 1)
     dt = dt[:: -(-len(dt) // SAMPLES)].float()

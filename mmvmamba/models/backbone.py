@@ -13,7 +13,7 @@ from ..checkpoint import CheckpointError, fit, load_pretrained, unwrap_state_dic
 from ..checkpoint.matching import reshaped
 from ..checkpoint.placing import classifier_place, norms_of_the_one_output
 from ..checkpoint.prefixes import renaming_advice, unknown_prefixes
-from .arguments import pretrained_init_cfg
+from .validation import pretrained_init_cfg
 
 
 class Backbone(BaseModule):

@@ -1,23 +1,25 @@
-"""Layers that the backbones share. Maps are channels-last, (B, H, W, C), unless a name says otherwise."""
+"""Layers shared by the backbones. Maps are channels-last, (B, H, W, C), unless stated otherwise."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..memory import recomputable
 from ..ops.backend import in_function_transform
 
 
 class ChannelsFirst(nn.Module):
-    """(B, H, W, C) -> (B, C, H, W), a view: convolutions see it as a channels-last tensor."""
+    """(B, H, W, C) -> (B, C, H, W), as a view in `torch.channels_last` memory format."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 3, 1, 2)
 
 
 class ChannelsLast(nn.Module):
-    """(B, C, H, W) -> (B, H, W, C), a view."""
+    """(B, C, H, W) -> (B, H, W, C), as a view."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1)
@@ -44,7 +46,7 @@ class DropPath(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm of the last dimension: a weight, no bias, statistics in float32 at least.
+    """Root-mean-square norm of the last dimension with a weight and no bias; statistics in float32 or wider.
 
     Returns the weight's dtype, so a float32 residual stream can feed 16-bit layers. Source: arXiv 1910.07467.
     """
@@ -55,33 +57,33 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight, self.eps)
+        return recomputable(partial(rms_norm, eps=self.eps), x, self.weight)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """What `RMSNorm` does with its weight."""
+    """The function of `RMSNorm`."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps).to(weight.dtype)
 
 
 class LayerNorm(nn.LayerNorm):
-    """PyTorch's norm of the last dimension, also of a float32 map with 16-bit weights, whose dtype it then returns."""
+    """`nn.LayerNorm` that also takes a float32 map with 16-bit weights, and then returns the dtype of the weights."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return layer_norm(x, self.weight, self.bias, self.eps)
+        return recomputable(partial(layer_norm, eps=self.eps), x, self.weight, self.bias)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """What `LayerNorm` does with its weight and bias."""
+    """The function of `LayerNorm`."""
     if weight.dtype.itemsize >= x.dtype.itemsize:
         return F.layer_norm(x, weight.shape, weight, bias, eps)
     return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps).to(weight.dtype)
 
 
 class PatchEmbed(nn.Module):
-    """Square patches, overlapping if `stride` is less than `patch_size`, as tokens: (B, C, H, W) -> (B, h, w, C').
+    """Embed square patches, which overlap if `stride` is less than `patch_size`: (B, C, H, W) -> (B, h, w, C').
 
-    h and w count the patches that fit, so up to `stride - 1` pixels at the bottom and the right are not seen.
+    h and w count the patches that fit, so up to `stride - 1` pixels at the bottom and at the right are ignored.
     """
 
     def __init__(self, in_channels: int, channels: int, patch_size: int, stride: int):
@@ -93,13 +95,27 @@ class PatchEmbed(nn.Module):
 
 
 def laid_out_channels_last(x: Tensor) -> Tensor:
-    """(B, C, H, W), whose channels are adjacent in memory; `torch.vmap`, which cannot do that, leaves it as it is."""
+    """Convert (B, C, H, W) to channels-last memory; `torch.vmap` does not support that and gets x unchanged."""
     return x if in_function_transform() else x.contiguous(memory_format=torch.channels_last)
+
+
+def default_dt_rank(channels: int) -> int:
+    """Rank of the projection to the time step: ceil(C / 16)."""
+    return math.ceil(channels / 16)
+
+
+@torch.no_grad()
+def init_A_log_(A_log: Tensor) -> None:
+    """Fill log(-A), (..., N), so that A is -1, -2, ..., -N.
+
+    Source: Mamba (arXiv 2312.00752), section 3.6.
+    """
+    A_log.copy_(torch.arange(1, A_log.shape[-1] + 1).log().expand_as(A_log))
 
 
 @torch.no_grad()
 def init_time_step_(bias: Tensor) -> None:
-    """Fill the bias of a time-step projection, so that softplus(bias) is log-uniform in [1e-3, 1e-1].
+    """Fill the bias of a time-step projection so that softplus(bias) is log-uniform in [1e-3, 1e-1].
 
     Source: Mamba (arXiv 2312.00752), section 3.6.
     """

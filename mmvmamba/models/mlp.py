@@ -2,9 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..ops.cpu_fastpath import feed_forward, infers_on_cpu
-from .plain import are_plain
-from .units import gelu_linear, normed_linear
+from ..memory import linear, linear_gelu
 
 
 class MLP(nn.Module):
@@ -15,9 +13,6 @@ class MLP(nn.Module):
         self.fc1 = nn.Linear(channels, hidden_channels)
         self.fc2 = nn.Linear(hidden_channels, channels)
 
-    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """(..., C) -> (..., C). With `norm`, that of norm(x), which training then need not keep beside x."""
-        if infers_on_cpu(x) and are_plain((self.fc1, self.fc2), nn.Linear, bias=True):
-            x = x if norm is None else norm(x)
-            return feed_forward(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-        return gelu_linear(self.fc2, normed_linear(norm, self.fc1, x))
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return linear(self.fc2, linear_gelu(self.fc1, x))

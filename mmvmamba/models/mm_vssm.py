@@ -1,4 +1,4 @@
-"""The official name and arguments of VMamba, so that official config files run as they are."""
+"""VMamba under its official name and arguments, so that official config files run unchanged."""
 
 import logging
 import re
@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 
 from .vmamba import VMamba
 
-# Most of these names differ in kernels and numeric precision alone.
+# Most of these names differ only in kernels and numeric precision.
 _FORWARD_TYPE = re.compile(r'v0|v0seq|(?P<class_v2>v0[1-5]|v2|v3|v051d|v052d)(?P<no_gate>_noz)?(_no32)?')
 _TRAVERSALS = {'v051d': 'unidirectional', 'v052d': 'bidirectional'}
 
@@ -29,7 +29,7 @@ _IMPLEMENTED = dict(
     posembed=(False,),
 )
 
-# Official configs inherit these from a Swin config; the official backbone takes any argument and ignores them.
+# Official configs inherit these from a Swin config; the official backbone accepts and ignores them.
 _SWIN_LEFTOVERS = (
     'embed_dims',
     'num_heads',
@@ -94,14 +94,14 @@ def MM_VSSM(
     act_cfg: dict | None = None,
     pretrain_img_size: int | None = None,
 ) -> VMamba:
-    """Builds the VMamba that the official arguments describe; any other argument is an error.
+    """Builds VMamba from the arguments of the official class; an unknown argument is an error.
 
-    The defaults are the official ones. `num_classes` and `imgsize` say nothing about a backbone without position
-    embedding. Unlike the official class, this one raises if `pretrained` cannot be read or does not fit, recomputes
-    blocks `with_cp` too, and takes an `init_cfg` that is not a Swin's.
+    The defaults are the official ones. `num_classes` and `imgsize` have no effect on a backbone without position
+    embedding. Unlike the official class, this one raises if `pretrained` cannot be read or does not fit, supports
+    `with_cp`, and accepts an `init_cfg` that is not Swin's.
 
     Raises:
-        ValueError: an argument that asks for what is not implemented, by name.
+        ValueError: an argument requests something that is not implemented; the message names it.
     """
     given = locals()
     for name, values in _IMPLEMENTED.items():
@@ -126,7 +126,7 @@ def MM_VSSM(
             dt_rank=ssm_dt_rank,
             mlp_ratio=mlp_ratio,
             gate=kind['no_gate'] is None,
-            conv_bias=ssm_conv_bias or kind['class_v2'] is None,  # v0 always has it
+            conv_bias=ssm_conv_bias or kind['class_v2'] is None,  # v0 always has a bias
             stem={'v1': 'patch', 'v2': 'conv'}[patchembed_version.lower()],
             downsample={'v1': 'merging', 'v3': 'conv'}[downsample_version.lower()],
         ),

@@ -1,4 +1,4 @@
-"""Where the tokens of a plain backbone stand: places of class tokens, absolute and rotary position embeddings."""
+"""Token positions of Vim: class token slots, absolute and rotary position embeddings."""
 
 import math
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..checkpoint import CheckpointError
 
-# Of the released models: the size of their images, and the stride of those written with a +.
+# The released models: image size of the pre-training, and patch stride of the long-sequence models (Vim-Ti+, Vim-S+).
 RELEASED_SIZE = 224
 LONG_SEQUENCE_STRIDE = 8
 
 
 def class_slots(place: str, patches: int) -> tuple[int, ...]:
-    """Indices of the class tokens in a sequence that holds them and this many patches."""
+    """Indices of the class tokens in a sequence of this many patches and the class tokens."""
     return {'none': (), 'head': (0,), 'middle': (patches // 2,), 'double': (0, patches + 1)}[place]
 
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Where the patches of a square image and the class tokens stand in a sequence, and in its position embedding.
+    """Positions of the patches of a square image and of the class tokens in a sequence and its position embedding.
 
     Args:
         img_size: side of the image in pixels.
-        patch_size: side of a patch.
-        patch_stride: distance of patches.
-        place: of the class tokens, as in `class_slots`.
+        patch_size: side of a patch in pixels.
+        patch_stride: distance between patches in pixels.
+        place: position of the class tokens, as in `class_slots`.
     """
 
     img_size: int
@@ -45,20 +45,21 @@ class TokenGrid:
         return (img_size - self.patch_size) // patch_stride + 1
 
     def slots(self, patches: int) -> tuple[int, ...]:
-        """Indices of the class tokens beside this many patches."""
+        """Indices of the class tokens in a sequence of this many patches."""
         return class_slots(self.place, patches)
 
     def fit(self, pos_embed: Tensor, class_tokens: int, slot: str) -> Tensor:
-        """The position embedding of a file for this grid.
+        """Adapt the position embedding of a checkpoint to this grid.
 
         Args:
             pos_embed: (1, side * side + class_tokens, C).
-            class_tokens: how many the file has: none, as many as this grid, or, for a grid without, one or two.
-            slot: where the one is that a grid without class token does without, 'middle' or 'head'; 'official', for any
-                grid: the first entry counts for the class token's, wherever that is, and stays the first.
+            class_tokens: number of class tokens in the checkpoint: none, as many as in this grid, or one or two if this
+                grid has none.
+            slot: position of the class token to drop if this grid has none: 'middle' or 'head'. 'official' treats the
+                first entry as that of the class token, for any grid, and leaves it first.
 
         Raises:
-            CheckpointError: the file has no square grid, or patches of another stride.
+            CheckpointError: the embedding is not a square grid, or belongs to another patch stride.
         """
         side = square_side(pos_embed.shape[1], class_tokens)
         self._check_stride(side)
@@ -85,7 +86,7 @@ class TokenGrid:
 
 
 def insert_tokens(sequence: Tensor, tokens: Tensor, slots: tuple[int, ...]) -> Tensor:
-    """Put tokens (1 or B, S, D) into a sequence (B, M, D), so that they have these ascending indices in the result."""
+    """Insert tokens (1 or B, S, D) into a sequence (B, M, D) at these ascending indices of the result."""
     tokens = tokens.expand(sequence.shape[0], -1, -1)
     for i, slot in enumerate(slots):
         sequence = torch.cat([sequence[:, :slot], tokens[:, i : i + 1], sequence[:, slot:]], 1)
@@ -103,7 +104,8 @@ def split_tokens(sequence: Tensor, slots: tuple[int, ...]) -> tuple[Tensor, Tens
 def resize_pos_embed(grid: Tensor, height: int, width: int) -> Tensor:
     """Bicubic resizing of a square grid of embeddings: (1, side * side, D) -> (1, height * width, D)."""
     side = math.isqrt(grid.shape[1])
-    if statically_known_true(height == side) and statically_known_true(width == side):  # sizes may be symbols
+    # torch.jit.trace records one branch for all sizes: the interpolation, which is exact at the grid's own
+    if not torch.jit.is_tracing() and statically_known_true(height == side) and statically_known_true(width == side):
         return grid
     grid = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
     return F.interpolate(grid, (height, width), mode='bicubic').flatten(2).transpose(1, 2)
@@ -126,9 +128,9 @@ def square_side(length: int, class_tokens: int) -> int:
 
 
 def rotary_angles(height: int, width: int, channels: int, grid: int, like: Tensor) -> Tensor:
-    """Angles of the 2-D rotary embedding, (1, height * width, channels): the row's, then the column's.
+    """Angles of the 2-D rotary embedding, (1, height * width, channels): first those of the row, then of the column.
 
-    Positions run from 0 to `grid`, the side of the grid in pre-training, whatever the size of the map.
+    Positions run from 0 to `grid`, the side of the pre-training grid, for a map of any size.
     Source: RoFormer (arXiv 2104.09864); in two dimensions as in EVA-02 (arXiv 2303.11331).
     """
     half = channels // 2
@@ -144,6 +146,6 @@ def rotary_angles(height: int, width: int, channels: int, grid: int, like: Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate neighbouring channels (0, 1), (2, 3), ... of x (B, L, D) by angles given as cos and sin (1, L, D)."""
+    """Rotate the channel pairs (0, 1), (2, 3), ... of x (B, L, D) by angles with this cosine and sine (1, L, D)."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return x * cos + torch.stack([-odd, even], -1).flatten(-2) * sin

@@ -4,25 +4,25 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from .arguments import check_count
 from .layers import ChannelsFirst, ChannelsLast
+from .validation import check_count
 
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
     """Feature pyramid from a single map: with a map of stride 16, the levels have strides 4, 8, 16, 32 and 64.
 
-    The map is enlarged by transposed convolutions or halved by max-pooling, then each level has its own 1x1 and 3x3
-    convolution; a last max-pooling gives the coarsest level. All norms are LayerNorms over channels, with eps 1e-6.
+    Transposed convolutions enlarge the map, max-pooling halves it, and each level has its own 1x1 and 3x3 convolution;
+    a final max-pooling gives the coarsest level. All norms are LayerNorms over channels, with eps 1e-6.
     Source: Exploring Plain Vision Transformer Backbones for Object Detection (arXiv 2203.16527), section 3.
 
     Args:
-        in_channels: channels of the backbone's map, at least 4.
+        in_channels: channels of the input map, at least 4.
         out_channels: channels of every level.
         init_cfg: as in MMEngine.
 
     Raises:
-        ValueError: there are fewer channels, or the backbone returns more than one map.
+        ValueError: `in_channels` is less than 4, or the backbone returns more than one map.
     """
 
     def __init__(self, in_channels: int, out_channels: int = 256, init_cfg: dict | list | None = None):
@@ -52,7 +52,7 @@ class SimpleFeaturePyramid(BaseModule):
         """One (B, in_channels, h, w) -> five (B, out_channels, ...): 4h, 2h, h, h / 2 and h / 4 high, rounded up."""
         if len(inputs) != 1:
             raise ValueError(f'SimpleFeaturePyramid takes one map, not {len(inputs)}: give the backbone one out_index.')
-        # mmcv's RoIAlign takes every input for NCHW in memory, whatever its strides; these are channels-last.
+        # mmcv's RoIAlign assumes NCHW memory and ignores strides; these maps are channels-last.
         outs = [level(inputs[0]).contiguous() for level in self.levels]
         return (*outs, self.coarsest(outs[-1]))
 

@@ -1,30 +1,26 @@
 """SS2D, the token mixer of VMamba: a selective scan over a map in several traversals."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..memory import Deferred, can_use_raw_weights, defer, gate, linear, project_and_scan
 from ..ops import CROSS, conv_silu_2d
-from ..ops.recompute import scan_of
-from .layers import LayerNorm, init_time_step_
-from .plain import are_plain
-from .units import normed_gated_linear, normed_linear
+from .layers import LayerNorm, default_dt_rank, init_A_log_, init_time_step_
+from .validation import check_layout
 
 
 class SS2D(nn.Module):
     """2-D selective scan: in_proj -> depthwise 3x3 conv -> SiLU -> scan -> LayerNorm (-> gate) -> out_proj.
 
-    The projections to the time step, B and C act on each position alone, so they are computed once, in natural order,
-    for all traversals.
+    The projections to dt, B and C act on each position alone, so all traversals share one product in natural order.
     Source: VMamba (arXiv 2401.10166), section 4.2 and Figure 3; parameter names are those of the released checkpoints.
 
     Args:
         channels: C, channels in and out.
         d_state: N, size of the state of one channel.
         ssm_ratio: the inner width is E = ssm_ratio * C.
-        dt_rank: R, rank of the time-step projection; 'auto' is ceil(C / 16).
+        dt_rank: R, rank of the projection to the time step; 'auto' is ceil(C / 16).
         gate: multiply the output by SiLU of a second branch of in_proj (first generation).
         conv_bias: bias of the depthwise convolution.
         traversals: one of 'row', 'column', 'row_reversed', 'column_reversed' for each of the K directions.
@@ -42,11 +38,11 @@ class SS2D(nn.Module):
     ):
         super().__init__()
         inner = int(ssm_ratio * channels)
-        rank = math.ceil(channels / 16) if dt_rank == 'auto' else dt_rank
+        rank = default_dt_rank(channels) if dt_rank == 'auto' else dt_rank
         directions = len(traversals)
+        self.channels = channels
         self.traversals = traversals
         self.gate = gate
-        self.conv_bias = conv_bias
         self.in_proj = nn.Linear(channels, 2 * inner if gate else inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias)
         self.x_proj_weight = nn.Parameter(torch.empty(directions, rank + 2 * d_state, inner))
@@ -60,34 +56,37 @@ class SS2D(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise what the scan reads: A is -1, -2, ..., -N, and softplus(dt bias) log-uniform in [1e-3, 1e-1]."""
+        """Initialise the scan: A is -1, -2, ..., -N, and softplus(dt bias) is log-uniform in [1e-3, 1e-1]."""
         inner, rank = self.dt_projs_weight.shape[1:]
         nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
         nn.init.uniform_(self.dt_projs_weight, -(rank**-0.5), rank**-0.5)
         init_time_step_(self.dt_projs_bias)
-        self.A_logs.copy_(torch.arange(1, self.A_logs.shape[1] + 1).log().expand_as(self.A_logs))
+        init_A_log_(self.A_logs)
         nn.init.ones_(self.Ds)
 
-    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C). With `norm`, that of norm(x), which training then need not keep beside x."""
-        x, z = normed_linear(norm, self.in_proj, x), None  # (B, H, W, E)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        check_layout(self, x, '(B, H, W, C)', self.channels)
+        x, z = linear(self.in_proj, x), None  # (B, H, W, E)
         if self.gate:
             x, z = x.chunk(2, -1)
-        y = self._convolve_and_scan(x)
-        return normed_gated_linear(self.out_norm, self.out_proj, y, z)
+        y = self._scan(self._convolve(x))
+        y = self.out_norm(y)
+        return linear(self.out_proj, gate(y, z) if self.gate else y)
 
-    def _convolve_and_scan(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor) -> Deferred:
+        """SiLU of the convolution: (B, H, W, E) -> (B, H, W, E)."""
+        conv = self.conv2d
+        if can_use_raw_weights(nn.Conv2d, conv) and _is_depthwise_3x3(conv):
+            return defer(conv_silu_2d, x, parameters=(conv.weight, conv.bias))
+        return defer(F.silu, self._call_conv(x))
+
+    def _scan(self, x: Deferred) -> Tensor:
         """(B, H, W, E) -> (B, H, W, E)."""
         directions = len(self.traversals)
         A_logs = self.A_logs.to(torch.promote_types(self.A_logs.dtype, torch.float32))
-        conv = self.conv2d
-        if are_plain((conv,), nn.Conv2d, bias=self.conv_bias) and _is_depthwise_3x3(conv):
-            make, inputs = conv_silu_2d, (x, conv.weight, conv.bias)
-        else:
-            make, inputs = F.silu, (self._call_conv(x),)
-        return scan_of(
-            make,
-            inputs,
+        return project_and_scan(
+            x,
             self.x_proj_weight,
             -torch.exp(A_logs).unflatten(0, (directions, -1)),
             self.Ds.unflatten(0, (directions, -1)),
@@ -107,7 +106,7 @@ class SS2D(nn.Module):
 
 
 def _is_depthwise_3x3(conv: nn.Conv2d) -> bool:
-    """Whether it is the convolution that SS2D makes."""
+    """Whether it has the geometry of the convolution that SS2D builds."""
     return (
         conv.groups == conv.in_channels == conv.out_channels
         and (conv.kernel_size, conv.padding, conv.stride, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))

@@ -1,4 +1,4 @@
-"""The head of Vim's max-pooling ablation; it imports mmpretrain, so a config names it in `custom_imports`."""
+"""The head of Vim's max-pooling ablation. It imports mmpretrain, so configs list this module in `custom_imports`."""
 
 from mmpretrain.models import LinearClsHead
 from mmpretrain.registry import MODELS
@@ -7,7 +7,7 @@ from torch import Tensor
 
 @MODELS.register_module()
 class TokenMaxClsHead(LinearClsHead):
-    """A linear classifier of every token, and the maximum of their scores. Goes with `Vim(pooling='max')`."""
+    """Classifies every token and takes the maximum of the scores; for `Vim(pooling='max')`."""
 
     def forward(self, feats: tuple[Tensor]) -> Tensor:
         """One (B, L, in_channels) -> (B, num_classes)."""

@@ -1,4 +1,4 @@
-"""Vim (Vision Mamba): a plain backbone of bidirectional Mamba blocks on patch tokens."""
+"""Vim (Vision Mamba): a non-hierarchical backbone of bidirectional Mamba blocks on patch tokens."""
 
 import math
 
@@ -8,22 +8,23 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..ops.arguments import check_flag
-from .arguments import (
+from ..ops.backend import in_function_transform
+from .backbone import Backbone
+from .bimamba import BiMamba
+from .layers import DropPath, PatchEmbed, RMSNorm
+from .position import TokenGrid, insert_tokens, resize_pos_embed, rotary_angles, rotate, split_tokens
+from .validation import (
     check_choice,
     check_count,
     check_image,
+    check_layout,
     check_outputs,
     check_rate,
     linear_rates,
     resolve_arch,
 )
-from .backbone import Backbone
-from .bimamba import BiMamba
-from .layers import DropPath, PatchEmbed, RMSNorm
-from .plain import is_untouched
-from .position import TokenGrid, insert_tokens, resize_pos_embed, rotary_angles, rotate, split_tokens
 
-# The released variants (Vim, arXiv 2401.09417, section 4.1). Fields left out: see `arch` below.
+# The released variants (Vim, arXiv 2401.09417, section 4.1); see ARCH_DEFAULTS for the other fields.
 ARCHS = {
     'tiny': dict(embed_dims=192, depth=24),
     'small': dict(embed_dims=384, depth=24),
@@ -32,7 +33,7 @@ ARCHS = {
 
 ARCH_DEFAULTS = dict(d_state=16, expand=2, divide_out=True)
 
-# The paper's ablations (section 4.4): what a block has for the backward direction.
+# The paper's ablations (section 4.4): the backward direction of a block, as in `BiMamba`.
 DIRECTIONS = {
     'none': 'none',
     'random_flip': 'none',
@@ -47,67 +48,65 @@ PRETRAINED_SLOTS = ('middle', 'head', 'official')
 
 
 class VimBlock(nn.Module):
-    """Pre-norm residual block; there is no MLP. The stream stays in float32 whatever the mixer computes in."""
+    """Pre-norm residual block without MLP. The residual stream stays in float32 for any dtype of the mixer."""
 
     def __init__(self, channels: int, mixer: BiMamba, drop_path: float):
         super().__init__()
+        self.channels = channels
         self.norm = RMSNorm(channels)
         self.mixer = mixer
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
-        """(B, L, C) -> the mixer's output and the stream with it added, both (B, L, C)."""
-        if is_untouched(self.mixer, BiMamba):
-            mixed = self.mixer(x, reverse, self.norm)
-        else:
-            mixed = self.mixer(self.norm(x), reverse)
+        """(B, L, C) -> the output of the mixer and the new residual stream, both (B, L, C)."""
+        check_layout(self, x, '(B, L, C)', self.channels)
+        mixed = self.mixer(self.norm(x), reverse)
         return mixed, x + self.drop_path(mixed)
 
 
 @MODELS.register_module()
 class Vim(Backbone):
-    """Vim backbone: maps of one resolution for dense tasks, or one pooled feature for classification.
+    """Vim backbone: maps of one resolution for dense tasks, or a pooled feature for classification.
 
     Source: Vision Mamba (arXiv 2401.09417). Parameter names are those of the released checkpoints.
 
     Args:
         arch: `tiny`, `small` or `base`, or a dict with `embed_dims` and `depth` and optionally `d_state`
             (16), `expand` (2) and `divide_out` (True: halve the sum of the two directions).
-        img_size: side in pixels of the image that the position embedding is made for. A checkpoint's embedding is
-            resized to it once, on loading; that of other image sizes is interpolated in every forward pass.
-        patch_size: side of a patch.
-        patch_stride: distance of patches: 16, or 8 in the long-sequence models (written with a +).
+        img_size: side in pixels of the images that the position embedding is made for. Loading a checkpoint resizes its
+            embedding to this size once; for other image sizes, each forward pass interpolates it.
+        patch_size: side of a patch in pixels.
+        patch_stride: distance between patches in pixels: 16, or 8 in the long-sequence models (Vim-Ti+, Vim-S+).
         in_channels: channels of the input image.
-        pooling: None gives maps. For classification: the class token in the `middle` of the sequence (the released
-            models), at its `head`, or one at both ends (`double`: their mean); or, without class token, the
-            `mean` of all tokens, or all tokens for a head that takes the maximum of their scores (`max`, with
-            `TokenMaxClsHead`).
-        out_indices: blocks whose outputs are returned as maps, in ascending order; negative ones count from the last.
-            Blocks after the last of them are not built.
-        feature: what a map shows: the `residual` stream after the block, the `mixer`'s output alone, or
-            `residual_official`: the stream as the official segmentation code reads it, inside the next block. It
-            differs with a rotary embedding, which has then rotated all maps but that of the last block once more.
-        pretrained_cls_slot: where the file that a model without class token starts from has one, so that this entry of
-            the position embedding is left out: `middle` (the released files) or `head`. `official`, for any
-            model: the first entry counts for the class token's, wherever that is, and stays the first. The official
-            code does so when it resizes an embedding; that shifts half of the grid by one token.
+        pooling: None returns maps. For classification, the class token in the `middle` of the sequence (the released
+            models), at its `head`, or the mean of one at each end (`double`); without class token, the `mean` of all
+            tokens, or all tokens for `TokenMaxClsHead`, which takes the maximum of their scores (`max`).
+        out_indices: the blocks whose outputs are returned as maps, in ascending order; negative indices count from the
+            end. Later blocks are not built.
+        feature: content of a map: the `residual` stream after the block, the output of the `mixer` alone, or
+            `residual_official`, the stream that the official segmentation code reads inside the next block. With a
+            rotary embedding, all of these maps but that of the last block are rotated once more.
+        pretrained_cls_slot: position of the class token in the checkpoint of a model without class token, whose entry
+            in the position embedding is dropped: `middle` (the released files) or `head`. `official` treats the first
+            entry as that of the class token, for any model, and leaves it first, as the official code does when it
+            resizes an embedding; this shifts half of the grid by one token.
         bidirectionality: `ssm_conv` (the released models), or the paper's ablations: `ssm` (both directions share
-            the convolution), `alternating_blocks` (every second block walks backwards), `random_flip` (in
-            training, half of the batches are walked backwards) and `none`.
-        rope_grid: None, or the side of the pre-training grid (14 for 224 pixels), which turns on the rotary position
-            embedding. It rotates the whole stream before each block, like both rotary switches of the official code.
-        drop_path_rate: stochastic depth, rising linearly to this rate over the blocks. Without `pooling` the last block
-            is never dropped, as in the official dense code.
+            the convolution), `alternating_blocks` (every second block scans backwards), `random_flip` (training scans
+            half of the batches backwards) and `none`.
+        rope_grid: None, or the side of the pre-training grid (14 for 224 pixels), which enables the rotary position
+            embedding. It rotates the whole stream before each block, like both rotary options of the official code.
+        drop_path_rate: rate of stochastic depth of the last block; it rises linearly from 0 at the first. Without
+            `pooling`, the last block is never dropped, as in the official dense code.
         frozen_stages: -1 freezes nothing, 0 the patch and position embeddings and class tokens, i > 0 these and the
             first i blocks.
-        with_cp: recompute each block in the backward pass, to save memory.
-        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` takes official files as they are; None starts from
+        with_cp: recompute each block in the backward pass to save memory.
+        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` loads official files unchanged; None starts from
             random weights.
-        pretrained: mmseg's spelling of such an `init_cfg`: FILE_OR_URL.
+        pretrained: FILE_OR_URL, mmseg's short form of such an `init_cfg`.
 
     Raises:
-        ValueError: an argument or an image that makes no sense.
-        CheckpointError: weights that do not fit, by name and shape.
+        ValueError: an argument or an image is invalid; the message names it.
+        CheckpointError: the weights do not fit; the message lists names and shapes.
     """
 
     archs = ARCHS
@@ -190,7 +189,7 @@ class Vim(Backbone):
         self.layers = nn.ModuleList(VimBlock(channels, BiMamba(*mixer), rate) for rate in rates[:built])
         if pooling is not None:
             self.norm_f = RMSNorm(channels)
-        # The classifier is the head's; a rotary embedding is computed for the size at hand, not read.
+        # The classifier belongs to the head; the rotary embedding is computed for the present size, not loaded.
         absent = {
             'head.': True,
             'norm_f.': pooling is None,
@@ -205,10 +204,10 @@ class Vim(Backbone):
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps, or one feature: embed the patches, walk through the blocks, and look at the tokens (Algorithm 1).
+        """Embeds the patches, applies the blocks and returns maps, or one pooled feature (Algorithm 1).
 
         Args:
-            x: (B, in_channels, H, W), any size not less than a patch.
+            x: (B, in_channels, H, W), at least one patch high and wide.
 
         Returns:
             Without `pooling`, one (B, embed_dims, h, w) for each of `out_indices`, with
@@ -222,11 +221,13 @@ class Vim(Backbone):
         x = self._embed(x)  # (B, L, C), float32 at least
         rotation = self._rotation(height, width, x)
 
+        # `checkpoint` does not support the transforms of torch.func
+        recomputes = self.with_cp and torch.is_grad_enabled() and not in_function_transform()
         outs = []
         for i, (block, reverse) in enumerate(zip(self.layers, self._reversals())):
             if rotation is not None:
                 x = rotate(x, *rotation)
-            if self.with_cp and torch.is_grad_enabled():
+            if recomputes:
                 mixed, x = checkpoint(block, x, reverse, use_reentrant=False)
             else:
                 mixed, x = block(x, reverse)
@@ -237,7 +238,7 @@ class Vim(Backbone):
         return tuple(out.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous().to(dtype) for out in outs)
 
     def _embed(self, x: Tensor) -> Tensor:
-        """(B, h, w, C) -> (B, L, C), float32 at least: add the position embedding, insert the class tokens."""
+        """Adds the position embedding and inserts class tokens: (B, h, w, C) -> (B, L, C), float32 or wider."""
         height, width = x.shape[1:3]
         pos_embed = self.pos_embed.to(torch.promote_types(self.pos_embed.dtype, torch.float32))
         grid, slot_embed = split_tokens(pos_embed, self.grid.slots(self.grid.side**2))
@@ -248,7 +249,7 @@ class Vim(Backbone):
         return x
 
     def _rotation(self, height: int, width: int, x: Tensor) -> tuple[Tensor, Tensor] | None:
-        """cos and sin of every token's angles; class tokens are not rotated."""
+        """Cosine and sine of the angles of each token; class tokens are not rotated."""
         if self.rope_grid is None:
             return None
         angles = rotary_angles(height, width, x.shape[-1], self.rope_grid, like=x)
@@ -257,7 +258,7 @@ class Vim(Backbone):
         return angles.cos(), angles.sin()
 
     def _reversals(self) -> list[bool]:
-        """Whether each block walks from the end, where it has one direction only."""
+        """Whether each block scans from the end of the sequence, if it has a single direction."""
         if self.bidirectionality == 'alternating_blocks':
             return [i % 2 == 1 for i in range(len(self.layers))]
         flips = self.bidirectionality == 'random_flip' and self.training
@@ -272,7 +273,7 @@ class Vim(Backbone):
 
     def _pool(self, x: Tensor, patches: int) -> Tensor:
         if self.class_tokens:
-            # slices, not indices: the place of a token in an image of any size is no number to a compiler
+            # slices, not indices: for images of any size, the slot is a symbol for a compiler
             tokens = [x[:, slot : slot + 1] for slot in self.grid.slots(patches)]
             return self.norm_f(torch.cat(tokens, 1)).mean(1)
         x = self.norm_f(x)
@@ -311,18 +312,18 @@ class Vim(Backbone):
                 block.mixer.out_proj.weight.div_(math.sqrt(depth))
 
     def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Fit the position embedding of the file to this model's class tokens and grid."""
+        """Resizes the position embedding of a checkpoint to the class tokens and grid of this model."""
         pos_embed = tensors.get('pos_embed')
         if pos_embed is None or pos_embed.dim() != 3 or pos_embed.shape == self.pos_embed.shape:
             return tensors
         class_tokens = sum(name.startswith('cls_token') for name in tensors)
         if self.class_tokens and class_tokens != len(self.class_tokens):
-            return tensors  # the file has other class tokens, which the check of names and shapes will tell
+            return tensors  # other class tokens: the comparison of names and shapes reports them
         return tensors | dict(pos_embed=self.grid.fit(pos_embed, class_tokens, self.pretrained_cls_slot))
 
     @classmethod
     def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
-        """Of the image size that leaves the position embedding as it is; a grid of 27 is stride 8 at 224 pixels."""
+        """Also finds the image size that leaves the position embedding unchanged; 27 x 27 is stride 8 at 224 pixels."""
         variant = super().variant_of(tensors)
         grid = math.isqrt(tensors['pos_embed'].shape[1]) if 'pos_embed' in tensors else 14
         size = dict(patch_stride=8) if grid == 27 else dict(patch_stride=16, img_size=16 * grid)

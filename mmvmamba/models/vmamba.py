@@ -1,34 +1,36 @@
-"""VMamba: a hierarchical backbone of SS2D blocks, in the two generations that were released."""
+"""VMamba: a hierarchical backbone of SS2D blocks, in both released generations."""
 
 import re
 from collections.abc import Iterable
 
 import torch
+from einops import rearrange
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
 from ..ops.arguments import check_flag
-from .arguments import (
+from ..ops.backend import in_function_transform
+from .backbone import Backbone
+from .layers import ChannelsFirst, ChannelsLast, DropPath, LayerNorm, laid_out_channels_last
+from .mlp import MLP
+from .ss2d import SS2D
+from .validation import (
     check_choice,
     check_count,
     check_image,
+    check_layout,
     check_outputs,
     check_rate,
     check_ratio,
     linear_rates,
     resolve_arch,
 )
-from .backbone import Backbone
-from .layers import ChannelsFirst, ChannelsLast, DropPath, laid_out_channels_last
-from .mlp import MLP
-from .plain import is_untouched
-from .ss2d import SS2D
 
 _VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
 
-# Every released variant (VMamba, arXiv 2401.10166, and its repository's tables); ARCH_DEFAULTS has the other fields.
+# All released variants (VMamba, arXiv 2401.10166, and its repository's tables); see ARCH_DEFAULTS for the other fields.
 ARCHS = {
     'vanilla_tiny': dict(dims=96, depths=(2, 2, 9, 2), **_VANILLA),
     'vanilla_small': dict(dims=96, depths=(2, 2, 27, 2), **_VANILLA),
@@ -46,7 +48,7 @@ ARCH_DEFAULTS = dict(
     ssm_ratio=2.0, d_state=1, dt_rank='auto', mlp_ratio=4.0, gate=False, conv_bias=False, stem='conv', downsample='conv'
 )
 
-# The scan ablations of the paper (section 5.3) keep four directions and change what they walk.
+# The scan ablations of the paper (section 5.3) keep four directions and change their traversals.
 SCANS = {'cross': CROSS, 'unidirectional': UNIDIRECTIONAL, 'bidirectional': BIDIRECTIONAL}
 
 
@@ -88,8 +90,8 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = ((size + 1) // 2 for size in x.shape[1:3])
         x = nn.functional.pad(x, (0, 0, 0, 2 * width - x.shape[2], 0, 2 * height - x.shape[1]))
-        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))  # (B, h, 2, w, 2, C)
-        x = torch.cat([x[:, :, row, :, col] for col in (0, 1) for row in (0, 1)], -1)
+        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))
+        x = rearrange(x, 'b h row w column c -> b h w (column row c)')
         return self.reduction(self.norm(x))
 
 
@@ -114,25 +116,25 @@ class VSSBlock(nn.Module):
 
     def __init__(self, channels: int, op: SS2D, mlp_ratio: float, drop_path: float):
         super().__init__()
-        self.norm = nn.LayerNorm(channels)
+        self.channels = channels
+        self.norm = LayerNorm(channels)
         self.op = op
         self.drop_path = DropPath(drop_path)
         self.has_mlp = mlp_ratio > 0
         if self.has_mlp:
-            self.norm2 = nn.LayerNorm(channels)
+            self.norm2 = LayerNorm(channels)
             self.mlp = MLP(channels, int(mlp_ratio * channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        op, norm = self.op, self.norm  # a mixer that takes the norm along keeps less in training
-        x = x + self.drop_path(op(x, norm) if is_untouched(op, SS2D) else op(norm(x)))
+        check_layout(self, x, '(B, H, W, C)', self.channels)
+        x = x + self.drop_path(self.op(self.norm(x)))
         if self.has_mlp:
-            mlp, norm = self.mlp, self.norm2
-            x = x + self.drop_path(mlp(x, norm) if is_untouched(mlp, MLP) else mlp(norm(x)))
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
         return x
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution, and the downsampling to the next (none after the last stage)."""
+    """The blocks of one resolution and the downsampling to the next one (none after the last stage)."""
 
     def __init__(self, blocks: list[VSSBlock], downsample: nn.Module):
         super().__init__()
@@ -140,9 +142,11 @@ class Stage(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor, with_cp: bool) -> tuple[Tensor, Tensor]:
-        """Returns the stage's output and the next stage's input."""
+        """Returns the output of this stage and the input of the next one."""
+        # `checkpoint` does not support the transforms of torch.func
+        recomputes = with_cp and torch.is_grad_enabled() and not in_function_transform()
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if with_cp and torch.is_grad_enabled() else block(x)
+            x = checkpoint(block, x, use_reentrant=False) if recomputes else block(x)
         return x, self.downsample(x)
 
 
@@ -153,26 +157,24 @@ class VMamba(Backbone):
     Source: VMamba: Visual State Space Model (arXiv 2401.10166). Parameter names are those of the released checkpoints.
 
     Args:
-        arch: a name out of `ARCHS` (`tiny`, `small` and `base` are the recommended variants), or a dict with
-            `dims` (four widths, or the first one, then doubled at each stage), `depths` (blocks in each of the four
-            stages) and optionally `ssm_ratio` (2.0), `d_state` (1), `dt_rank` ('auto'), `mlp_ratio` (4.0; 0 for
-            none), `gate` (False), `conv_bias` (False), `stem` ('conv' or 'patch') and `downsample` ('conv' or
-            'merging').
+        arch: a name in `ARCHS` (`tiny`, `small` and `base` are the recommended variants), or a dict with `dims` (four
+            widths, or the first one, which each stage doubles), `depths` (blocks per stage) and optionally `ssm_ratio`
+            (2.0), `d_state` (1), `dt_rank` ('auto'), `mlp_ratio` (4.0; 0 for no MLP), `gate` (False), `conv_bias`
+            (False), `stem` ('conv' or 'patch') and `downsample` ('conv' or 'merging').
         in_channels: channels of the input image.
-        out_indices: the stages whose outputs are returned, 0 to 3, each through its own LayerNorm. Stages after the
-            last of them are not built.
-        drop_path_rate: stochastic depth, rising linearly to this rate over the blocks.
-        traversals: `cross`, or the paper's ablations `unidirectional` and `bidirectional`, or a tuple of names
-            out of `mmvmamba.ops.TRAVERSALS`, one for each direction.
+        out_indices: the stages to return, 0 to 3, each through its own LayerNorm. Later stages are not built.
+        drop_path_rate: rate of stochastic depth of the last block; it rises linearly from 0 at the first.
+        traversals: `cross`, the paper's ablations `unidirectional` and `bidirectional`, or a tuple of names in
+            `mmvmamba.ops.TRAVERSALS`, one for each direction.
         frozen_stages: -1 freezes nothing, 0 the stem, i > 0 the stem and the first i stages.
-        with_cp: recompute each block in the backward pass, to save memory.
-        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` takes official files as they are; None starts from
+        with_cp: recompute each block in the backward pass to save memory.
+        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` loads official files unchanged; None starts from
             random weights.
-        pretrained: mmseg's spelling of such an `init_cfg`: FILE_OR_URL.
+        pretrained: FILE_OR_URL, mmseg's short form of such an `init_cfg`.
 
     Raises:
-        ValueError: an argument or an image that makes no sense, by name.
-        CheckpointError: weights that do not fit, by name and shape.
+        ValueError: an argument or an image is invalid; the message names it.
+        CheckpointError: the weights do not fit; the message lists names and shapes.
     """
 
     archs = ARCHS
@@ -256,7 +258,7 @@ class VMamba(Backbone):
         if top != 'layers':  # output norms
             return self.num_blocks + 1
         stage, part, index = int(rest[0]), rest[1], rest[2]
-        # a downsampling learns at the rate of the block that it feeds
+        # a downsampling layer has the learning rate of the block that follows
         index = len(self.layers[stage].blocks) if part == 'downsample' else int(index)
         return 1 + sum(len(stage.blocks) for stage in self.layers[:stage]) + index
 
@@ -267,7 +269,7 @@ class VMamba(Backbone):
         return name
 
     def says_nothing(self, names: Iterable[str]) -> set[str]:
-        """A classifier has the norm of its last output alone, which says nothing about those of several outputs."""
+        """A classifier has the norm of its last output only, which differs from the norms of several outputs."""
         norms = {name for name in names if name.startswith('outnorm')}
         is_classifier = all(name.startswith('outnorm3.') for name in norms)
         return norms if is_classifier and self.out_indices != (3,) else set()
@@ -279,7 +281,7 @@ class VMamba(Backbone):
         return variant and variant | dict(out_indices=outputs)
 
 
-# The same tensor in other generations of released files.
+# Names of the same tensors in other generations of released files.
 _OLDER_NAMES = (
     (r'^patch_embed\.proj\.', 'patch_embed.0.'),
     (r'^patch_embed\.norm\.', 'patch_embed.2.'),
@@ -293,7 +295,7 @@ _OLDER_NAMES = (
 
 
 def _resolve_arch(arch: str | dict) -> dict:
-    """All fields of an architecture, checked, with the four widths and depths written out."""
+    """Validates an architecture and returns all its fields, with four widths and depths."""
     arch = resolve_arch(arch, ARCHS, ('dims', 'depths'), ARCH_DEFAULTS, 'dims=96, depths=(2, 2, 8, 2)')
     if isinstance(arch['dims'], int):
         arch['dims'] = [arch['dims'] * 2**i for i in range(4)]

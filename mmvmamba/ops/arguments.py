@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 DTYPE_NAMES = ', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)
@@ -20,6 +21,7 @@ def check_tensors(who: str, needed: dict[str, Tensor], optional: dict[str, Tenso
     tensors = needed | {name: tensor for name, tensor in optional.items() if tensor is not None}
     first = next(iter(tensors))
     for name, tensor in tensors.items():
+        check_not_proxy(who, tensor)
         if not isinstance(tensor, Tensor):
             raise ValueError(f'{name} must be a tensor, not {type(tensor).__name__}.')
         if tensor.layout != torch.strided:
@@ -30,6 +32,30 @@ def check_tensors(who: str, needed: dict[str, Tensor], optional: dict[str, Tenso
             raise ValueError(
                 f'{name} is on {tensor.device}, {first} on {tensors[first].device}: move them to one device.'
             )
+
+
+def check_not_proxy(who: str, value: object) -> None:
+    """Raises if torch.fx traces: it calls functions with stand-ins, which have no shape to check or to depend on."""
+    if isinstance(value, torch.fx.Proxy):
+        raise ValueError(
+            f'torch.fx cannot trace through {who}: make it, or the module that calls it, a leaf module of the tracer '
+            '(leaf_modules in torchvision, is_leaf_module in torch.fx).'
+        )
+
+
+def check_no_forward_mode(who: str) -> None:
+    """Raises in forward-mode differentiation, for which a custom operator has no rule: PyTorch drops its tangents."""
+    if forward_ad._current_level >= 0:
+        raise RuntimeError(
+            f'{who} has no forward-mode derivative in a traced or exported program: differentiate the model itself.'
+        )
+
+
+def channels_first_hint(x: Tensor, channels: int, axis: int = 1) -> str:
+    """The end of an error about the shape of x, channels last: how to get there if x has them at `axis`."""
+    if x.dim() <= axis + 1 or x.shape[axis] != channels or x.shape[-1] == channels:
+        return ''
+    return f'; x has its channels in dimension {axis}, x.movedim({axis}, -1) has them last'
 
 
 def is_autocast_on(device: str) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+from torch.autograd import forward_ad
 
 from . import blocked, mamba_ssm, native, reference, self_check, torch_conv, triton
 from .arguments import DTYPES
@@ -176,14 +177,22 @@ def choose(
     return backend, loss
 
 
+def replaces_operator(name: str) -> bool:
+    """Whether the chosen backend runs as operators of PyTorch, in place of this package's operator.
+
+    Not under `torch.jit.trace`: it would record the steps of one size, and its FLOP counters would find no scan.
+    """
+    return name != AUTO and BACKENDS[name].traceable and not torch.jit.is_tracing()
+
+
 def in_function_transform() -> bool:
-    """Whether this runs, or is compiled, within `torch.func.grad`, `vmap` or another transform."""
+    """Whether this runs, or is compiled, within a transform of `torch.func` or with forward-mode derivatives."""
     return _transforms_are_active()
 
 
 @torch.compiler.assume_constant_result
 def _transforms_are_active() -> bool:
-    return torch._C._are_functorch_transforms_active()
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 if name := os.environ.get('MMVMAMBA_SCAN'):

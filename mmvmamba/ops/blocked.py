@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .scan_inputs import ScanInputs
 from .traversal import is_reversed, map_of_each, to_map, to_sequence
 
 
@@ -41,24 +42,10 @@ def linear_scan(a: Tensor, b: Tensor, reverse: bool = False) -> Tensor:
     return h.flatten(1, 2)[:, :length]
 
 
-def selective_scan_2d(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_weight: Tensor | None,
-    codes: list[int],
-    dt_softplus: bool,
-    out_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Shapes as in `mmvmamba.ops.selective_scan_2d`; computes in float32, or float64 if any input is; returns that by
-    default.
-    """
+def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype | None = None) -> Tensor:
+    """Computes y (b, H, W, d) in float32, or in float64 if any input is; the result has that dtype by default."""
+    x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs.in_state_dtype()
     height, width = x.shape[-3:-1]
-    x, dt, A, B, C, D, dt_bias, dt_weight = _to_state_dtype(x, dt, A, B, C, D, dt_bias, dt_weight)
     x, total = map_of_each(x, codes), 0
     for k, code in enumerate(codes):
         u, dt_k, b, c = (to_sequence(t, code) for t in (x[:, k], dt[:, k], B[:, k], C[:, k]))
@@ -72,31 +59,16 @@ def selective_scan_2d(
     return total.to(out_dtype or total.dtype)
 
 
-def selective_scan_2d_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_weight: Tensor | None,
-    codes: list[int],
-    dt_softplus: bool,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of x, dt, A, B, C, D, dt_bias and dt_weight, each in the shape and type of its input, None where that
-    is None.
+def selective_scan_2d_backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
+    """The gradients of the tensors of `inputs`, each in the shape and dtype of its input; None where that is None.
 
-    The adjoint of the recurrence is the same recurrence walked the other way: g_t = a_{t+1} g_{t+1} + C_t dy_t.
+    The adjoint of the recurrence is the same recurrence in the opposite direction: g_t = a_{t+1} g_{t+1} + C_t dy_t.
     """
-    inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
+    wide = inputs.in_state_dtype()
+    x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = wide
     height, width = x.shape[-3:-1]
-    grad_y, x, dt, A, B, C, D, dt_bias, dt_weight = _to_state_dtype(grad_y, *inputs)
-    grads = [
-        t if t is None else torch.zeros_like(t, memory_format=torch.contiguous_format)
-        for t in (x, dt, A, B, C, D, dt_bias, dt_weight)
-    ]
+    grad_y = grad_y.to(x.dtype)
+    grads = [t if t is None else torch.zeros_like(t, memory_format=torch.contiguous_format) for t in wide.tensors]
     dx, ddt, dA, dB, dC, dD, dbias, dweight = grads
     x, dx = map_of_each(x, codes), map_of_each(dx, codes)
     for k, code in enumerate(codes):
@@ -125,12 +97,7 @@ def selective_scan_2d_backward(
             dweight[k] = dz.flatten(0, 1).T @ dt_k.flatten(0, 1)
             dz = dz @ dt_weight[k]
         ddt[:, k] = to_map(dz, code, height, width)
-    return tuple(g if g is None else g.to(t.dtype) for g, t in zip(grads, inputs))
-
-
-def _to_state_dtype(*tensors: Tensor | None) -> list[Tensor | None]:
-    is_double = any(t is not None and t.dtype == torch.float64 for t in tensors)
-    return [t if t is None else t.to(torch.float64 if is_double else torch.float32) for t in tensors]
+    return tuple(g if g is None else g.to(t.dtype) for g, t in zip(grads, inputs.tensors))
 
 
 def _time_step(dt: Tensor, dt_weight: Tensor | None, dt_bias: Tensor | None, k: int) -> Tensor:

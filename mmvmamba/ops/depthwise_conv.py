@@ -10,8 +10,8 @@ a CPU, Triton on CUDA, and PyTorch's own convolution elsewhere, in float64, and 
 import torch
 from torch import Tensor
 
-from .arguments import check_tensors, is_autocast_on
-from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform
+from .arguments import channels_first_hint, check_no_forward_mode, check_tensors, is_autocast_on
+from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform, replaces_operator
 from .self_check import ConvUse
 
 
@@ -59,7 +59,7 @@ def conv_silu_1d(x: Tensor, weights: Tensor, biases: Tensor | None, reverse: tup
 
 def _as_map_2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, list[int]]:
     """The arguments of the operator."""
-    _check(x, '(B, H, W, E)', 'weight', weight, '(E, 1, 3, 3)', (*x.shape[-1:], 1, 3, 3))
+    _check(x, '(B, H, W, E)', 'weight', weight, '(E, 1, 3, 3)', (*x.shape[-1:], 1, 3, 3), 0)
     _check_bias(x, 'bias', bias, x.shape[-1:])
     # not a transposition, whose gradient has strides that DistributedDataParallel warns of
     return x, weight.squeeze(1).unsqueeze(0), None if bias is None else bias.unsqueeze(0), [1]
@@ -69,7 +69,7 @@ def _as_map_1d(
     x: Tensor, weights: Tensor, biases: Tensor | None, reverse: tuple[bool, ...]
 ) -> tuple[Tensor, Tensor, Tensor | None, list[int]]:
     taps, form = max(weights.shape[-1:].numel(), 1), f'(K, E, taps), with reverse={reverse}'
-    _check(x, '(B, L, E)', 'weights', weights, form, (len(reverse), *x.shape[-1:], taps))
+    _check(x, '(B, L, E)', 'weights', weights, form, (len(reverse), *x.shape[-1:], taps), 1)
     _check_bias(x, 'biases', biases, (len(reverse), *x.shape[-1:]))
     left = [0 if ahead else taps - 1 for ahead in reverse]
     return x.unsqueeze(1), _turn(weights, reverse).unsqueeze(2), biases, left
@@ -88,9 +88,14 @@ def _autocast(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(x.device.type))
 
 
-def _check(x: Tensor, x_form: str, name: str, weight: Tensor, form: str, shape: tuple[int, ...]) -> None:
+def _check(
+    x: Tensor, x_form: str, name: str, weight: Tensor, form: str, shape: tuple[int, ...], channel_axis: int
+) -> None:
+    """Whether x and the weight, whose channels are in `channel_axis`, have the shapes that `x_form` and `form` name."""
     if x.dim() != x_form.count(',') + 1:
         raise ValueError(f'x must be {x_form}, not {tuple(x.shape)}.')
+    if weight.dim() > channel_axis and (hint := channels_first_hint(x, weight.shape[channel_axis])):
+        raise ValueError(f'x must be {x_form}, not {tuple(x.shape)}{hint}.')
     if 0 in x.shape[1:]:
         raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
     if tuple(weight.shape) != shape:
@@ -119,7 +124,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
     name = current_backend()
-    if name != AUTO and BACKENDS[name].traceable:
+    if replaces_operator(name):
         return BACKENDS[name].conv_silu(x, weight, bias, left)
     if in_function_transform():  # the operator has no rules for them
         return BACKENDS['blocked'].conv_silu(x, weight, bias, left)
@@ -133,6 +138,7 @@ _library.define(f'conv_silu_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tens
 
 
 def _forward(x, weight, bias, left, backend=AUTO):
+    check_no_forward_mode('The convolution operator')
     if x.numel() == 0:  # an empty batch
         return x.new_empty((len(x), len(left), *x.shape[1:]))
     chosen, _ = choose(x.device.type, {x.dtype}, backend, ConvUse.of(x, weight, bias, left))
@@ -141,6 +147,7 @@ def _forward(x, weight, bias, left, backend=AUTO):
 
 def _backward(grad, x, weight, bias, left, backend=AUTO):
     inputs = (x, weight, bias)
+    check_no_forward_mode('The convolution operator')
     if x.numel() == 0:
         grads = [t if t is None else t.new_zeros(t.shape) for t in inputs]
     else:
@@ -169,8 +176,9 @@ def _save_inputs(ctx, inputs, output):
 
 
 def _differentiate(ctx, grad):
-    grads = torch.ops.mmvmamba.conv_silu_backward(grad, *ctx.saved_tensors, ctx.left, ctx.backend)
-    return (*(None if t is None else g for t, g in zip(ctx.saved_tensors, grads)), None, None)
+    inputs = ctx.saved_tensors  # once: activation checkpointing gives them a single time
+    grads = torch.ops.mmvmamba.conv_silu_backward(grad, *inputs, ctx.left, ctx.backend)
+    return (*(None if t is None else g for t, g in zip(inputs, grads)), None, None)
 
 
 def _refuse_double_backward(ctx, *grads):

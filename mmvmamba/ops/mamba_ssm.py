@@ -6,6 +6,7 @@ The kernel knows sequences, not maps, so each traversal is written out as a sequ
 import torch
 from torch import Tensor
 
+from .scan_inputs import ScanInputs
 from .traversal import is_reversed, map_of_each, to_map, to_sequence
 
 
@@ -21,22 +22,11 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def selective_scan_2d(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_weight: Tensor | None,
-    codes: list[int],
-    dt_softplus: bool,
-    out_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Shapes as in `mmvmamba.ops.selective_scan_2d`; differentiable; returns x's type by default."""
+def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype | None = None) -> Tensor:
+    """Computes y (b, H, W, d), differentiable, in x's dtype by default."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
+    x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs
     height, width = x.shape[-3:-1]
     if dt_weight is not None:
         dt = torch.einsum('bkhwr,kdr->bkhwd', dt, dt_weight.to(dt.dtype))

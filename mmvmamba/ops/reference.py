@@ -6,34 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .scan_inputs import ScanInputs
 from .traversal import is_reversed, map_of_each, to_map, to_sequence
 
 
-def selective_scan_2d(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_weight: Tensor | None,
-    codes: list[int],
-    dt_softplus: bool,
-    out_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Shapes as in `mmvmamba.ops.selective_scan_2d`; computes in float32, or float64 if any input is; returns that by
-    default.
+def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype | None = None) -> Tensor:
+    """Computes y (b, H, W, d) in float32, or in float64 if any input is; the result has that dtype by default.
 
     Source: Mamba (arXiv 2312.00752), Algorithm 2 with the discretisation exp(dt A), dt B; VMamba (arXiv 2401.10166),
     SS2D.
     """
+    x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs.in_state_dtype()
     height, width = x.shape[-3:-1]
-    inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
-    is_double = any(t is not None and t.dtype == torch.float64 for t in inputs)
-    x, dt, A, B, C, D, dt_bias, dt_weight = (
-        t if t is None else t.to(torch.float64 if is_double else torch.float32) for t in inputs
-    )
     x, total = map_of_each(x, codes), 0
     for k, code in enumerate(codes):
         u, delta, b, c = (to_sequence(t, code) for t in (x[:, k], dt[:, k], B[:, k], C[:, k]))

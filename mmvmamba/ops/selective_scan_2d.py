@@ -12,8 +12,9 @@ import logging
 import torch
 from torch import Tensor
 
-from .arguments import DTYPE_NAMES, DTYPES, check_flag, check_tensors
-from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform
+from .arguments import DTYPE_NAMES, DTYPES, channels_first_hint, check_flag, check_no_forward_mode, check_tensors
+from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform, replaces_operator
+from .scan_inputs import ScanInputs
 from .self_check import Use
 from .traversal import CROSS, traversal_codes
 
@@ -61,17 +62,18 @@ def selective_scan_2d(
     codes = traversal_codes(traversals)
     _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     out_dtype = out_dtype or x.dtype
-    arguments = (x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
     name = current_backend()
     if name == AUTO and in_function_transform():
         name = 'blocked'  # the operator has no rules for them
-    if name != AUTO and BACKENDS[name].traceable:
-        return BACKENDS[name].forward(*arguments)
+    if replaces_operator(name):
+        return BACKENDS[name].forward(inputs, out_dtype)
     if in_function_transform():
         raise ValueError(
-            f"The scan backend {name!r} does not take the transforms of torch.func: use_backend('auto') does."
+            f'The scan backend {name!r} has no rules for the transforms of torch.func and forward-mode derivatives: '
+            "use_backend('auto') has."
         )
-    return torch.ops.mmvmamba.selective_scan_2d(*arguments, name)
+    return torch.ops.mmvmamba.selective_scan_2d(*inputs, out_dtype, name)
 
 
 def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype) -> None:
@@ -85,6 +87,8 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     if A.dim() != 3:
         raise ValueError(f'A must be (K, d, n), not {tuple(A.shape)}.')
     K, d, n = len(codes), x.shape[-1], A.shape[-1]
+    if hint := channels_first_hint(x, A.shape[1], x.dim() - 3):
+        raise ValueError(f'x must be (b, H, W, d) or (b, K, H, W, d), not {tuple(x.shape)}{hint}.')
     if 0 in x.shape[-3:]:
         raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
     if n == 0 or (dt_weight is not None and 0 in dt.shape[-1:]):
@@ -122,25 +126,24 @@ _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACK
 
 
 def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
-    inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
-    chosen, loss = choose(x.device.type, _dtypes(inputs), backend, Use.of(inputs, dt_softplus))
+    check_no_forward_mode('The selective scan')
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
+    chosen, loss = choose(x.device.type, inputs.dtypes, backend, Use.of(inputs))
     if loss:
         _say_once(f'The scan runs in plain PyTorch on {x.device.type}, slower than a kernel: {loss}')
-    return chosen.forward(*inputs, codes, dt_softplus, out_dtype)
+    return chosen.forward(inputs, out_dtype)
 
 
 def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend=AUTO):
-    inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
-    dtypes = _dtypes(inputs)
-    chosen, _ = choose(x.device.type, dtypes, backend, Use.of(inputs, dt_softplus))
-    if torch.float64 not in dtypes and grad_y.dtype == torch.float64:
+    check_no_forward_mode('The selective scan')
+    inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
+    chosen, _ = choose(x.device.type, inputs.dtypes, backend, Use.of(inputs))
+    if torch.float64 not in inputs.dtypes and grad_y.dtype == torch.float64:
         grad_y = grad_y.float()  # only the result is wider than the scan
-    grads = chosen.backward(grad_y, *inputs, codes, dt_softplus)
+    # 'reference' has no backward; under torch.jit.trace, it runs inside the operator
+    backward = chosen.backward or BACKENDS['blocked'].backward
+    grads = backward(grad_y, inputs)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
-
-
-def _dtypes(inputs) -> set[torch.dtype]:
-    return {t.dtype for t in inputs if t is not None}
 
 
 @functools.cache

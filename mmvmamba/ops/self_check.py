@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import blocked, torch_conv
+from .scan_inputs import ScanInputs
 from .traversal import CROSS, traversal_codes
 
 ENABLED = os.environ.get('MMVMAMBA_SELF_CHECK') != '0'
@@ -23,7 +24,6 @@ SIZES = ((2, 7), (5, 9))  # walked from end to end by one program, and in three 
 BATCH, RANK = 2, 4
 CHANNELS = 48  # one and a half warps
 CHANNELS_ON_CPU = 3  # for Triton's interpreter, which takes seconds
-NAMES = ('x', 'dt', 'A', 'B', 'C', 'D', 'dt_bias', 'dt_weight')
 TF32_EPS = 2**-10  # in which a GPU may multiply float32 matrices, here those of a low-rank dt
 
 
@@ -45,10 +45,9 @@ class Use(NamedTuple):
     dt_softplus: bool
 
     @classmethod
-    def of(cls, inputs: Sequence[Tensor | None], dt_softplus: bool) -> 'Use':
-        x, A = inputs[0], inputs[2]
-        dtypes = tuple(None if t is None else t.dtype for t in inputs)
-        return cls(x.device, dtypes, A.shape[-1], x.dim() == 4, dt_softplus)
+    def of(cls, inputs: ScanInputs) -> 'Use':
+        dtypes = tuple(None if t is None else t.dtype for t in inputs.tensors)
+        return cls(inputs.x.device, dtypes, inputs.A.shape[-1], inputs.x.dim() == 4, inputs.dt_softplus)
 
     reference = (blocked.selective_scan_2d, blocked.selective_scan_2d_backward)
 
@@ -58,11 +57,10 @@ class Use(NamedTuple):
             yield _small_map(self, *size)
 
     def results(self, forward: Callable, backward: Callable, tensors: list[Tensor | None]) -> dict[str, Tensor]:
-        *inputs, grad_y = tensors
-        codes = traversal_codes(CROSS)
-        y = forward(*inputs, codes, self.dt_softplus, grad_y.dtype)
-        grads = backward(grad_y, *inputs, codes, self.dt_softplus)
-        return dict(y=y) | {f'd{name}': grad for name, t, grad in zip(NAMES, inputs, grads) if t is not None}
+        *tensors, grad_y = tensors
+        inputs = ScanInputs(*tensors, traversal_codes(CROSS), self.dt_softplus)
+        y, grads = forward(inputs, grad_y.dtype), backward(grad_y, inputs)
+        return dict(y=y) | {f'd{name}': grad for name, grad in zip(inputs._fields, grads) if grad is not None}
 
     @property
     def tolerance(self) -> float:

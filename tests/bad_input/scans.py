@@ -14,6 +14,7 @@ from mmvmamba.ops import (
     selective_scan_2d,
     use_backend,
 )
+from mmvmamba.ops.scan_inputs import ScanInputs
 from mmvmamba.ops.traversal import traversal_codes
 
 from .outcome import Case
@@ -176,7 +177,8 @@ def scan_2d(draw):
 
 
 def exact_scan_2d(traversals, dt_softplus, out_dtype, **tensors):
-    return reference.selective_scan_2d(**tensors, codes=traversal_codes(traversals), dt_softplus=dt_softplus)
+    scan = ScanInputs(**tensors, codes=traversal_codes(traversals), dt_softplus=dt_softplus)
+    return reference.selective_scan_2d(scan)
 
 
 def valid_scan_2d(tensors, options):

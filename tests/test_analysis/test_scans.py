@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mmvmamba import Vim, VMamba
-from mmvmamba.analysis.scans import Layout, Scan, reading, record_scans, statistics, walk
+from mmvmamba.analysis.scans import Layout, reading, record_scans, statistics, walk
 from mmvmamba.ops import CROSS, selective_scan_2d, use_backend
+from mmvmamba.ops.scan_inputs import ScanInputs
 
 BACKBONES = {
     'vmamba': lambda: VMamba(arch=dict(dims=8, depths=(1, 2, 1, 1), d_state=2)),
@@ -97,11 +98,11 @@ def test_statistics():
     dt = torch.log(torch.expm1(steps)).reshape(1, 2, 1, 1, 1).expand(1, 2, 3, 5, 2)
     A = torch.tensor([-1.0, -4.0]).expand(2, 2, 2)
     maps = torch.zeros(1, 2, 3, 5, 2)
-    scan = Scan(torch.zeros(1, 3, 5, 2), dt, A, maps, maps, None, None, None, [0, 1], True)
+    scan = ScanInputs(torch.zeros(1, 3, 5, 2), dt, A, maps, maps, None, None, None, [0, 1], True)
     np.testing.assert_allclose(statistics(scan, 0).step, 0.5, rtol=1e-5)
     np.testing.assert_allclose(statistics(scan, 0).memory[[0, -1]], [0.5, 2.0], rtol=1e-5)
     np.testing.assert_allclose(statistics(scan, 1).memory[[0, -1]], [0.25, 1.0], rtol=1e-5)
-    low_rank = Scan(
+    low_rank = ScanInputs(
         torch.zeros(1, 3, 5, 2), dt[..., :1], A, maps, maps, None, torch.full((2, 2), math.log(2)),
         torch.ones(2, 2, 1), [0, 1], True,
     )  # fmt: skip

@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmvmamba.memory import use_cpu_fast_path
 from mmvmamba.models.mlp import MLP
-from mmvmamba.ops.cpu_fastpath import use_cpu_fastpath
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
@@ -39,7 +39,7 @@ def test_the_fast_way_is_taken_and_can_be_switched_off():
     with torch.no_grad(), Operators() as operators:
         expected = mlp(x)
         assert fused in operators.names
-    with torch.no_grad(), use_cpu_fastpath(False), Operators() as operators:
+    with torch.no_grad(), use_cpu_fast_path(False), Operators() as operators:
         torch.testing.assert_close(mlp(x), expected)
         assert fused not in operators.names
 

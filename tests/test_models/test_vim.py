@@ -262,7 +262,7 @@ def test_inference_in_pieces_gives_what_training_gives(bidirectionality, monkeyp
     model = Vim(dict(embed_dims=32, depth=2), bidirectionality=bidirectionality)
     x = torch.randn(2, 3, 64, 80)
     expected = model(x)[0]
-    monkeypatch.setattr('mmvmamba.ops.cpu_fastpath.PIECE', 7)
+    monkeypatch.setattr('mmvmamba.memory.cpu_fast_path.CHUNK_TOKENS', 7)
     with torch.no_grad():
         torch.testing.assert_close(model(x)[0], expected)
 

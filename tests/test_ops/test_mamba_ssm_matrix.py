@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mmvmamba.ops import reference, selective_scan
+from mmvmamba.ops.scan_inputs import ScanInputs
 
 BATCH, CHANNELS, STATES = 2, 4, 8
 LENGTHS = (8, 16, 32, 64, 128, 256, 372, 512, 784, 1024, 1134, 2048, 4096)
@@ -59,7 +60,7 @@ def exact_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_
 
     steps = u.mT  # (b, L, d)
     one = steps.new_ones(len(u), 1, 1, u.shape[-1], 1)
-    states = reference.selective_scan_2d(
+    scan = ScanInputs(
         (steps.unsqueeze(-1) * each_state(B)).flatten(2)[:, None],
         delta.mT.repeat_interleave(STATES, -1)[:, None, None],
         A.reshape(1, -1, 1),
@@ -70,7 +71,8 @@ def exact_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_
         None,
         [0],
         delta_softplus,
-    )[:, 0].unflatten(-1, A.shape)  # (b, L, d, n)
+    )
+    states = reference.selective_scan_2d(scan)[:, 0].unflatten(-1, A.shape)  # (b, L, d, n)
     y = (states * each_state(C)).sum(-1).mT
     y = y if D is None else y + D[:, None] * u
     y = y if z is None else y * F.silu(z)

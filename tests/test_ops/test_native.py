@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmvmamba.ops import native, reference
+from mmvmamba.ops.scan_inputs import ScanInputs
 
 from .cases import scan_inputs
 
@@ -102,14 +103,15 @@ def projection_of(y):
 
 def run_reference(inputs, traversals, softplus, dtype):
     inputs = [t if t is None else t.detach().to(dtype).requires_grad_() for t in inputs]
-    y = reference.selective_scan_2d(*inputs, traversals, softplus)
+    y = reference.selective_scan_2d(ScanInputs(*inputs, traversals, softplus))
     grads = iter(torch.autograd.grad((y * projection_of(y).to(dtype)).sum(), [t for t in inputs if t is not None]))
     return y.detach(), [t if t is None else next(grads) for t in inputs]
 
 
 def run_native(inputs, traversals, softplus, out_dtype=torch.float32):
-    y = native.selective_scan_2d(*inputs, traversals, softplus, out_dtype)
-    return y, native.selective_scan_2d_backward(projection_of(y), *inputs, traversals, softplus)
+    inputs = ScanInputs(*inputs, traversals, softplus)
+    y = native.selective_scan_2d(inputs, out_dtype)
+    return y, native.selective_scan_2d_backward(projection_of(y), inputs)
 
 
 @cache
@@ -163,8 +165,8 @@ def test_16_bit_maps_equal_their_float32_values(isa):
     for dtype in (torch.bfloat16, torch.float16):
         x = bits.view(dtype).view(1, 32, 32, 64)
         (_, dt, A, B, C, *rest), traversals, _ = case(1, 32, 32, 64, 1, (ROW,), D=False, bias=False, edit=positive_dt)
-        inputs = (dt * 0 + 1, A * 1e6, B * 0 + 1, C * 0 + 1, *rest)
-        y, expected = (native.selective_scan_2d(t, *inputs, traversals, False, torch.float32) for t in (x, x.float()))
+        inputs = (dt * 0 + 1, A * 1e6, B * 0 + 1, C * 0 + 1, *rest, traversals, False)
+        y, expected = (native.selective_scan_2d(ScanInputs(t, *inputs), torch.float32) for t in (x, x.float()))
         torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
 
 
@@ -192,7 +194,7 @@ def test_nan_and_infinity_spread_as_in_the_reference(name, value, softplus, isa)
         pytest.skip('not among the inputs')
     inputs = [t if t is None else t.clone() for t in inputs]
     inputs[index].view(-1)[inputs[index].numel() // 2] = value
-    expected = reference.selective_scan_2d(*inputs, traversals, softplus)
+    expected = reference.selective_scan_2d(ScanInputs(*inputs, traversals, softplus))
     actual, grads = run_native(inputs, traversals, softplus)
     assert torch.equal(actual.isnan(), expected.isnan())
     assert torch.equal(actual.isinf(), expected.isinf())
@@ -209,19 +211,20 @@ def test_infinity_does_not_come_back_from_padding(name, d, isa):
     leaves = [t.clone() for t in inputs]
     leaves[NAMES.index(name)][0, 0, 0, 0, 0] = float('inf')
     leaves = [t.requires_grad_() for t in leaves]
-    y = reference.selective_scan_2d(*leaves, [ROW, COLUMN], True)
+    y = reference.selective_scan_2d(ScanInputs(*leaves, [ROW, COLUMN], True))
     expected = torch.autograd.grad(y, leaves, torch.ones_like(y))
-    inputs = [t.detach() for t in leaves]
-    grads = native.selective_scan_2d_backward(torch.ones_like(inputs[0]), *inputs, [ROW, COLUMN], True)
+    inputs = ScanInputs(*(t.detach() for t in leaves), [ROW, COLUMN], True)
+    grads = native.selective_scan_2d_backward(torch.ones_like(inputs.x), inputs)
     for of, grad, exact in zip(NAMES, grads, expected):
         assert not (grad.isnan() & ~exact.isnan()).any(), of
 
 
 def test_gradient_of_a_float64_output(isa):
     inputs, traversals, softplus = case(1, 3, 4, 5, 2, CROSS)
-    y = native.selective_scan_2d(*inputs, traversals, softplus, torch.float64)
-    grads = native.selective_scan_2d_backward(projection_of(y.float()), *inputs, traversals, softplus)
-    double = native.selective_scan_2d_backward(projection_of(y.float()).double(), *inputs, traversals, softplus)
+    inputs = ScanInputs(*inputs, traversals, softplus)
+    y = native.selective_scan_2d(inputs, torch.float64)
+    grads = native.selective_scan_2d_backward(projection_of(y.float()), inputs)
+    double = native.selective_scan_2d_backward(projection_of(y.float()).double(), inputs)
     assert y.dtype == torch.float64
     for grad, other in zip(grads, double):
         assert other is None or torch.equal(grad, other)

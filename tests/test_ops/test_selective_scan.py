@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmvmamba.ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL, native, selective_scan, selective_scan_2d, use_backend
 from mmvmamba.ops.backend import DTYPES
 from mmvmamba.ops.blocked import linear_scan
+from mmvmamba.ops.scan_inputs import ScanInputs
 
 from .cases import scan_inputs, value_and_grads
 
@@ -382,5 +383,5 @@ def test_mamba_ssm_backend_hands_over_sequences(monkeypatch):
         with use_backend('reference'):
             expected = selective_scan_2d(**inputs, traversals=traversals)
         torch.testing.assert_close(
-            mamba_ssm.selective_scan_2d(*inputs.values(), codes, True), expected, atol=1e-4, rtol=1e-4
+            mamba_ssm.selective_scan_2d(ScanInputs(*inputs.values(), codes, True)), expected, atol=1e-4, rtol=1e-4
         )

@@ -15,6 +15,7 @@ import torch
 from mmvmamba.ops import reference, selective_scan_2d, self_check
 from mmvmamba.ops import triton as backend
 from mmvmamba.ops.backend import BACKENDS
+from mmvmamba.ops.scan_inputs import ScanInputs
 
 pytest.importorskip('triton', '3.3')
 
@@ -92,14 +93,15 @@ def make_inputs(
 def run_reference(inputs, grad_y, traversals, dt_softplus, dtype):
     """y and the gradients, by autograd in the given precision."""
     leaves = {name: None if t is None else t.to(dtype).requires_grad_() for name, t in inputs.items()}
-    y = reference.selective_scan_2d(*leaves.values(), traversals, dt_softplus)
+    y = reference.selective_scan_2d(ScanInputs(**leaves, codes=traversals, dt_softplus=dt_softplus))
     y.backward(grad_y.to(y.dtype))
     return dict(y=y.detach(), **{name: None if t is None else t.grad for name, t in leaves.items()})
 
 
 def run_kernels(inputs, grad_y, traversals, dt_softplus=True, out_dtype=torch.float32):
-    y = backend.selective_scan_2d(*inputs.values(), traversals, dt_softplus, out_dtype)
-    grads = backend.selective_scan_2d_backward(grad_y, *inputs.values(), traversals, dt_softplus)
+    scan = ScanInputs(**inputs, codes=traversals, dt_softplus=dt_softplus)
+    y = backend.selective_scan_2d(scan, out_dtype)
+    grads = backend.selective_scan_2d_backward(grad_y, scan)
     for tensor, grad in zip(inputs.values(), grads):
         assert (tensor is None) == (grad is None)
         assert tensor is None or (grad.shape, grad.dtype) == (tensor.shape, tensor.dtype)
@@ -136,7 +138,7 @@ def schedule(request, monkeypatch):
 
 @pytest.fixture
 def small_check(monkeypatch):
-    """The self-check with maps that the interpreter walks in seconds, still in one sweep and in chunks."""
+    """The self-check with maps that the interpreter walks in seconds, still in one pass and in chunks."""
     if DEVICE == 'cpu':
         from mmvmamba.ops.triton import launch
 
@@ -198,10 +200,12 @@ class TestKernels:
 
     @pytest.mark.parametrize('traversals', [[ROW], CROSS])
     def test_out_dtype(self, traversals):
-        inputs = make_inputs(size=(2, 3), channels=5, traversals=traversals).values()
-        y = backend.selective_scan_2d(*inputs, traversals, True, torch.float32)
+        inputs = ScanInputs(
+            **make_inputs(size=(2, 3), channels=5, traversals=traversals), codes=traversals, dt_softplus=True
+        )
+        y = backend.selective_scan_2d(inputs, torch.float32)
         for dtype in (torch.float16, torch.bfloat16):
-            result = backend.selective_scan_2d(*inputs, traversals, True, dtype)
+            result = backend.selective_scan_2d(inputs, dtype)
             if INTERPRETED and dtype == torch.bfloat16:  # it cuts off the bits that a device rounds
                 torch.testing.assert_close(result, y.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
             else:
@@ -219,8 +223,9 @@ class TestKernels:
         inputs = make_inputs(size=(3, 4), channels=5, rank=None, traversals=[COLUMN])
         inputs[name] = inputs[name].clone()
         inputs[name].view(-1)[inputs[name].numel() // 2] = value
-        y = backend.selective_scan_2d(*inputs.values(), [COLUMN], True, torch.float32)
-        expected = reference.selective_scan_2d(*inputs.values(), [COLUMN], True)
+        scan = ScanInputs(**inputs, codes=[COLUMN], dt_softplus=True)
+        y = backend.selective_scan_2d(scan, torch.float32)
+        expected = reference.selective_scan_2d(scan)
         torch.testing.assert_close(y, expected, equal_nan=True)
         assert not y.isfinite().all()
 
@@ -257,19 +262,19 @@ class TestKernels:
     def test_too_many_traversals(self):
         traversals = [ROW] * 16
         with pytest.raises(ValueError, match='at most 15 traversals, not 16'):
-            backend.selective_scan_2d(
-                *make_inputs(size=(1, 2), traversals=traversals).values(), traversals, True, torch.float32
-            )
+            run_kernels(make_inputs(size=(1, 2), traversals=traversals), None, traversals)
 
     @pytest.mark.parametrize(('dtype', 'states'), [(torch.float32, 1), (torch.bfloat16, 16), (torch.float16, 1)])
     def test_self_check_passes(self, small_check, dtype, states):
         inputs = make_inputs(states=states, dtype=dtype)
-        use = self_check.Use.of([*inputs.values()], dt_softplus=True)
+        use = self_check.Use.of(ScanInputs(**inputs, codes=CROSS, dt_softplus=True))
         found = self_check.errors(backend.selective_scan_2d, backend.selective_scan_2d_backward, use)
         assert list(found) == ['y', *(f'd{name}' for name in NAMES)]
         assert max(found.values()) < use.tolerance / 2
 
-    @pytest.mark.parametrize(('kernel', 'wrong'), [('sweep', 'y'), ('sweep_back', 'dx'), ('prefix', 'y')])
+    @pytest.mark.parametrize(
+        ('kernel', 'wrong'), [('scan_fwd_kernel', 'y'), ('scan_bwd_kernel', 'dx'), ('state_passing_kernel', 'y')]
+    )
     def test_self_check_finds_what_is_wrong(self, small_check, monkeypatch, caplog, kernel, wrong):
         from mmvmamba.ops.triton import launch
 
@@ -286,7 +291,7 @@ class TestKernels:
         with caplog.at_level('WARNING', 'mmvmamba'):
             y = selective_scan_2d(**inputs)
         assert re.search(rf'triton failed its first check on .* and N=1, .*{wrong} is off by', caplog.text)
-        torch.testing.assert_close(y, BACKENDS['blocked'].forward(*inputs.values(), CROSS, True))
+        torch.testing.assert_close(y, BACKENDS['blocked'].forward(ScanInputs(**inputs, codes=CROSS, dt_softplus=True)))
 
     @pytest.mark.skipif(DEVICE == 'cpu', reason='too long for the interpreter')
     @pytest.mark.parametrize(('batch', 'size', 'states'), [(1, (255, 257), 1), (1, (96, 96), 16), (64, (28, 28), 1)])
@@ -311,8 +316,8 @@ def test_self_check_takes_every_way(states):
 @pytest.mark.parametrize(
     ('blocks', 'length', 'groups', 'chunks'),
     [
-        (10**4, 3136, [0, 1, 0, 1], 1),  # a batch: one sweep
-        (400, 3136, [0, 1, 2, 3], 1),  # a small one: one sweep for each traversal
+        (10**4, 3136, [0, 1, 0, 1], 1),  # a batch: one pass
+        (400, 3136, [0, 1, 2, 3], 1),  # a small batch: one pass per traversal
         (3, 3136, [0, 1, 0, 1], 196),  # one image: chunks
         (3, 25, [0, 1, 2, 3], 1),
     ],

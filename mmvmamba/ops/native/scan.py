@@ -5,6 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from ..scan_inputs import ScanInputs
 from .heap import keep_freed_memory
 from .library import SCAN_BFLOAT16, SCAN_FLOAT16, SCAN_FLOAT32, ScanArgs, ScanMap, load
 
@@ -44,17 +45,10 @@ def map_of(t: Tensor) -> ScanMap:
     )
 
 
-def _call(
-    name: str,
-    inputs: tuple[Tensor | None, ...],
-    codes: list[int],
-    dt_softplus: bool,
-    outputs: dict[str, Tensor],
-    grad_y: Tensor | None = None,
-) -> None:
+def _call(name: str, inputs: ScanInputs, outputs: dict[str, Tensor], grad_y: Tensor | None = None) -> None:
     library = _library()
     keep_freed_memory()
-    x, dt, A, B, C, D, dt_bias, dt_weight = inputs
+    x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs
     maps = dict(x=as_map(x), dt=as_map(dt) if dt_weight is None else _float_map(dt), B=_float_map(B), C=_float_map(C))
     if grad_y is not None:
         maps['grad_y'] = as_map(grad_y)
@@ -90,45 +84,22 @@ def _transposed(t: Tensor) -> Tensor:
     return t.mT.clone(memory_format=torch.contiguous_format)
 
 
-def selective_scan_2d(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_weight: Tensor | None,
-    codes: list[int],
-    dt_softplus: bool,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    """y (b, H, W, d) of `mmvmamba.ops.selective_scan_2d`; maps in float32, bfloat16 or float16, any strides."""
+def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype) -> Tensor:
+    """Computes y (b, H, W, d) from maps in float32, bfloat16 or float16 with any strides."""
+    x = inputs.x
     b, height, width, d = x.shape[0], *x.shape[-3:]
-    if not all(t.numel() for t in (x, dt, A, B)):
+    if _is_empty(inputs):
         return x.new_zeros(b, height, width, d, dtype=out_dtype)
     y = torch.empty(b, height, width, _padded(d), dtype=torch.float32)
-    _call('scan_forward', (x, dt, A, B, C, D, dt_bias, dt_weight), codes, dt_softplus, dict(y=y))
+    _call('scan_forward', inputs, dict(y=y))
     return y[..., :d].to(out_dtype).contiguous()
 
 
-def selective_scan_2d_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_weight: Tensor | None,
-    codes: list[int],
-    dt_softplus: bool,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (x, dt, A, B, C, D, dt_bias, dt_weight) in their dtypes and shapes; None where the input is None."""
-    inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
-    if not all(t.numel() for t in (x, dt, A, B)):
-        return tuple(None if t is None else t.new_zeros(t.shape) for t in inputs)
+def selective_scan_2d_backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
+    """The gradients of the tensors of `inputs`, each in the shape and dtype of its input; None where that is None."""
+    if _is_empty(inputs):
+        return tuple(None if t is None else t.new_zeros(t.shape) for t in inputs.tensors)
+    x, dt, A, B, C, *_, dt_weight, codes, _ = inputs
     d, padded, count = x.shape[-1], _padded(x.shape[-1]), len(codes)
     rank = 0 if dt_weight is None else dt_weight.shape[-1]
 
@@ -145,7 +116,7 @@ def selective_scan_2d_backward(
         grad_bias=empty(count, padded),
         grad_weight=empty(count, rank, padded),
     )
-    _call('scan_backward', inputs, codes, dt_softplus, found, grad_y)
+    _call('scan_backward', inputs, found, grad_y)
     grads = (
         found['grad_x'][..., :d],
         found['grad_dt'] if rank else found['grad_dt'][..., :d],
@@ -156,4 +127,8 @@ def selective_scan_2d_backward(
         found['grad_bias'][:, :d],
         _transposed(found['grad_weight'][..., :d]),
     )
-    return tuple(None if t is None else g.to(t.dtype).contiguous() for g, t in zip(grads, inputs))
+    return tuple(None if t is None else g.to(t.dtype).contiguous() for g, t in zip(grads, inputs.tensors))
+
+
+def _is_empty(inputs: ScanInputs) -> bool:
+    return not all(t.numel() for t in (inputs.x, inputs.dt, inputs.A, inputs.B))

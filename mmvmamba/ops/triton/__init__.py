@@ -5,6 +5,8 @@ import os
 import torch
 from torch import Tensor
 
+from ..scan_inputs import ScanInputs
+
 
 def unavailable_reason() -> str | None:
     """None if the kernels can run here, else one sentence that says why not."""
@@ -19,42 +21,18 @@ def unavailable_reason() -> str | None:
     return "PyTorch sees no CUDA device (TRITON_INTERPRET=1, set at start, runs Triton's slow interpreter on the CPU)."
 
 
-def selective_scan_2d(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_weight: Tensor | None,
-    codes: list[int],
-    dt_softplus: bool,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    """Shapes as in `mmvmamba.ops.selective_scan_2d`: maps of 16 or 32 bits, states and sums in float32."""
+def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype) -> Tensor:
+    """Computes y (b, H, W, d) from maps of 16 or 32 bits; states and sums are float32."""
     from .launch import forward
 
-    return forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
+    return forward(inputs, out_dtype)
 
 
-def selective_scan_2d_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_weight: Tensor | None,
-    codes: list[int],
-    dt_softplus: bool,
-) -> tuple[Tensor | None, ...]:
-    """The gradients of the eight tensors, each in its tensor's shape and dtype, from the forward's inputs alone."""
+def selective_scan_2d_backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
+    """The gradients of the tensors of `inputs`, each in the shape and dtype of its input; None where that is None."""
     from .launch import backward
 
-    return backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
+    return backward(grad_y, inputs)
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:

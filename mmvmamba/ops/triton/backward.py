@@ -3,16 +3,15 @@
 import triton
 import triton.language as tl
 
-from .walk import (
+from .device_functions import (
     LOG2E,
     UNSPECIALISED,
     advance,
     at,
     code_of,
-    facing,
     group_of,
     next_state,
-    pace_of,
+    oriented_ptr,
     position,
     program,
     read,
@@ -21,11 +20,12 @@ from .walk import (
     sigmoid,
     states_at,
     step_size,
+    stride_t_of,
 )
 
 
 @triton.jit
-def replay_steps(h, pos, pace, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS: tl.constexpr, T: tl.constexpr):
+def replay_steps(h, pos, stride_t, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS: tl.constexpr, T: tl.constexpr):
     """T steps of phase one."""
     x_t = ()
     z_t = ()
@@ -34,7 +34,7 @@ def replay_steps(h, pos, pace, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS: tl
         x_t = x_t + (read(x, pos, m_d),)
         z_t = z_t + (read(dt, pos, m_d),)
         B_t = B_t + (read(B, pos, m_n),)
-        pos = advance(pos, pace, length)
+        pos = advance(pos, stride_t, length)
     for j in tl.static_range(T):
         delta = step_size(z_t[j], bias, SOFTPLUS)
         h = next_state(h, tl.exp2(delta[:, None] * a), delta, x_t[j], B_t[j])
@@ -49,7 +49,7 @@ def grad_steps(
     sum_D,
     sum_bias,
     pos,
-    pace,
+    stride_t,
     length,
     A,
     bias,
@@ -93,7 +93,7 @@ def grad_steps(
         dx_t = dx_t + (tl.load(dx_at[i], mask=m_add, other=0.0),)
         ddt_at = ddt_at + (at(ddt, pos),)
         dBC_at = dBC_at + (pos * dB[1],)  # dB and dC are alike
-        pos = retreat(pos, pace, length)
+        pos = retreat(pos, stride_t, length)
     delta_t = ()
     before = (h,)
     for j in tl.static_range(T):
@@ -124,7 +124,7 @@ def grad_steps(
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
-def sweep_back(
+def scan_bwd_kernel(
     p_x,
     p_dt,
     p_A,
@@ -169,7 +169,7 @@ def sweep_back(
     states,
     chunk,
     chunks,
-    unit,
+    one_opaque,
     SHARED: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -177,7 +177,9 @@ def sweep_back(
     BD: tl.constexpr,
     T: tl.constexpr,
 ):
-    """Gradients of one chunk of steps and BD channels, for the traversals of one group; lanes and states as in `sweep`.
+    """Gradients of one chunk of steps and BD channels, for the traversals of one group.
+
+    Lanes and states are as in `scan_fwd_kernel`.
 
     With g_t the gradient of the state h_t, a_t = exp(delta_t A) and u_t = delta_t x_t:
 
@@ -185,16 +187,16 @@ def sweep_back(
         dx_t = delta_t <g_t, B_t> + D dy_t        dA = sum_t delta_t g_t a_t h_{t-1}
         ddelta_t = x_t <g_t, B_t> + <A, g_t a_t h_{t-1}>                        ddt_t = ddelta_t softplus'(z_t)
 
-    The forward does not store the states that this needs. Phase one sweeps forwards and leaves the state before every
-    T-th step in `p_scratch`. Phase two takes the tiles of T steps from the last to the first: it rebuilds their states
-    in registers and walks them backwards. The odd steps at the end are tiles of one step. So scratch is (b, K, chunks,
-    chunk // T + T - 1, N, d). `p_start` and `p_last` are the state before the chunk and the gradient that comes from
-    behind it, (b, K, chunks, N, d), or None for zeros.
+    The forward kernel does not store the states needed here. Phase one scans forwards and stores the state before every
+    T-th step in `p_scratch`. Phase two processes the tiles of T steps from the last to the first: it recomputes their
+    states in registers and scans them backwards. Odd steps at the end are tiles of one step, so scratch is (b, K,
+    chunks, chunk // T + T - 1, N, d). `p_start` and `p_last` are the state before the chunk and the gradient after it,
+    (b, K, chunks, N, d), or None for zeros.
 
     ddt is (b, K, L, d) with strides (s_ddt_b, s_ddt_k, d). dx is (groups, b, L, d), added up over a group's traversals,
     or without SHARED one map for each traversal, (b, K, L, d). dB and dC are partial sums, (blocks, b, K, L, n); dA
-    (.., n, d), dD and dbias have a row for every image and chunk, (b, chunks, K, ..). Nothing is added by atomics: what
-    is partial here is added in a fixed order afterwards.
+    (.., n, d), dD and dbias have a row for every image and chunk, (b, chunks, K, ..). No atomics: partial sums
+    are added in a fixed order afterwards.
     """
     block, c, group, b = program(channels, chunks, groups, BD)
     d = block * BD + tl.arange(0, BD)
@@ -212,7 +214,7 @@ def sweep_back(
     for k in range(0, traversals):
         if group_of(plan, k) == group:
             code = code_of(plan, k)
-            A = tl.load(p_A + states_at(k, n, d, states, channels, unit), mask=m_tile, other=0.0)
+            A = tl.load(p_A + states_at(k, n, d, states, channels, one_opaque), mask=m_tile, other=0.0)
             a = A * LOG2E
             bias = row_of(p_dt_bias, k, d, channels, m_d, BD)
             skip = row_of(p_D, k, d, channels, m_d, BD)
@@ -220,37 +222,37 @@ def sweep_back(
             h = tl.zeros([BD, N], tl.float32)
             g = tl.zeros([BD, N], tl.float32)
             if p_start is not None:
-                o_edge = states_at(image * chunks + c, n, d, states, channels, unit)
+                o_edge = states_at(image * chunks + c, n, d, states, channels, one_opaque)
                 h += tl.load(p_start + o_edge, mask=m_tile, other=0.0)
                 g += tl.load(p_last + o_edge, mask=m_tile, other=0.0)
             slots = chunk // T + T - 1
             p_slot = p_scratch + (image * chunks + c) * slots * states * channels
-            o_slot = n[None, :] * channels + d[:, None] * unit
+            o_slot = n[None, :] * channels + d[:, None] * one_opaque
             k64 = tl.cast(k, tl.int64)
-            x = facing(p_x + b * s_x_b + k64 * s_x_k + d, s_x_p, code, length)
-            dt = facing(p_dt + b * s_dt_b + k64 * s_dt_k + d, s_dt_p, code, length)
-            B = facing(p_B + b * s_B_b + k64 * s_B_k + n, s_B_p, code, length)
-            C = facing(p_C + b * s_C_b + k64 * s_C_k + n, s_C_p, code, length)
-            grad_y = facing(p_grad_y + b * s_grad_y_b + d, s_grad_y_p, code, length)
+            x = oriented_ptr(p_x + b * s_x_b + k64 * s_x_k + d, s_x_p, code, length)
+            dt = oriented_ptr(p_dt + b * s_dt_b + k64 * s_dt_k + d, s_dt_p, code, length)
+            B = oriented_ptr(p_B + b * s_B_b + k64 * s_B_k + n, s_B_p, code, length)
+            C = oriented_ptr(p_C + b * s_C_b + k64 * s_C_k + n, s_C_p, code, length)
+            grad_y = oriented_ptr(p_grad_y + b * s_grad_y_b + d, s_grad_y_p, code, length)
             dx_map = group * batch + b if SHARED else image
-            dx = facing(p_dx + dx_map * length * channels + d, channels, code, length)
-            ddt = facing(p_ddt + b * s_ddt_b + k64 * s_ddt_k + d, channels, code, length)
+            dx = oriented_ptr(p_dx + dx_map * length * channels + d, channels, code, length)
+            ddt = oriented_ptr(p_ddt + b * s_ddt_b + k64 * s_ddt_k + d, channels, code, length)
             o_part = (block * batch.to(tl.int64) * traversals + image) * length * states
-            dB = facing(p_dB + o_part + n, states, code, length)
-            dC = facing(p_dC + o_part + n, states, code, length)
+            dB = oriented_ptr(p_dB + o_part + n, states, code, length)
+            dC = oriented_ptr(p_dC + o_part + n, states, code, length)
             m_add = m_d & (first == 0) & SHARED
-            pace = pace_of(code, width)
+            stride_t = stride_t_of(code, width)
             origin = tl.where(code >= 2, length - end, begin)
 
             pos = position(origin, code, height, width, WIDE)
             for _ in range(0, even, T):
                 tl.store(p_slot + o_slot, h, mask=m_tile)
                 p_slot += states * channels
-                h, pos = replay_steps(h, pos, pace, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS, T)
+                h, pos = replay_steps(h, pos, stride_t, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS, T)
             for _ in range(0, odd):
                 tl.store(p_slot + o_slot, h, mask=m_tile)
                 p_slot += states * channels
-                h, pos = replay_steps(h, pos, pace, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS, 1)
+                h, pos = replay_steps(h, pos, stride_t, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS, 1)
             tl.debug_barrier()  # phase two reads the scratch
 
             sum_A = tl.zeros([BD, N], tl.float32)
@@ -267,7 +269,7 @@ def sweep_back(
                     sum_D,
                     sum_bias,
                     pos,
-                    pace,
+                    stride_t,
                     length,
                     A,
                     bias,
@@ -297,7 +299,7 @@ def sweep_back(
                     sum_D,
                     sum_bias,
                     pos,
-                    pace,
+                    stride_t,
                     length,
                     A,
                     bias,
@@ -319,7 +321,7 @@ def sweep_back(
                 )
 
             row = (b * chunks + c) * traversals + k
-            tl.store(p_dA + states_at(row, n, d, states, channels, unit), sum_A, mask=m_tile)
+            tl.store(p_dA + states_at(row, n, d, states, channels, one_opaque), sum_A, mask=m_tile)
             if p_dD is not None:
                 tl.store(p_dD + row * channels + d, sum_D, mask=m_d)
             if p_dbias is not None:

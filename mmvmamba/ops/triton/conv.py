@@ -7,7 +7,7 @@ comes from the caches. Prefixes are those of walk.py.
 import triton
 import triton.language as tl
 
-from .walk import LOG2E
+from .device_functions import LOG2E
 
 # Arguments that Triton compiles no variants for.
 UNSPECIALISED = ['kernels', 'lefts', 'height', 'width']

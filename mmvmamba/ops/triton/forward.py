@@ -1,32 +1,32 @@
-"""The forward kernels: a serial sweep in time, and the two that let all chunks of a long sequence start at once."""
+"""The forward kernels: the serial scan, and the two kernels that let all chunks of a long sequence start at once."""
 
 import triton
 import triton.language as tl
 
-from .walk import (
+from .device_functions import (
     LOG2E,
     UNSPECIALISED,
     advance,
     at,
     code_of,
-    facing,
     group_of,
     next_state,
-    pace_of,
+    oriented_ptr,
     position,
     program,
     read,
     row_of,
     states_at,
     step_size,
+    stride_t_of,
 )
 
 
 @triton.jit
 def scan_steps(
-    h, pos, pace, length, a, bias, skip, x, dt, B, C, y, m_d, m_n, m_add, SOFTPLUS: tl.constexpr, U: tl.constexpr
+    h, pos, stride_t, length, a, bias, skip, x, dt, B, C, y, m_d, m_n, m_add, SOFTPLUS: tl.constexpr, U: tl.constexpr
 ):
-    """U steps of `sweep`: all loads, then all arithmetic and stores."""
+    """U steps of `scan_fwd_kernel`: all loads, then all arithmetic and stores."""
     x_t = ()
     z_t = ()
     B_t = ()
@@ -40,7 +40,7 @@ def scan_steps(
         C_t = C_t + (read(C, pos, m_n),)
         y_at = y_at + (at(y, pos),)
         y_t = y_t + (tl.load(y_at[j], mask=m_add, other=0.0),)
-        pos = advance(pos, pace, length)
+        pos = advance(pos, stride_t, length)
     for j in tl.static_range(U):
         delta = step_size(z_t[j], bias, SOFTPLUS)
         h = next_state(h, tl.exp2(delta[:, None] * a), delta, x_t[j], B_t[j])
@@ -50,7 +50,7 @@ def scan_steps(
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
-def sweep(
+def scan_fwd_kernel(
     p_x,
     p_dt,
     p_A,
@@ -82,7 +82,7 @@ def sweep(
     states,
     chunk,
     chunks,
-    unit,
+    one_opaque,
     SOFTPLUS: tl.constexpr,
     WIDE: tl.constexpr,
     N: tl.constexpr,
@@ -119,26 +119,30 @@ def sweep(
     for k in range(0, traversals):
         if group_of(plan, k) == group:
             code = code_of(plan, k)
-            a = tl.load(p_A + states_at(k, n, d, states, channels, unit), mask=m_tile, other=0.0) * LOG2E
+            a = tl.load(p_A + states_at(k, n, d, states, channels, one_opaque), mask=m_tile, other=0.0) * LOG2E
             bias = row_of(p_dt_bias, k, d, channels, m_d, BD)
             skip = row_of(p_D, k, d, channels, m_d, BD)
             h = tl.zeros([BD, N], tl.float32)
             if p_start is not None:
                 row = (b * traversals + k) * chunks + c
-                h += tl.load(p_start + states_at(row, n, d, states, channels, unit), mask=m_tile, other=0.0)
+                h += tl.load(p_start + states_at(row, n, d, states, channels, one_opaque), mask=m_tile, other=0.0)
             k64 = tl.cast(k, tl.int64)
-            x = facing(p_x + b * s_x_b + k64 * s_x_k + d, s_x_p, code, length)
-            dt = facing(p_dt + b * s_dt_b + k64 * s_dt_k + d, s_dt_p, code, length)
-            B = facing(p_B + b * s_B_b + k64 * s_B_k + n, s_B_p, code, length)
-            C = facing(p_C + b * s_C_b + k64 * s_C_k + n, s_C_p, code, length)
-            y = facing(p_y + (group * batch + b) * length * channels + d, channels, code, length)
+            x = oriented_ptr(p_x + b * s_x_b + k64 * s_x_k + d, s_x_p, code, length)
+            dt = oriented_ptr(p_dt + b * s_dt_b + k64 * s_dt_k + d, s_dt_p, code, length)
+            B = oriented_ptr(p_B + b * s_B_b + k64 * s_B_k + n, s_B_p, code, length)
+            C = oriented_ptr(p_C + b * s_C_b + k64 * s_C_k + n, s_C_p, code, length)
+            y = oriented_ptr(p_y + (group * batch + b) * length * channels + d, channels, code, length)
             m_add = m_d & (first == 0)
-            pace = pace_of(code, width)
+            stride_t = stride_t_of(code, width)
             pos = position(tl.where(code >= 2, length - end, begin), code, height, width, WIDE)
             for _ in range(0, even, U):
-                h, pos = scan_steps(h, pos, pace, length, a, bias, skip, x, dt, B, C, y, m_d, m_n, m_add, SOFTPLUS, U)
+                h, pos = scan_steps(
+                    h, pos, stride_t, length, a, bias, skip, x, dt, B, C, y, m_d, m_n, m_add, SOFTPLUS, U
+                )
             for _ in range(even, end - begin):
-                h, pos = scan_steps(h, pos, pace, length, a, bias, skip, x, dt, B, C, y, m_d, m_n, m_add, SOFTPLUS, 1)
+                h, pos = scan_steps(
+                    h, pos, stride_t, length, a, bias, skip, x, dt, B, C, y, m_d, m_n, m_add, SOFTPLUS, 1
+                )
             first = 0
             tl.debug_barrier()  # the next traversal reads y
 
@@ -147,10 +151,10 @@ def sweep(
 def chunk_steps(
     h,
     g,
-    since,
+    cum_decay,
     total,
     pos,
-    pace,
+    stride_t,
     length,
     a,
     bias,
@@ -165,7 +169,7 @@ def chunk_steps(
     SOFTPLUS: tl.constexpr,
     U: tl.constexpr,
 ):
-    """U steps of `chunk_ends`."""
+    """U steps of `chunk_state_kernel`."""
     x_t = ()
     z_t = ()
     B_t = ()
@@ -178,20 +182,20 @@ def chunk_steps(
         if ADJOINT:
             C_t = C_t + (read(C, pos, m_n),)
             g_t = g_t + (read(grad_y, pos, m_d),)
-        pos = advance(pos, pace, length)
+        pos = advance(pos, stride_t, length)
     for j in tl.static_range(U):
         delta = step_size(z_t[j], bias, SOFTPLUS)
         decay = tl.exp2(delta[:, None] * a)
         h = next_state(h, decay, delta, x_t[j], B_t[j])
         total += delta
         if ADJOINT:
-            since = since * decay
-            g += since * g_t[j].to(tl.float32)[:, None] * C_t[j].to(tl.float32)[None, :]
-    return h, g, since, total, pos
+            cum_decay = cum_decay * decay
+            g += cum_decay * g_t[j].to(tl.float32)[:, None] * C_t[j].to(tl.float32)[None, :]
+    return h, g, cum_decay, total, pos
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
-def chunk_ends(
+def chunk_state_kernel(
     p_x,
     p_dt,
     p_A,
@@ -224,7 +228,7 @@ def chunk_ends(
     states,
     chunk,
     chunks,
-    unit,
+    one_opaque,
     ADJOINT: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     WIDE: tl.constexpr,
@@ -250,41 +254,77 @@ def chunk_ends(
     even = (end - begin) // U * U
     code = code_of(plan, k).to(tl.int32)
 
-    a = tl.load(p_A + states_at(k, n, d, states, channels, unit), mask=m_tile, other=0.0) * LOG2E
+    a = tl.load(p_A + states_at(k, n, d, states, channels, one_opaque), mask=m_tile, other=0.0) * LOG2E
     bias = row_of(p_dt_bias, k, d, channels, m_d, BD)
     k64 = tl.cast(k, tl.int64)
-    x = facing(p_x + b * s_x_b + k64 * s_x_k + d, s_x_p, code, length)
-    dt = facing(p_dt + b * s_dt_b + k64 * s_dt_k + d, s_dt_p, code, length)
-    B = facing(p_B + b * s_B_b + k64 * s_B_k + n, s_B_p, code, length)
-    C = facing(p_C + b * s_C_b + k64 * s_C_k + n, s_C_p, code, length)
+    x = oriented_ptr(p_x + b * s_x_b + k64 * s_x_k + d, s_x_p, code, length)
+    dt = oriented_ptr(p_dt + b * s_dt_b + k64 * s_dt_k + d, s_dt_p, code, length)
+    B = oriented_ptr(p_B + b * s_B_b + k64 * s_B_k + n, s_B_p, code, length)
+    C = oriented_ptr(p_C + b * s_C_b + k64 * s_C_k + n, s_C_p, code, length)
     if ADJOINT:
-        grad_y = facing(p_grad_y + b * s_grad_y_b + d, s_grad_y_p, code, length)
+        grad_y = oriented_ptr(p_grad_y + b * s_grad_y_b + d, s_grad_y_p, code, length)
     else:
         grad_y = x  # not read
     h = tl.zeros([BD, N], tl.float32)
     g = tl.zeros([BD, N], tl.float32)
-    since = tl.full([BD, N], 1.0, tl.float32)
+    cum_decay = tl.full([BD, N], 1.0, tl.float32)
     total = tl.zeros([BD], tl.float32)
-    pace = pace_of(code, width)
+    stride_t = stride_t_of(code, width)
     pos = position(tl.where(code >= 2, length - end, begin), code, height, width, WIDE)
     for _ in range(0, even, U):
-        h, g, since, total, pos = chunk_steps(
-            h, g, since, total, pos, pace, length, a, bias, x, dt, B, C, grad_y, m_d, m_n, ADJOINT, SOFTPLUS, U
+        h, g, cum_decay, total, pos = chunk_steps(
+            h,
+            g,
+            cum_decay,
+            total,
+            pos,
+            stride_t,
+            length,
+            a,
+            bias,
+            x,
+            dt,
+            B,
+            C,
+            grad_y,
+            m_d,
+            m_n,
+            ADJOINT,
+            SOFTPLUS,
+            U,
         )
     for _ in range(even, end - begin):
-        h, g, since, total, pos = chunk_steps(
-            h, g, since, total, pos, pace, length, a, bias, x, dt, B, C, grad_y, m_d, m_n, ADJOINT, SOFTPLUS, 1
+        h, g, cum_decay, total, pos = chunk_steps(
+            h,
+            g,
+            cum_decay,
+            total,
+            pos,
+            stride_t,
+            length,
+            a,
+            bias,
+            x,
+            dt,
+            B,
+            C,
+            grad_y,
+            m_d,
+            m_n,
+            ADJOINT,
+            SOFTPLUS,
+            1,
         )
     row = (b * traversals + k) * chunks + c
     tl.store(p_decay + row * channels + d, total, mask=m_d)
-    o_state = states_at(row, n, d, states, channels, unit)
+    o_state = states_at(row, n, d, states, channels, one_opaque)
     tl.store(p_end_state + o_state, h, mask=m_tile)
     if ADJOINT:
         tl.store(p_end_grad + o_state, g, mask=m_tile)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
-def prefix(
+def state_passing_kernel(
     p_A,
     p_decay,
     p_state,
@@ -329,7 +369,7 @@ def prefix(
 
 
 @triton.jit(do_not_specialize=['parts', 'size'])
-def merge(p_terms, p_out, parts, size, BLOCK: tl.constexpr):
+def reduce_kernel(p_terms, p_out, parts, size, BLOCK: tl.constexpr):
     """out = the sum of `parts` float32 arrays of `size` elements, in their order, rounded once to the dtype of out."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)

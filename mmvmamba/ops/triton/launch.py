@@ -1,11 +1,11 @@
-"""From tensors to kernels: which programs run, over what, with which scratch memory.
+"""Launches the scan kernels: grid, chunks and scratch memory.
 
 Low-rank dt is multiplied out by one batched GEMM in the dtype of the maps before the kernels, in the forward and again
-in the backward, and its gradients are two GEMMs. Inside the sweep, the product would be r multiply-adds for every
-channel and step, on top of about 50 instructions.
+in the backward, and its gradients are two GEMMs. Inside the scan, the product would cost r multiply-adds per channel
+and step, in addition to about 50 instructions.
 
-Block sizes come from the few constants below and not from an autotuner: they fix the order in which partial sums are
-added, so a choice by stopwatch could change the last bits of a gradient from one run to the next.
+Block sizes are constants and not autotuned: they fix the order of partial sums, so a choice by timing could change the
+last bits of a gradient from one run to the next.
 """
 
 import functools
@@ -15,8 +15,9 @@ import torch
 import triton
 from torch import Tensor
 
-from .backward import sweep_back
-from .forward import chunk_ends, merge, prefix, sweep
+from ..scan_inputs import ScanInputs
+from .backward import scan_bwd_kernel
+from .forward import chunk_state_kernel, reduce_kernel, scan_fwd_kernel, state_passing_kernel
 
 WARPS_PER_MULTIPROCESSOR = 8  # at least, to hide the latency of loads: an estimate, not tuned on a device
 MIN_CHUNK = 16  # steps
@@ -54,7 +55,7 @@ class Schedule(NamedTuple):
 
 
 def schedule(blocks: int, length: int, steps: int, codes: list[int], multiprocessors: int) -> Schedule:
-    """One serial sweep over the whole sequence if that keeps the device busy, else as many chunks as do.
+    """One serial scan of the whole sequence if that fills the device, else as many chunks as are needed.
 
     A traversal and its reverse share a program, and with it the memory for their sum; if that leaves too few programs,
     each traversal gets its own. Chunks need a pass of their own first, to find the state at which each starts.
@@ -90,7 +91,8 @@ def check(codes: list[int]) -> None:
         )
 
 
-def forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype) -> Tensor:
+def forward(inputs: ScanInputs, out_dtype: torch.dtype) -> Tensor:
+    x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs
     check(codes)
     if dt_weight is not None:
         dt = expand(dt, dt_weight)
@@ -101,7 +103,8 @@ def forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype
     return out
 
 
-def backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus) -> tuple[Tensor | None, ...]:
+def backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
+    x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs
     check(codes)
     full = dt if dt_weight is None else expand(dt, dt_weight)
     dx, dB, dC = (t.new_empty(t.shape) for t in (x, B, C))
@@ -166,7 +169,7 @@ def as_sequence(maps: Tensor) -> Tensor:
 
 def write_sum(terms: Tensor, out: Tensor) -> None:
     """out = terms.sum(0), added in order and rounded once; both are contiguous, terms is float32."""
-    merge[(triton.cdiv(out.numel(), 1024),)](
+    reduce_kernel[(triton.cdiv(out.numel(), 1024),)](
         p_terms=terms, p_out=out, parts=len(terms), size=out.numel(), BLOCK=1024, num_warps=4, **FUSION
     )
 
@@ -213,7 +216,7 @@ class Scan:
             states=self.states,
             chunk=self.chunk,
             chunks=self.chunks,
-            unit=1,
+            one_opaque=1,
         )
         self.constants = dict(
             SOFTPLUS=dt_softplus, N=triton.next_power_of_2(self.states), BD=block, num_warps=1, **FUSION
@@ -230,7 +233,7 @@ class Scan:
         """Writes out, (b, H, W, d) of any dtype."""
         start = self.chunk_states() if self.chunks > 1 else None
         terms = out[None] if self.K == 1 else self.new(self.groups, *out.shape)
-        sweep[(self.programs * self.groups,)](
+        scan_fwd_kernel[(self.programs * self.groups,)](
             **self.maps,
             **self.parameters,
             p_D=self.D,
@@ -253,7 +256,7 @@ class Scan:
         decay = self.new(self.batch, self.K, self.chunks, self.channels)
         before = self.new(self.batch, self.K, self.chunks, self.states, self.channels)
         behind = torch.empty_like(before) if adjoint else None
-        chunk_ends[(self.programs * self.K,)](
+        chunk_state_kernel[(self.programs * self.K,)](
             **self.maps,
             **self.parameters,
             p_grad_y=grad_y,
@@ -269,7 +272,7 @@ class Scan:
             **self.constants,
         )
         for state in (before, behind) if adjoint else (before,):
-            prefix[(triton.cdiv(self.channels, 128) * self.states * self.K * self.batch,)](
+            state_passing_kernel[(triton.cdiv(self.channels, 128) * self.states * self.K * self.batch,)](
                 p_A=self.parameters['p_A'],
                 p_decay=decay,
                 p_state=state,
@@ -297,7 +300,7 @@ class Scan:
         totals = (dA.transpose(1, 2), dD, dbias)
         rows = [None if t is None else self.new(self.batch * self.chunks, *t.shape) for t in totals]
         strides = grad_y.stride()[:2]
-        sweep_back[(self.programs * self.groups,)](
+        scan_bwd_kernel[(self.programs * self.groups,)](
             **self.maps,
             **self.parameters,
             p_D=self.D,

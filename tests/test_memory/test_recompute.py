@@ -1,4 +1,4 @@
-"""Units that keep their inputs alone: the gradients of their plain composition, and how much a block keeps."""
+"""Recomputing functions have the gradients of their plain composition; how much a block keeps for the backward pass."""
 
 import importlib.util
 import sys
@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvmamba.ops import CROSS, conv_silu_2d, cpu_fastpath, use_backend
-from mmvmamba.ops.recompute import linear_of, scan_of
+from mmvmamba.memory import Deferred, cpu_fast_path, project_and_scan
+from mmvmamba.memory.linear_layers import linear_from_weights
+from mmvmamba.ops import CROSS, conv_silu_2d, use_backend
 
 BENCHMARKS = Path(__file__).parents[2] / 'benchmarks'
 
@@ -25,7 +26,7 @@ def make_linear(bias=True):
 
 
 def run_linear(x, z, norm, weight, bias=None):
-    return linear_of(gated, (x, z), (norm,), weight, bias)
+    return linear_from_weights(Deferred(gated, (x, z), (norm,)), weight, bias)
 
 
 def make_scan():
@@ -36,30 +37,31 @@ def make_scan():
 
 
 def run_scan(x, weight, bias, x_proj, A, D, dt_bias, dt_weight):
-    return scan_of(conv_silu_2d, (x, weight, bias), x_proj, -A.exp(), D, dt_bias, dt_weight, CROSS)
+    x = Deferred(conv_silu_2d, (x,), (weight, bias))
+    return project_and_scan(x, x_proj, -A.exp(), D, dt_bias, dt_weight, CROSS)
 
 
-UNITS = {
+FUNCTIONS = {
     'linear': (run_linear, make_linear),
     'linear without bias': (run_linear, lambda: make_linear(bias=False)),
     'scan': (run_scan, make_scan),
 }
 
 
-@pytest.fixture(params=UNITS)
-def unit(request, monkeypatch):
-    monkeypatch.setattr(cpu_fastpath, 'PIECE', 4)  # ten positions: the last piece is a short one
-    run, make = UNITS[request.param]
+@pytest.fixture(params=FUNCTIONS)
+def function(request, monkeypatch):
+    monkeypatch.setattr(cpu_fast_path, 'CHUNK_TOKENS', 4)  # ten positions: the last chunk is a short one
+    run, make = FUNCTIONS[request.param]
     return run, make()
 
 
-def test_gradcheck(unit):
-    assert torch.autograd.gradcheck(*unit)
+def test_gradcheck(function):
+    assert torch.autograd.gradcheck(*function)
 
 
-def test_every_input_alone(unit):
+def test_every_input_alone(function):
     """Whichever inputs need a gradient get it, the others none."""
-    run, inputs = unit
+    run, inputs = function
     expected = torch.autograd.grad(run(*inputs).sin().sum(), inputs)
     for i in range(len(inputs)):
         alone = [other.detach() for other in inputs]
@@ -86,24 +88,24 @@ def test_one_tensor_in_two_places():
     assert torch.autograd.gradgradcheck(lambda x: run_linear(x, x, norm, weight, bias), [x])
 
 
-def test_bit_equal_from_run_to_run(unit):
-    run, inputs = unit
+def test_bit_equal_from_run_to_run(function):
+    run, inputs = function
     inputs = [t.detach().float().requires_grad_() for t in inputs]
     first, again = (torch.autograd.grad(run(*inputs).sin().sum(), inputs) for _ in range(2))
     assert all(map(torch.equal, first, again))
 
 
-def test_function_transforms_see_the_composition(unit):
-    run, inputs = unit
+def test_function_transforms_see_the_composition(function):
+    run, inputs = function
     expected = torch.autograd.grad(run(*inputs).sin().sum(), inputs)
     grads = torch.func.grad(lambda *tensors: run(*tensors).sin().sum(), tuple(range(len(inputs))))(*inputs)
     for grad, of_autograd in zip(grads, expected):
         torch.testing.assert_close(grad, of_autograd, rtol=1e-9, atol=1e-12)
 
 
-def test_backward_outside_of_autocast_and_backend(unit):
+def test_backward_outside_of_autocast_and_backend(function):
     """What is computed again is what the forward pass computed, wherever the backward pass runs."""
-    run, inputs = unit
+    run, inputs = function
     inputs = [t.detach().float().requires_grad_() for t in inputs]
     with torch.autocast('cpu', torch.bfloat16), use_backend('native'):
         inside = torch.autograd.grad(run(*inputs).float().sin().sum(), inputs)
@@ -112,8 +114,8 @@ def test_backward_outside_of_autocast_and_backend(unit):
     assert all(map(torch.equal, inside, outside))
 
 
-def test_an_empty_batch(unit):
-    run, (x, *others) = unit
+def test_an_empty_batch(function):
+    run, (x, *others) = function
     if run is run_linear:
         others[0] = others[0][:0]
     run(x[:0], *others).sum().backward()

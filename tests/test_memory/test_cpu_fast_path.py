@@ -5,11 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from mmvmamba.ops import cpu_fastpath
-from mmvmamba.ops.cpu_fastpath import linear, linears, project_conv_silu, use_cpu_fastpath
-from mmvmamba.ops.recompute import linear_of
+from mmvmamba.memory import Deferred, as_tensor, causal_conv_silu, cpu_fast_path, defer, use_cpu_fast_path
+from mmvmamba.memory.cpu_fast_path import fast_linear, fast_linears
+from mmvmamba.memory.linear_layers import linear_from_weights
 
 REVERSE = (False, True)
+
+
+def project_conv_silu(x, in_weight, weights, biases, reverse):
+    """The causal convolutions of a deferred projection: (B, K, L, E)."""
+    maps = as_tensor(causal_conv_silu(defer(fast_linear, x, parameters=(in_weight,)), weights, biases, reverse))
+    return maps if len(reverse) == 1 else maps.squeeze(2)
 
 
 def expected_of(x, in_weight, weights, biases):
@@ -32,7 +38,7 @@ def make(length, channels=8, dtype=torch.float32):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize('length', [1, 2, 9, 11])
 def test_both_directions(length, dtype, monkeypatch):
-    monkeypatch.setattr(cpu_fastpath, 'PIECE', 4)
+    monkeypatch.setattr(cpu_fast_path, 'CHUNK_TOKENS', 4)
     inputs = make(length, 6, dtype)
     tolerance = dict(atol=0.1, rtol=0.05) if dtype == torch.bfloat16 else {}
     torch.testing.assert_close(project_conv_silu(*inputs, REVERSE), expected_of(*inputs), **tolerance)
@@ -66,7 +72,7 @@ def test_autocast():
 
 @pytest.fixture
 def always_worth(monkeypatch):
-    monkeypatch.setattr(cpu_fastpath, 'WORTH_ONEDNN', 0)
+    monkeypatch.setattr(cpu_fast_path, 'ONEDNN_MIN_MACS', 0)
 
 
 def has_run(function):
@@ -90,8 +96,8 @@ def test_linear(size, has_bias, gelu, always_worth):
     expected = F.gelu(F.linear(*wide)) if gelu else F.linear(*wide)
     with torch.no_grad():
         for strided in (weight, weight.T.contiguous().T, torch.randn(4, 9)[:, :6].copy_(weight)):
-            torch.testing.assert_close(linear(x, strided, bias, gelu), expected.float(), atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(linear(*wide, gelu), expected)
+            torch.testing.assert_close(fast_linear(x, strided, bias, gelu), expected.float(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(fast_linear(*wide, gelu), expected)
 
 
 def test_linears(always_worth):
@@ -99,28 +105,28 @@ def test_linears(always_worth):
     x, weights = torch.randn(2, 3, 5, 6), torch.randn(3, 4, 6)
     expected = torch.stack([x[:, k].double() @ weights[k].double().T for k in range(3)], 1)
     with torch.no_grad():
-        torch.testing.assert_close(linears(x, weights), expected.float(), atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(linears(x, weights.mT.contiguous().mT), expected.float(), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(linears(x.double(), weights.double()), expected)
+        torch.testing.assert_close(fast_linears(x, weights), expected.float(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(fast_linears(x, weights.mT.contiguous().mT), expected.float(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(fast_linears(x.double(), weights.double()), expected)
 
 
 @needs_onednn
 def test_onednn_multiplies_where_that_is_worth_it(monkeypatch):
     x, weight, maps, weights = torch.randn(5, 6), torch.randn(4, 6), torch.randn(1, 2, 5, 6), torch.randn(2, 4, 6)
     with torch.no_grad():
-        assert ONEDNN not in has_run(lambda: (linear(x, weight), linears(maps, weights)))
-        assert ONEDNN in has_run(lambda: linear(x, weight, gelu=True))
-        monkeypatch.setattr(cpu_fastpath, 'WORTH_ONEDNN', 5 * 6 * 4)
-        assert ONEDNN in has_run(lambda: linear(x, weight))
-        assert ONEDNN in has_run(lambda: linears(maps, weights))
-        assert ONEDNN not in has_run(lambda: linear(x[:4], weight))
-        with use_cpu_fastpath(False):
-            assert ONEDNN not in has_run(lambda: (linear(x, weight), linears(maps, weights)))
+        assert ONEDNN not in has_run(lambda: (fast_linear(x, weight), fast_linears(maps, weights)))
+        assert ONEDNN in has_run(lambda: fast_linear(x, weight, gelu=True))
+        monkeypatch.setattr(cpu_fast_path, 'ONEDNN_MIN_MACS', 5 * 6 * 4)
+        assert ONEDNN in has_run(lambda: fast_linear(x, weight))
+        assert ONEDNN in has_run(lambda: fast_linears(maps, weights))
+        assert ONEDNN not in has_run(lambda: fast_linear(x[:4], weight))
+        with use_cpu_fast_path(False):
+            assert ONEDNN not in has_run(lambda: (fast_linear(x, weight), fast_linears(maps, weights)))
         with torch.backends.mkldnn.flags(enabled=False):
-            assert ONEDNN not in has_run(lambda: (linear(x, weight), linears(maps, weights)))
+            assert ONEDNN not in has_run(lambda: (fast_linear(x, weight), fast_linears(maps, weights)))
         with torch.autocast('cpu', torch.bfloat16):
-            assert linear(x, weight).dtype == linears(maps, weights).dtype == torch.bfloat16
-    assert ONEDNN not in has_run(lambda: linear(x.requires_grad_(), weight))
+            assert fast_linear(x, weight).dtype == fast_linears(maps, weights).dtype == torch.bfloat16
+    assert ONEDNN not in has_run(lambda: fast_linear(x.requires_grad_(), weight))
 
 
 @needs_onednn
@@ -130,7 +136,9 @@ def test_training_multiplies_with_it_in_both_passes(always_worth):
     expected = torch.autograd.grad(F.linear(x.sin(), weight).square().sum(), (x, weight))
 
     def gradients():
-        return torch.autograd.grad(linear_of(torch.sin, (x,), (), weight).square().sum(), (x, weight))
+        return torch.autograd.grad(
+            linear_from_weights(Deferred(torch.sin, (x,)), weight, None).square().sum(), (x, weight)
+        )
 
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         found = gradients()

@@ -1,4 +1,4 @@
-"""LoRA as peft injects it: `test_plain.py` runs this file where peft can be found."""
+"""LoRA as peft injects it: `test_eligibility.py` runs this file where peft can be found."""
 
 import copy
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from .test_plain import CASES, make_inputs, run
+from .test_eligibility import CASES, make_inputs, run
 
 
 @pytest.mark.parametrize('family, name', CASES)

@@ -1,4 +1,4 @@
-"""What both families ask of their arguments and inputs: each refusal names the argument and what it can be."""
+"""Validation of the arguments and inputs of backbones: each error names the argument and the values it accepts."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -8,8 +8,8 @@ import torch
 from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
-from ..ops.arguments import is_autocast_on
-from .plain import is_untouched
+from ..memory import has_default_forward
+from ..ops.arguments import channels_first_hint, check_not_proxy, is_autocast_on
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -18,7 +18,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
-    """An integer of at least `least`; a bool or 2.0 is none."""
+    """Requires an integer from `least` to `most`; bools and floats are rejected."""
     if type(value) is not int or value < least or (most is not None and value > most):
         raise ValueError(
             f'{name}={value!r} must be an integer, {f"at least {least}" if most is None else f"{least} to {most}"}.'
@@ -26,13 +26,13 @@ def check_count(name: str, value: object, least: int = 1, most: int | None = Non
 
 
 def check_rate(name: str, value: object) -> None:
-    """A share that something is left of."""
+    """Requires a probability in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise ValueError(f'{name}={value!r} must be a number, 0 to less than 1.')
 
 
 def check_ratio(name: str, value: object, channels: int, may_be_0: bool = False) -> None:
-    """A finite number that makes at least one channel out of `channels`, or 0 if that means none."""
+    """Requires a finite ratio that gives at least one of `channels` channels, or 0 if `may_be_0`."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not (int(value * channels) >= 1 or (may_be_0 and value == 0)):
         raise ValueError(
@@ -42,7 +42,7 @@ def check_ratio(name: str, value: object, channels: int, may_be_0: bool = False)
 
 
 def check_outputs(out_indices: object, count: int, what: str, first: int = 0) -> None:
-    """A sequence of numbers of stages or blocks."""
+    """Requires a collection of distinct stage or block numbers."""
     if not isinstance(out_indices, Collection) or isinstance(out_indices, (str, dict)):
         raise ValueError(f'out_indices={out_indices!r} must be a tuple, of one {what} too: out_indices=({count - 1},).')
     known = out_indices and all(type(i) is int and i in range(first, count) for i in out_indices)
@@ -51,14 +51,15 @@ def check_outputs(out_indices: object, count: int, what: str, first: int = 0) ->
 
 
 def check_image(x: Tensor, channels: int, least: int = 1, conv: nn.Module | None = None) -> None:
-    """A batch of normalised images of `channels` channels, at least `least` pixels wide and high.
+    """Requires a batch of float images with `channels` channels, at least `least` pixels high and wide.
 
     Args:
-        conv: the layer that reads them. If it is no more than a convolution, its type and device must be theirs.
+        conv: the layer that reads the images. If it is an unmodified convolution, dtypes and devices must agree.
 
     Raises:
-        ValueError: another rank, number of channels, type, device or size.
+        ValueError: wrong number of dimensions or channels, dtype, device or size.
     """
+    check_not_proxy('this backbone', x)
     if not isinstance(x, Tensor):
         raise ValueError(f'The input is a {type(x).__name__}: it must be one tensor, a batch of images.')
     if x.dim() != 4 or x.shape[1] != channels:
@@ -73,8 +74,22 @@ def check_image(x: Tensor, channels: int, least: int = 1, conv: nn.Module | None
             f'The image is {x.shape[2]} x {x.shape[3]} pixels, smaller than a patch of {least} x {least}: '
             'enlarge or pad it.'
         )
-    if conv is not None and is_untouched(conv, nn.Conv2d):
+    if conv is not None and has_default_forward(nn.Conv2d, conv):
         _check_like(x, conv.weight)
+
+
+def check_layout(module: nn.Module, x: Tensor, layout: str, channels: int) -> None:
+    """Requires a tensor with this layout, (B, H, W, C) or (B, L, C), and number of channels.
+
+    Raises:
+        ValueError: wrong number of dimensions or channels, or channels first.
+    """
+    name = type(module).__name__
+    check_not_proxy(name, x)
+    if x.dim() == layout.count(',') + 1 and x.shape[-1] == channels:
+        return
+    hint = channels_first_hint(x, channels) if x.dim() == layout.count(',') + 1 else ''
+    raise ValueError(f'{name} takes {layout} with C={channels} channels, not {tuple(x.shape)}{hint}.')
 
 
 def _check_like(x: Tensor, weight: Tensor) -> None:
@@ -88,7 +103,7 @@ def _check_like(x: Tensor, weight: Tensor) -> None:
 
 
 def resolve_arch(arch: object, archs: dict[str, dict], required: tuple[str, ...], defaults: dict, example: str) -> dict:
-    """All fields of an architecture that is given by name or as a dict."""
+    """Returns all fields of an architecture given by name or as a dict."""
     if isinstance(arch, str):
         if arch not in archs:
             raise ValueError(
@@ -107,7 +122,7 @@ def resolve_arch(arch: object, archs: dict[str, dict], required: tuple[str, ...]
 
 
 def pretrained_init_cfg(init_cfg: object, pretrained: object) -> dict | list | None:
-    """`init_cfg`, or what `pretrained`, its spelling in mmseg and in older configs, stands for."""
+    """Validates `init_cfg`, or converts `pretrained`, its short form in mmseg and in older configs."""
     if isinstance(init_cfg, str):
         raise ValueError(
             f"init_cfg={init_cfg!r} must be a dict: init_cfg=dict(type='Pretrained', checkpoint={init_cfg!r})."
@@ -120,7 +135,7 @@ def pretrained_init_cfg(init_cfg: object, pretrained: object) -> dict | list | N
             raise ValueError(f'init_cfg={init_cfg!r} must say which checkpoint: a file or URL.')
     names_weights = any(map(_is_pretrained, [*cfgs, *(part for cfg in cfgs for part in _overrides(cfg))]))
     if names_weights and not (len(cfgs) == 1 and _is_pretrained(cfgs[0])):
-        # MMEngine would load them itself, and unpickle the file
+        # MMEngine would load these weights itself and unpickle the file
         raise ValueError(f"init_cfg={init_cfg!r} names weights among other things: give the one dict of 'Pretrained'.")
     if names_weights:
         init_cfg = dict(cfgs[0], type='Pretrained')
@@ -138,11 +153,11 @@ def _is_pretrained(cfg: dict) -> bool:
 
 
 def _overrides(cfg: dict) -> list[dict]:
-    """What MMEngine initialises otherwise than the rest."""
+    """The parts that MMEngine initialises separately."""
     parts = cfg.get('override') or []
     return [part for part in ([parts] if isinstance(parts, dict) else parts) if isinstance(part, dict)]
 
 
 def linear_rates(drop_path_rate: float, depth: int) -> list[float]:
-    """Stochastic depth of each block, rising linearly from 0."""
+    """Rate of stochastic depth of each block, rising linearly from 0."""
     return torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()

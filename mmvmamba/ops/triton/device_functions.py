@@ -1,6 +1,6 @@
-"""What the kernels share: which program does what, how a traversal walks a map, and the arithmetic of a step.
+"""Device functions of the scan kernels: program indices, addresses along a traversal, and the arithmetic of a step.
 
-Prefixes: p_ pointer, s_ stride, m_ mask. A map that a traversal faces is a pair of its pointer and its stride.
+Prefixes: p_ pointer, s_ stride, m_ mask. An oriented map is a pair of pointer and stride, see `oriented_ptr`.
 """
 
 import triton
@@ -9,7 +9,7 @@ import triton.language as tl
 LOG2E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(x LOG2E)
 
 # Arguments that Triton compiles no variants for.
-UNSPECIALISED = ['batch', 'groups', 'traversals', 'plan', 'height', 'width', 'chunk', 'chunks', 'unit']
+UNSPECIALISED = ['batch', 'groups', 'traversals', 'plan', 'height', 'width', 'chunk', 'chunks', 'one_opaque']
 
 
 @triton.jit
@@ -24,25 +24,25 @@ def group_of(plan, k):
 
 
 @triton.jit
-def program(channels, chunks, lists, BD: tl.constexpr):
-    """(block of BD channels, chunk, list, image) of this program; lists are groups or traversals."""
+def program(channels, chunks, grid_k, BD: tl.constexpr):
+    """(block of BD channels, chunk, k, image) of this program; k counts `grid_k` groups or traversals."""
     pid = tl.program_id(0)
     blocks = tl.cdiv(channels, BD)
     block = pid % blocks
     pid //= blocks
     c = pid % chunks
     pid //= chunks
-    return block, c, pid % lists, (pid // lists).to(tl.int64)
+    return block, c, pid % grid_k, (pid // grid_k).to(tl.int64)
 
 
 @triton.jit
-def states_at(row, n, d, states, channels, unit):
+def states_at(row, n, d, states, channels, one_opaque):
     """Offsets of a (BD, N) tile in an array (row, states, channels).
 
-    unit is 1, which the compiler must not know: it would lay tiles out for wide loads along the channels, and spread
-    the states over the lanes for them.
+    `one_opaque` is 1, but not as a constant: with a constant, the compiler lays tiles out for wide loads along the
+    channels, and spreads the states over the lanes.
     """
-    return (row * states + n[None, :]) * channels + d[:, None] * unit
+    return (row * states + n[None, :]) * channels + d[:, None] * one_opaque
 
 
 @triton.jit
@@ -58,40 +58,40 @@ def row_of(pointer, k, d, channels, m_d, BD: tl.constexpr):
 def position(t, code, height, width, WIDE: tl.constexpr):
     """Row-major index of step t of a row traversal (bit 0 of `code` clear) or a column traversal.
 
-    It is multiplied by strides, and 64-bit products cost four times as much: it has 64 bits only if WIDE says so.
+    It is multiplied by strides, and 64-bit products cost four times as much, so it has 64 bits only if WIDE is set.
     """
     pos = tl.where((code & 1) == 1, (t % height) * width + t // height, t)
     return pos.to(tl.int64) if WIDE else pos
 
 
 @triton.jit
-def pace_of(code, width):
-    """What `advance` and `retreat` go by: 1 along rows, the width along columns."""
+def stride_t_of(code, width):
+    """Increment of `advance` and `retreat`: 1 along rows, the width along columns."""
     return tl.where((code & 1) == 1, width, 1)
 
 
 @triton.jit
-def advance(pos, pace, length):
-    """The index one step on.
+def advance(pos, stride_t, length):
+    """Index of the next step.
 
-    This needs no division: at a column's end pos + width >= length, and the next one starts length - 1 before that.
+    No division is needed: at the end of a column pos + width >= length, and the next column starts length - 1 earlier.
     """
-    pos += pace
+    pos += stride_t
     return tl.where(pos < length, pos, pos - (length - 1))
 
 
 @triton.jit
-def retreat(pos, pace, length):
-    """The index one step back."""
-    pos -= pace
+def retreat(pos, stride_t, length):
+    """Index of the previous step."""
+    pos -= stride_t
     return tl.where(pos >= 0, pos, pos + (length - 1))
 
 
 @triton.jit
-def facing(pointer, stride, code, length):
-    """The pointer and stride with which index 0, 1, ... reads positions in order, or backwards if `code` is reversed.
+def oriented_ptr(pointer, stride, code, length):
+    """Pointer and stride that read positions in order, or backwards if `code` is reversed.
 
-    A reversed traversal visits length - 1 - p where the plain one visits p, so to reverse one is to mirror the memory.
+    A reversed traversal reads position length - 1 - p where the forward one reads p, which mirrored addresses achieve.
     """
     backwards = code >= 2
     last = (length - 1).to(tl.int64) * stride
@@ -135,7 +135,7 @@ def sigmoid(z):
 
 @triton.jit
 def step_size(z, bias, SOFTPLUS: tl.constexpr):
-    """delta, from dt as it was loaded."""
+    """delta, from the loaded dt."""
     z = z.to(tl.float32) + bias
     return softplus(z) if SOFTPLUS else z
 

@@ -98,7 +98,7 @@ def run(block, x):
 
 def make_inputs(family, monkeypatch):
     """A block in which every weight matters, with an input of several pieces."""
-    monkeypatch.setattr('mmvmamba.ops.cpu_fastpath.PIECE', 6)
+    monkeypatch.setattr('mmvmamba.memory.cpu_fast_path.CHUNK_TOKENS', 6)
     torch.manual_seed(0)
     block = MAKE[family]()
     for parameter in block.parameters():

@@ -1,0 +1,34 @@
+"""What a block recomputes in the backward pass and processes in chunks on a CPU; models know nothing else of it.
+
+A linear layer keeps its input for the backward pass, and a scan its map. If that input is a norm, a gate, an activation
+or a depthwise convolution of maps that are kept anyway, recomputing it costs less than keeping it. Such an input is
+passed on as `Deferred`; `linear` and `scan` compute it and keep only the maps it is made from. Norms return ordinary
+tensors that remember how they were computed (`recomputable`), so a block reads ``x + drop_path(mixer(norm(x)))``.
+
+Source: the idea is that of Mamba (arXiv 2312.00752), section 3.3.2, and Vim (arXiv 2401.09417), section 3.5.
+"""
+
+from .causal_conv import as_maps, causal_conv_silu
+from .cpu_fast_path import use_cpu_fast_path
+from .deferred import Deferred, as_tensor, defer, recomputable
+from .eligibility import can_use_raw_weights, has_default_forward
+from .linear_layers import gate, linear, linear_gelu, split_linear
+from .scan import project_and_scan, scan_dtype
+
+__all__ = [
+    'Deferred',
+    'as_maps',
+    'as_tensor',
+    'can_use_raw_weights',
+    'causal_conv_silu',
+    'defer',
+    'gate',
+    'has_default_forward',
+    'linear',
+    'linear_gelu',
+    'recomputable',
+    'project_and_scan',
+    'scan_dtype',
+    'split_linear',
+    'use_cpu_fast_path',
+]

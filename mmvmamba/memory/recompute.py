@@ -1,0 +1,52 @@
+"""What the autograd functions of `linear_layers.py` and `scan.py` share: recomputing a value, and its gradients."""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from ..ops.backend import current_backend, use_backend
+
+
+def capture_context(t: Tensor) -> Callable[[], AbstractContextManager]:
+    """Returns a context manager that restores the present autocast state and scan backend in the backward pass."""
+    device, backend = t.device.type, current_backend()
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext
+    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+
+    @contextmanager
+    def restore():
+        same_backend = nullcontext() if backend == current_backend() else use_backend.within(backend)
+        with same_backend, torch.autocast(device, dtype=dtype, enabled=enabled):
+            yield
+
+    return restore
+
+
+def detached_leaves(tensors: Iterable[Tensor | None], needs_grad: Iterable[bool]) -> list[Tensor | None]:
+    return [t if t is None else t.detach().requires_grad_(need) for t, need in zip(tensors, needs_grad)]
+
+
+def gradients(out: Tensor, leaves: Sequence[Tensor | None], grad_out: Tensor | None) -> list[Tensor | None]:
+    """The gradient of each leaf that requires one, None for the others; `grad_out` may be None if no leaf does."""
+    wanted = [t for t in leaves if t is not None and t.requires_grad]
+    found = iter(torch.autograd.grad(out, wanted, grad_out.to(out.dtype)) if wanted else ())
+    return [next(found) if t is not None and t.requires_grad else None for t in leaves]
+
+
+def double_differentiable(
+    fn: Callable[..., Tensor],
+    inputs: Sequence[Tensor | None],
+    needs_grad: Sequence[bool],
+    grad_out: Tensor,
+    restore: Callable[[], AbstractContextManager],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `fn(*inputs)`, with a graph of their own for a second derivative."""
+    views = [t if t is None else t.view_as(t) for t in inputs]  # a tensor may occur twice among the inputs
+    with restore():
+        out = fn(*views)
+    wanted = [t for t, need in zip(views, needs_grad) if need]
+    found = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
+    return tuple(next(found) if need else None for need in needs_grad)

@@ -1,0 +1,120 @@
+"""The selective scan of a mixer with its projections to dt, B and C; training keeps what its input is made from."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ..ops.backend import current_backend, replaces_operator
+from ..ops.selective_scan_2d import selective_scan_2d
+from ..ops.traversal import traversal_codes
+from .cpu_fast_path import fast_linear, fast_linears
+from .deferred import Deferred, autograd_is_recording, defer
+from .recompute import capture_context, detached_leaves, double_differentiable, gradients
+
+
+def project_and_scan(
+    x: Tensor | Deferred,
+    x_proj_weight: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    dt_weight: Tensor,
+    traversals: tuple[str, ...],
+) -> Tensor:
+    """The selective scan of x, with dt, B and C projected from x. No scan runs twice.
+
+    Args:
+        x: (b, H, W, d) or (b, K, H, W, d); training keeps a tensor as it is, and of a deferred x its maps.
+        x_proj_weight: (K, r + 2n, d), from x to the low-rank dt, B and C.
+        A, D, dt_bias, dt_weight, traversals: as in `selective_scan_2d`.
+
+    Returns:
+        (b, H, W, d) in `scan_dtype(x)`.
+    """
+    fn, maps, inputs = x if isinstance(x, Deferred) else defer(_same, x)
+    inputs = (x_proj_weight, A, D, dt_bias, dt_weight, *maps, *inputs)
+    backend = current_backend()
+    if not autograd_is_recording() or replaces_operator(backend):
+        return _composed(fn, traversals, *inputs)
+    return _RecomputedScan.apply(fn, traversals, backend, *inputs)
+
+
+def scan_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of a mixer's scan: x's, but float32 for float16, whose range a sum of K maps may exceed."""
+    return torch.float32 if x.dtype == torch.float16 else x.dtype
+
+
+class _RecomputedScan(Function):
+    """Keeps dt, B and C as projected, and the inputs of `fn`."""
+
+    @staticmethod
+    def forward(ctx, fn, traversals, backend, x_proj_weight, A, D, dt_bias, dt_weight, *inputs):
+        x = fn(*inputs)
+        projected = _project(x, x_proj_weight)
+        ctx.fn, ctx.traversals, ctx.backend, ctx.restore = fn, traversals, backend, capture_context(x)
+        ctx.save_for_backward(projected, x_proj_weight, A, D, dt_bias, dt_weight, *inputs)
+        return _scan(x, projected, A, D, dt_bias, dt_weight, traversals)
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        projected, *saved = ctx.saved_tensors
+        needs_grad = ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled():  # the gradient itself is to be differentiated
+            composed = partial(_composed, ctx.fn, ctx.traversals)
+            return None, None, None, *double_differentiable(composed, saved, needs_grad, grad_y, ctx.restore)
+
+        x_proj_weight, A, D, dt_bias, dt_weight, *inputs = saved
+        leaves = detached_leaves(inputs, needs_grad[5:])
+        with torch.enable_grad(), ctx.restore():
+            recomputed = ctx.fn(*leaves)
+        x = recomputed.detach()
+        dt, B, C = _split(projected, A)
+        grad_x, grad_dt, grad_A, grad_B, grad_C, *grad_others = torch.ops.mmvmamba.selective_scan_2d_backward(
+            grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversal_codes(ctx.traversals), True, ctx.backend
+        )
+        through_projection, grad_weight = _project_backward(torch.cat([grad_dt, grad_B, grad_C], -1), x, x_proj_weight)
+        grad_inputs = gradients(recomputed, leaves, grad_x.add_(through_projection))
+        return None, None, None, grad_weight, grad_A, *grad_others, *grad_inputs
+
+
+def _composed(fn, traversals, x_proj_weight, A, D, dt_bias, dt_weight, *inputs) -> Tensor:
+    x = fn(*inputs)
+    return _scan(x, _project(x, x_proj_weight), A, D, dt_bias, dt_weight, traversals)
+
+
+def _scan(x: Tensor, projected: Tensor, A, D, dt_bias, dt_weight, traversals) -> Tensor:
+    dt, B, C = _split(projected, A)
+    return selective_scan_2d(x, dt, A, B, C, D, dt_bias, dt_weight, traversals=traversals, out_dtype=scan_dtype(x))
+
+
+def _split(projected: Tensor, A: Tensor) -> tuple[Tensor, ...]:
+    """(b, K, H, W, r + 2n) -> dt, B and C."""
+    d_state = A.shape[-1]
+    return projected.split((projected.shape[-1] - 2 * d_state, d_state, d_state), -1)
+
+
+def _project(x: Tensor, weight: Tensor) -> Tensor:
+    """(b, H, W, d) or (b, K, H, W, d), with weights (K, c, d) -> (b, K, H, W, c)."""
+    if x.dim() == 4:  # one product for all traversals
+        return fast_linear(x, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2]).permute(0, 3, 1, 2, 4)
+    return fast_linears(x.flatten(2, 3), weight).unflatten(2, x.shape[2:4])
+
+
+def _project_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of x and the weight; products in the dtype of the projection's result, as autocast chose it."""
+    weight_of_grad, x_of_grad = weight.to(grad.dtype), x.to(grad.dtype)
+    if x.dim() == 4:
+        grad = grad.permute(0, 2, 3, 1, 4).flatten(3)  # (b, H, W, K * c)
+        grad_x = fast_linear(grad, weight_of_grad.flatten(0, 1).mT)
+        grad_weight = (grad.flatten(0, 2).mT @ x_of_grad.flatten(0, 2)).view_as(weight)
+    else:
+        grad = grad.flatten(2, 3)
+        grad_x = fast_linears(grad, weight_of_grad.mT).view_as(x)
+        grad_weight = (grad.mT @ x_of_grad.flatten(2, 3)).sum(0)
+    return grad_x.to(x.dtype), grad_weight.to(weight.dtype)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x

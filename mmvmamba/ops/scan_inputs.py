@@ -1,0 +1,50 @@
+"""The arguments of a scan, as the operator hands them to a backend."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .traversal import TRAVERSALS
+
+
+class ScanInputs(NamedTuple):
+    """The arguments of one scan; shapes as in `mmvmamba.ops.selective_scan_2d`.
+
+    Attributes:
+        codes: the traversals, as in `traversal.py`.
+    """
+
+    x: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    dt_bias: Tensor | None
+    dt_weight: Tensor | None
+    codes: list[int]
+    dt_softplus: bool
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The first eight."""
+        return self[:8]
+
+    @property
+    def traversals(self) -> tuple[str, ...]:
+        return tuple(TRAVERSALS[code] for code in self.codes)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the map; Vim's is a single row of tokens."""
+        return tuple(self.x.shape[-3:-1])
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        return {t.dtype for t in self.tensors if t is not None}
+
+    def in_state_dtype(self) -> 'ScanInputs':
+        """With all tensors in the dtype of the state: float64 if any of them is, else float32."""
+        dtype = torch.float64 if torch.float64 in self.dtypes else torch.float32
+        return ScanInputs(*(t if t is None else t.to(dtype) for t in self.tensors), *self[8:])
