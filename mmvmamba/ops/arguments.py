@@ -53,7 +53,8 @@ def check_no_forward_mode(who: str) -> None:
 
 def channels_first_hint(x: Tensor, channels: int, axis: int = 1) -> str:
     """The end of an error about the shape of x, channels last: how to get there if x has them at `axis`."""
-    if x.dim() <= axis + 1 or x.shape[axis] != channels or x.shape[-1] == channels:
+    # the channels before other sizes: compilers make a guard of what is compared
+    if x.shape[-1] == channels or x.dim() <= axis + 1 or x.shape[axis] != channels:
         return ''
     return f'; x has its channels in dimension {axis}, x.movedim({axis}, -1) has them last'
 

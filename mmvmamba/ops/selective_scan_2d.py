@@ -70,8 +70,8 @@ def selective_scan_2d(
         return BACKENDS[name].forward(inputs, out_dtype)
     if in_function_transform():
         raise ValueError(
-            f'The scan backend {name!r} has no rules for the transforms of torch.func and forward-mode derivatives: '
-            "use_backend('auto') has."
+            f'The scan backend {name!r} does not take the transforms of torch.func or forward-mode derivatives: '
+            "use_backend('auto') does."
         )
     return torch.ops.mmvmamba.selective_scan_2d(*inputs, out_dtype, name)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from .heap import keep_freed_memory
 from .library import CONV_MAPS, ConvArgs, load
 from .scan import as_map, as_parameter, map_of
+from .threads import thread_count
 
 
 def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], **tensors: Tensor) -> None:
@@ -27,7 +28,7 @@ def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[
         kernels=len(left),
         rows=weight.shape[2],
         columns=weight.shape[3],
-        threads=torch.get_num_threads(),
+        threads=thread_count(),
         left=ctypes.addressof(lefts),
         x=map_of(x),
     )

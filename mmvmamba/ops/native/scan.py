@@ -8,6 +8,7 @@ from torch import Tensor
 from ..scan_inputs import ScanInputs
 from .heap import keep_freed_memory
 from .library import SCAN_BFLOAT16, SCAN_FLOAT16, SCAN_FLOAT32, ScanArgs, ScanMap, load
+from .threads import thread_count
 
 _DTYPES = {torch.float32: SCAN_FLOAT32, torch.bfloat16: SCAN_BFLOAT16, torch.float16: SCAN_FLOAT16}
 
@@ -65,7 +66,7 @@ def _call(name: str, inputs: ScanInputs, outputs: dict[str, Tensor], grad_y: Ten
         traversals=len(codes),
         shared_x=x.dim() == 4,
         softplus=dt_softplus,
-        threads=torch.get_num_threads(),
+        threads=thread_count(),
         codes=ctypes.addressof(of_traversals),
         **{name: map_of(t) for name, t in maps.items()},
         **{name: t.data_ptr() for name, t in {**parameters, **outputs}.items() if t is not None},
