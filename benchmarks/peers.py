@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmvmamba.ops import CROSS
+from mmvmamba.ops.import_failure import import_failure, in_one_line
 from mmvmamba.ops.traversal import is_reversed, to_map, to_sequence, traversal_codes
 
 
@@ -84,8 +85,5 @@ def oflex(x, dt, A, B, C, D, dt_bias, dt_weight, *, traversals=CROSS) -> Tensor:
 
 
 def oflex_unavailable_reason() -> str | None:
-    try:
-        import selective_scan_cuda_oflex  # noqa: F401
-    except ImportError as error:
-        return f'the official kernel is not installed ({error}).'
-    return None
+    error = import_failure('selective_scan_cuda_oflex')
+    return error and f'the official kernel cannot be imported ({in_one_line(error)}).'

@@ -1,7 +1,7 @@
 """`python -m mmvmamba`: what is installed, which scan backends can run here, and which of them scans what."""
 
-import importlib
 import platform
+import sys
 from importlib.util import find_spec
 
 import torch
@@ -9,18 +9,18 @@ import torch
 from . import __version__
 from .ops import native, self_check
 from .ops.backend import AUTO, BACKENDS, DTYPES, choose, current_backend
+from .ops.import_failure import import_failure, in_one_line
 
 LIBRARIES = ('torch', 'torchvision', 'triton', 'einops', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 PACKAGES = (*LIBRARIES, 'mamba_ssm')
 
 
 def version(package: str) -> str:
-    if find_spec(package) is None:
+    if sys.modules.get(package, package) is None or find_spec(package) is None:
         return 'not installed'
-    try:
-        return getattr(importlib.import_module(package), '__version__', 'installed')
-    except Exception as error:  # whatever a broken installation raises is what its user needs to read
-        return f'not usable ({type(error).__name__}: {str(error).splitlines()[0]})'
+    if error := import_failure(package):
+        return f'not usable ({in_one_line(error)})'
+    return getattr(sys.modules[package], '__version__', 'installed')
 
 
 def main() -> None:

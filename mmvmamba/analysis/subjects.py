@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..checkpoint import load_checked, load_pretrained, read_checkpoint, unwrap_state_dict
 from ..engine.errors import LaunchError
 from ..engine.launch import load_config
+from ..engine.libraries import register_modules
 
 # The published networks that the two papers compare, each with the map of its last stage or block.
 NETWORKS = {
@@ -61,7 +62,7 @@ def build_backbone(network: str, checkpoint: str | None = None) -> nn.Module:
             if find_spec(library) is None:
                 raise LaunchError(f'{network} needs mmpretrain, which is not installed: pip install onedl-mmpretrain')
             scope = library
-            import_module('mmpretrain.utils').register_all_modules(init_default_scope=False)
+            register_modules(library, network)
         else:
             import_module('mmvmamba')
     elif Path(network).suffix == '.py':

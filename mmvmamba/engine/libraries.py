@@ -31,24 +31,31 @@ def import_libraries(cfg: Config, config: str) -> None:
             raise LaunchError(f'{config} needs {library}, which is not installed: {INSTALL[library]}')
     scope = cfg.get('default_scope')
     if scope in INSTALL:
-        try:
-            register_modules(scope)
-        except ImportError as error:
-            raise cannot_import(f'{scope}, which {config} needs,', error) from error
+        register_modules(scope, config)
     if scope == 'mmpretrain':
         _complete_dataloaders(cfg)
 
 
-def register_modules(scope: str) -> None:
-    """Makes a library register its models, data sets and metrics, without making its scope the default."""
-    import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
+def register_modules(scope: str, needed_by: str = 'this model') -> None:
+    """Makes a library register its models, data sets and metrics, without making its scope the default.
+
+    Raises:
+        LaunchError: the library is broken.
+    """
+    try:
+        import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
+    except Exception as error:  # a library that was built for another PyTorch raises anything
+        raise cannot_import(f'{scope}, which {needed_by} needs,', error) from error
 
 
-def cannot_import(what: str, error: ImportError) -> LaunchError:
+def cannot_import(what: str, error: Exception) -> LaunchError:
     library = (getattr(error, 'name', None) or '').split('.')[0]
     known = next((name for name in INSTALL if name == library or f'{name} is not installed' in str(error)), None)
     way_out = f': {INSTALL[known]}' if known else ''
-    return LaunchError(f'{what} cannot be imported ({" ".join(str(error).split())}){way_out}')
+    reason = ' '.join(str(error).split())
+    if not isinstance(error, ImportError):
+        reason = f'{type(error).__name__}: {reason}' if reason else type(error).__name__
+    return LaunchError(f'{what} cannot be imported ({reason}){way_out}')
 
 
 def _named_by(cfg: Config) -> set[str]:

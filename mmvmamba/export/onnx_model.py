@@ -4,12 +4,17 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from ..ops import torch_conv
+from ..ops.import_failure import in_one_line
+
 try:
     import onnxscript
-except ImportError as error:
-    raise ImportError("ONNX needs onnxscript and onnx: run `pip install 'mmvmamba[export]'`.") from error
+except ModuleNotFoundError as error:
+    message = "ONNX needs onnxscript and onnx: run `pip install 'mmvmamba[export]'`."
+    raise ImportError(message, name=error.name) from error
+except Exception as error:
+    raise ImportError(f'ONNX needs onnxscript, which cannot be imported ({in_one_line(error)}).') from error
 
-from ..ops import torch_conv
 from .onnx_scan import TRANSLATIONS
 
 

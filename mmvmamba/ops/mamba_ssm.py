@@ -6,20 +6,19 @@ The kernel knows sequences, not maps, so each traversal is written out as a sequ
 import torch
 from torch import Tensor
 
+from .import_failure import import_failure, in_one_line
 from .scan_inputs import ScanInputs
 from .traversal import is_reversed, map_of_each, to_map, to_sequence
 
 
 def unavailable_reason() -> str | None:
-    try:
-        import selective_scan_cuda  # noqa: F401
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # noqa: F401
-    except ImportError as error:
+    error = import_failure('selective_scan_cuda', 'mamba_ssm.ops.selective_scan_interface')
+    if isinstance(error, ModuleNotFoundError):
         return (
             f'mamba-ssm with its CUDA kernel is not installed ({error}); since 2.3.2 it is only built with '
             'MAMBA_KEEP_CUDA_BUILD=TRUE.'
         )
-    return None
+    return error and f'mamba-ssm is installed, but cannot be imported ({in_one_line(error)}).'
 
 
 def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype | None = None) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmvmamba.checkpoint import load_checked, read_checkpoint, unwrap_state_dict
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import launching, load_config
+from mmvmamba.engine.libraries import cannot_import
 from mmvmamba.export import export_program
 
 OUTPUTS = {'mmdet': 'maps', 'mmseg': 'classes', 'mmpretrain': 'logits'}
@@ -70,8 +71,10 @@ def write_onnx(module: nn.Module, shape: tuple[int, int] | None, unrolled: bool,
         import onnxruntime
 
         from mmvmamba.export.onnx_model import to_onnx
-    except ImportError as error:
-        raise LaunchError(f"{error.name or error} is missing: pip install 'mmvmamba[export]'") from error
+    except Exception as error:  # a broken installation raises anything
+        if isinstance(error, ImportError) and error.name:
+            raise LaunchError(f"{error.name} is missing: pip install 'mmvmamba[export]'") from error
+        raise cannot_import('a package that ONNX needs', error) from error
     onnx = to_onnx(export_program(module, shape, unrolled))
     onnx.save(out)
     graph = onnx.model.graph

@@ -1,24 +1,34 @@
 """The scan and the convolution on CUDA devices, in Triton, which is imported when used and not with this package."""
 
 import os
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from ..import_failure import import_failure, in_one_line
 from ..scan_inputs import ScanInputs
 
 
 def unavailable_reason() -> str | None:
     """None if the kernels can run here, else one sentence that says why not."""
-    try:
-        import triton
-    except ImportError:
-        return 'Triton is not installed; on Linux, `pip install triton` gets it.'
+    if reason := _import_failure():
+        return reason
+    import triton
+
     if tuple(int(n) for n in triton.__version__.split('.')[:2]) < (3, 3):  # no tuples in kernels
         return f'Triton {triton.__version__} is too old; PyTorch 2.7 and newer come with one that can, 3.3 or newer.'
     if os.environ.get('TRITON_INTERPRET') == '1' or torch.cuda.is_available():
         return None
     return "PyTorch sees no CUDA device (TRITON_INTERPRET=1, set at start, runs Triton's slow interpreter on the CPU)."
+
+
+@cache  # each scan on a GPU asks, and a failing import may take seconds
+def _import_failure() -> str | None:
+    error = import_failure('triton', 'triton.language')
+    if isinstance(error, ModuleNotFoundError):
+        return 'Triton is not installed; on Linux, `pip install triton` gets it.'
+    return error and f'Triton is installed, but cannot be imported ({in_one_line(error)}).'
 
 
 def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype) -> Tensor:
