@@ -15,7 +15,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .errors import CheckpointError, listing
+from .errors import LONGEST_NAME, CheckpointError, listing, one_line
 from .placing import backbone_of, place
 
 # The types of one kind stand in for each other.
@@ -112,9 +112,7 @@ def _match(model: nn.Module, state_dict: dict[str, Tensor]) -> Match:
     if backbone is not model:
         _Rehearsal(placed, metadata, backbone).run(model, found, names)
 
-    spoilt = [found.sources[name] for name, tensor in found.taken.items() if not _is_finite(tensor)]
-    if spoilt:
-        raise CheckpointError(f'there is NaN or Inf in {listing(spoilt)}: the training went wrong, use another file')
+    _check_values(model, found)
     used = {*found.sources.values(), *(names.get(entry.split()[0]) for entry in found.misshapen + found.mistyped)}
     found.left = [name for name in state_dict if name not in used]
     return found
@@ -179,6 +177,8 @@ def reshaped(tensor: Tensor, shape: torch.Size) -> Tensor | None:
 
 def unsuited(tensor: Tensor, dtype: torch.dtype) -> str | None:
     """Why this cannot be the value of a parameter or buffer of this type, whatever its shape; None if it can."""
+    if tensor.is_nested:
+        return 'is a nested tensor'
     if tensor.is_quantized or tensor.layout != torch.strided:
         return f'is quantised ({tensor.dtype})' if tensor.is_quantized else 'is sparse'
     if tensor.dtype == dtype or any(tensor.dtype in kind and dtype in kind for kind in (WEIGHTS, INTEGERS)):
@@ -259,12 +259,40 @@ def is_counter(name: str) -> bool:
     return name.endswith('num_batches_tracked')
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
-        return True
-    return torch.stack(tensor.aminmax()).isfinite().all().item()  # both are NaN if any number is
+def _check_values(model: nn.Module, found: Match) -> None:
+    """Checks what the values of a file become in the types of the model.
+
+    Raises:
+        CheckpointError: NaN or Inf, or integers that the type of the model cannot hold.
+    """
+    own = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    spoilt, overflowing = [], []
+    for name, tensor in found.taken.items():
+        if tensor.is_meta or tensor.numel() == 0 or tensor.dtype not in WEIGHTS + INTEGERS:
+            continue
+        extremes = torch.stack(tensor.aminmax())  # both are NaN if any value is
+        dtype = own.get(name, tensor.dtype)
+        if not extremes.isfinite().all():
+            spoilt.append(found.sources[name])
+        elif not _holds(dtype, extremes):
+            overflowing.append(f'{found.sources[name]} ({tensor.dtype} in the file, {dtype} in the model)')
+    if spoilt:
+        raise CheckpointError(f'there is NaN or Inf in {listing(spoilt)}: the training went wrong, use another file')
+    if overflowing:
+        raise CheckpointError(
+            f'there is NaN or Inf in {listing(overflowing)} after the conversion: use the type of the file for the model, '
+            'or another file'
+        )
+
+
+def _holds(dtype: torch.dtype, extremes: Tensor) -> bool:
+    """Whether values between these two stay finite in this type, or, for integers, the same."""
+    converted = extremes.to(dtype)
+    if dtype in WEIGHTS:
+        return bool(converted.isfinite().all())
+    return torch.equal(converted.long(), extremes.long())
 
 
 def _pattern(name: str) -> str:
     """One row of a table for all blocks."""
-    return re.sub(r'((?:layers|blocks)\.)\d+', r'\1*', name)
+    return one_line(re.sub(r'((?:layers|blocks)\.)\d+', r'\1*', name), LONGEST_NAME)

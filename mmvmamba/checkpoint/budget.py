@@ -1,0 +1,56 @@
+"""Limits on what reading a file may cost, in proportion to its size."""
+
+from .errors import UnsafeCheckpoint
+
+UNIT = 128  # bytes of memory that one unit stands for, at most
+FREE_UNITS = 2**20  # for a file of any size
+BYTES_PER_UNIT = 32  # a file may cost one more unit for each 32 of its bytes
+CALL = 8  # units of a call, which may create an object with an overhead of its own, such as a tensor
+MOST_NUMERIC_KEYS = 2**16
+
+
+class Budget:
+    """Counts the instructions, objects and copies that one file causes, and refuses a file that needs too many.
+
+    One unit is an instruction of a pickle or up to 128 bytes of memory. Beyond the bytes of its tensors and strings, a
+    file can therefore use at most 128 MiB and four times its size.
+
+    Args:
+        file_size: in bytes.
+    """
+
+    def __init__(self, file_size: int):
+        self.left = FREE_UNITS + file_size // BYTES_PER_UNIT
+        self._numeric_keys = 0
+
+    def spend(self, units: int = 1) -> None:
+        """
+        Raises:
+            UnsafeCheckpoint: more units than are left.
+        """
+        self.left -= units
+        if self.left < 0:
+            raise UnsafeCheckpoint('far more objects than a file of its size needs')
+
+    def spend_bytes(self, count: int) -> None:
+        """Accounts for a copy, or for a view that others will copy."""
+        if count // UNIT > self.left:
+            raise UnsafeCheckpoint('tensors or arrays that need far more memory than the file')
+        self.spend(count // UNIT)
+
+    def check_key(self, key: object) -> None:
+        """Checks a key of a dict or an element of a set.
+
+        Hashing a nested tuple can take forever, and numbers can be chosen so that their hashes collide; the hashes of
+        strings are randomized.
+
+        Raises:
+            UnsafeCheckpoint: neither a string nor a number, or too many numbers.
+        """
+        if key is None or type(key) in (str, bytes):
+            return
+        if type(key) not in (int, float, bool):
+            raise UnsafeCheckpoint(f'a key of type {type(key).__name__}')
+        self._numeric_keys += 1
+        if self._numeric_keys > MOST_NUMERIC_KEYS:
+            raise UnsafeCheckpoint(f'more than {MOST_NUMERIC_KEYS:,} numbers as keys')
