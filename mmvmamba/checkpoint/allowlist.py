@@ -39,8 +39,8 @@ def find_global(name: str) -> Global | torch.dtype:
     raise UnsafeCheckpoint(f'the global {one_line(name, LONGEST_NAME)}')
 
 
-# Functions for `CALLS` and `NEW`: a budget, then the arguments from the file. Whatever they do not check raises TypeError
-# or ValueError.
+# Functions for `CALLS` and `NEW`. They take a budget, then the arguments from the file; an unexpected argument raises
+# TypeError or ValueError.
 
 
 def _ordered_dict(budget: Budget, items: list | tuple = ()) -> OrderedDict:

@@ -135,7 +135,9 @@ class Archive:
             _, _, method, _, _, _, _, _, name, extra = self._unpack(_HEADER, header, b'PK\3\4')
             start = header + _HEADER.size + name + extra
             if header < end or start + record.size > directory:
-                raise UnsafeCheckpoint('records that overlap, which torch.save never writes')
+                raise UnsafeCheckpoint(
+                    'records that overlap or do not fit into the file, which torch.save never writes'
+                )
             if method or _decoded(self._file.read(name)) != record.name:
                 raise UnsafeCheckpoint('a record with two names, which torch.save never writes')
             end = start + record.size

@@ -15,13 +15,13 @@ from mmengine.logging import HistoryBuffer
 from .budget import Budget
 from .errors import UnsafeCheckpoint
 
-
 MOST_DIMENSIONS = 64
 
 
 class Unfinished(ABC):
     """An object that a pickle has created, but not yet given its state."""
 
+    name: str  # of the type
     place: int | None = None  # in the pickle's memo
 
     @abstractmethod
@@ -31,6 +31,8 @@ class Unfinished(ABC):
 
 class UnfinishedDtype(Unfinished):
     """A `numpy.dtype` without its byte order."""
+
+    name = 'numpy.dtype'
 
     def __init__(self, name: str):
         # an array of objects is an array of addresses, which the file would choose
@@ -52,6 +54,8 @@ class UnfinishedDtype(Unfinished):
 class UnfinishedArray(Unfinished):
     """A `numpy.ndarray` without its content."""
 
+    name = 'numpy.ndarray'
+
     def finish(self, budget: Budget, state: tuple) -> np.ndarray:
         _, shape, dtype, is_fortran, content = state
         return array(budget, shape, dtype, content, 'F' if is_fortran is True else 'C')
@@ -59,6 +63,8 @@ class UnfinishedArray(Unfinished):
 
 class UnfinishedHistory(Unfinished):
     """A `HistoryBuffer` without its series; the methods that its pickle lists are those of the class."""
+
+    name = 'HistoryBuffer'
 
     def finish(self, budget: Budget, state: dict) -> HistoryBuffer:
         try:

@@ -6,7 +6,8 @@ UNIT = 128  # bytes of memory that one unit stands for, at most
 FREE_UNITS = 2**20  # for a file of any size
 BYTES_PER_UNIT = 32  # a file may cost one more unit for each 32 of its bytes
 CALL = 8  # units of a call, which may create an object with an overhead of its own, such as a tensor
-MOST_NUMERIC_KEYS = 2**16
+MOST_NUMERIC_KEYS = 2**15
+LARGEST_KEY = 2**53
 
 
 class Budget:
@@ -41,16 +42,19 @@ class Budget:
     def check_key(self, key: object) -> None:
         """Checks a key of a dict or an element of a set.
 
-        Hashing a nested tuple can take forever, and numbers can be chosen so that their hashes collide; the hashes of
-        strings are randomized.
+        Hashing a nested tuple can take forever, and numbers can be chosen so that their hashes collide: large integers
+        have the same hash, and many of any size can be made to meet in the table of a dict. The hashes of strings are
+        randomized.
 
         Raises:
-            UnsafeCheckpoint: neither a string nor a number, or too many numbers.
+            UnsafeCheckpoint: neither a string nor a number, a large integer, or too many numbers.
         """
         if key is None or type(key) in (str, bytes):
             return
         if type(key) not in (int, float, bool):
             raise UnsafeCheckpoint(f'a key of type {type(key).__name__}')
+        if type(key) is int and abs(key) > LARGEST_KEY:
+            raise UnsafeCheckpoint('a key of more than 53 bits')
         self._numeric_keys += 1
         if self._numeric_keys > MOST_NUMERIC_KEYS:
             raise UnsafeCheckpoint(f'more than {MOST_NUMERIC_KEYS:,} numbers as keys')

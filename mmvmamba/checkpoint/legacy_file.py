@@ -1,5 +1,6 @@
 """The format of `torch.save` before PyTorch 1.6: five pickles, then the content of the storages."""
 
+import pickle
 import struct
 import sys
 from typing import Any, BinaryIO
@@ -35,12 +36,15 @@ def read_legacy(file: BinaryIO, map_location: MapLocation) -> Any:
     """
     size = file.seek(0, 2)
     file.seek(0)
+    if file.read(1) != pickle.PROTO:
+        raise DamagedContent('it begins like no known format')
+    file.seek(0)
 
     def read_pickle(load_storage=None) -> Any:
         return PickleReader(file, size, Budget(size), load_storage).load()
 
     if read_pickle() != MAGIC_NUMBER or read_pickle() != PROTOCOL_VERSION:
-        raise DamagedContent('it does not begin like one')
+        raise DamagedContent('it begins like no known format')
     read_pickle()  # the machine that wrote it
     start = file.tell()
     sizes = _Sizes()

@@ -31,8 +31,8 @@ def restore(content: torch.UntypedStorage, location: str, map_location: MapLocat
     Args:
         content: on the CPU.
         location: where it was when it was saved, such as 'cuda:0'.
-        map_location: a device for all storages, a dict from saved to new devices, or a function of storage and location.
-            None, or None from the function, stands for the saved location.
+        map_location: a device for all storages, a dict from saved to new devices, or a function of storage and
+            location. None, or None from the function, stands for the saved location.
 
     Raises:
         CheckpointError: the device does not exist on this machine, or the function fails.

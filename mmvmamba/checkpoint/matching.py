@@ -93,6 +93,7 @@ def match(model: nn.Module, state_dict: dict[str, Tensor], filename: str | Path 
 
 def _match(model: nn.Module, state_dict: dict[str, Tensor]) -> Match:
     metadata = getattr(state_dict, '_metadata', {})
+    _refuse_nested(state_dict)
     backbone, prefix = backbone_of(model)
     places = place(model, state_dict)
     names = {place: name for name, place in places.items()}
@@ -128,6 +129,7 @@ def fit(backbone: nn.Module, tensors: dict[str, Tensor]) -> Match:
     Raises:
         CheckpointError: one is missing, unknown, or of another shape or type.
     """
+    _refuse_nested(tensors)
     own, adapted = backbone.state_dict(), backbone.adapt(tensors)
     found, surplus = Match(), []
     for source, tensor in adapted.items():
@@ -164,6 +166,12 @@ def fit(backbone: nn.Module, tensors: dict[str, Tensor]) -> Match:
     return found
 
 
+def _refuse_nested(tensors: dict[str, Tensor]) -> None:
+    # a nested tensor has no shape to compare
+    if nested := [name for name, tensor in tensors.items() if tensor.is_nested]:
+        raise CheckpointError(f'it holds nested tensors, which are not weights: {listing(nested)}')
+
+
 def reshaped(tensor: Tensor, shape: torch.Size) -> Tensor | None:
     """The tensor in this shape, if it differs only in grouping or trailing ones (a 1x1 convolution), else None."""
     if tensor.shape == shape:
@@ -177,8 +185,6 @@ def reshaped(tensor: Tensor, shape: torch.Size) -> Tensor | None:
 
 def unsuited(tensor: Tensor, dtype: torch.dtype) -> str | None:
     """Why this cannot be the value of a parameter or buffer of this type, whatever its shape; None if it can."""
-    if tensor.is_nested:
-        return 'is a nested tensor'
     if tensor.is_quantized or tensor.layout != torch.strided:
         return f'is quantised ({tensor.dtype})' if tensor.is_quantized else 'is sparse'
     if tensor.dtype == dtype or any(tensor.dtype in kind and dtype in kind for kind in (WEIGHTS, INTEGERS)):
@@ -266,31 +272,29 @@ def _check_values(model: nn.Module, found: Match) -> None:
         CheckpointError: NaN or Inf, or integers that the type of the model cannot hold.
     """
     own = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-    spoilt, overflowing = [], []
+    spoilt, infinite, wrapped = [], [], []
     for name, tensor in found.taken.items():
         if tensor.is_meta or tensor.numel() == 0 or tensor.dtype not in WEIGHTS + INTEGERS:
             continue
+        source, dtype = found.sources[name], own.get(name, tensor.dtype)
         extremes = torch.stack(tensor.aminmax())  # both are NaN if any value is
-        dtype = own.get(name, tensor.dtype)
         if not extremes.isfinite().all():
-            spoilt.append(found.sources[name])
-        elif not _holds(dtype, extremes):
-            overflowing.append(f'{found.sources[name]} ({tensor.dtype} in the file, {dtype} in the model)')
+            spoilt.append(source)
+        elif dtype in WEIGHTS and not extremes.to(dtype).isfinite().all():
+            infinite.append(f'{source} ({dtype})')
+        elif dtype in INTEGERS and not torch.equal(extremes.to(dtype).long(), extremes.long()):
+            wrapped.append(f'{source} ({dtype})')
     if spoilt:
         raise CheckpointError(f'there is NaN or Inf in {listing(spoilt)}: the training went wrong, use another file')
-    if overflowing:
+    if infinite:
         raise CheckpointError(
-            f'there is NaN or Inf in {listing(overflowing)} after the conversion: use the type of the file for the model, '
-            'or another file'
+            f'there is NaN or Inf after the conversion to the type of the model in {listing(infinite)}: '
+            'convert the model to the type of the file, or use another file'
         )
-
-
-def _holds(dtype: torch.dtype, extremes: Tensor) -> bool:
-    """Whether values between these two stay finite in this type, or, for integers, the same."""
-    converted = extremes.to(dtype)
-    if dtype in WEIGHTS:
-        return bool(converted.isfinite().all())
-    return torch.equal(converted.long(), extremes.long())
+    if wrapped:
+        raise CheckpointError(
+            f'there are integers beyond the type of the model in {listing(wrapped)}: use another file'
+        )
 
 
 def _pattern(name: str) -> str:

@@ -178,7 +178,7 @@ class PickleReader:
             try:
                 self._stack[-1] = target.finish(self._budget, state)
             except _UNEXPECTED as error:
-                raise UnsafeCheckpoint(f'an unexpected state for a {type(target).__name__}') from error
+                raise UnsafeCheckpoint(f'an unexpected state of {type(target).name}') from error
             if target.place is not None:
                 self._memo[target.place] = self._stack[-1]
         elif type(target) is argparse.Namespace and type(state) is dict and all(type(name) is str for name in state):

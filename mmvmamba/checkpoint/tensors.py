@@ -10,7 +10,6 @@ import torch
 from .budget import Budget
 from .errors import UnsafeCheckpoint
 
-
 MOST_DIMENSIONS = 64
 
 
