@@ -84,8 +84,12 @@ def _bytes(budget: Budget) -> bytes:
     return b''
 
 
-def _bytearray(budget: Budget, text: str = '', encoding: str = 'latin-1') -> bytearray:
-    return bytearray(_encoded(budget, text, encoding))
+def _bytearray(budget: Budget, content: bytes | str = b'', encoding: str = 'latin-1') -> bytearray:
+    """Not `bytearray(length)`, which takes memory that the file does not fill."""
+    if type(content) is bytes:
+        budget.spend_bytes(len(content))
+        return bytearray(content)
+    return bytearray(_encoded(budget, content, encoding))
 
 
 def _complex(budget: Budget, real: float, imaginary: float) -> complex:
