@@ -17,10 +17,7 @@ from torch import Tensor, nn
 
 from .errors import LONGEST_NAME, CheckpointError, listing, one_line
 from .placing import backbone_of, place
-
-# The types of one kind stand in for each other.
-WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+from .values import INTEGERS, WEIGHTS, check_values
 
 
 @dataclass
@@ -113,7 +110,7 @@ def _match(model: nn.Module, state_dict: dict[str, Tensor]) -> Match:
     if backbone is not model:
         _Rehearsal(placed, metadata, backbone).run(model, found, names)
 
-    _check_values(model, found)
+    check_values(model, found.taken, found.sources)
     used = {*found.sources.values(), *(names.get(entry.split()[0]) for entry in found.misshapen + found.mistyped)}
     found.left = [name for name in state_dict if name not in used]
     return found
@@ -263,38 +260,6 @@ def _blueprint(model: nn.Module) -> nn.Module:
 def is_counter(name: str) -> bool:
     """Whether this is the counter that old BatchNorm files lack and that changes no result: mmengine ignores it too."""
     return name.endswith('num_batches_tracked')
-
-
-def _check_values(model: nn.Module, found: Match) -> None:
-    """Checks what the values of a file become in the types of the model.
-
-    Raises:
-        CheckpointError: NaN or Inf, or integers that the type of the model cannot hold.
-    """
-    own = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-    spoilt, infinite, wrapped = [], [], []
-    for name, tensor in found.taken.items():
-        if tensor.is_meta or tensor.numel() == 0 or tensor.dtype not in WEIGHTS + INTEGERS:
-            continue
-        source, dtype = found.sources[name], own.get(name, tensor.dtype)
-        extremes = torch.stack(tensor.aminmax())  # both are NaN if any value is
-        if not extremes.isfinite().all():
-            spoilt.append(source)
-        elif dtype in WEIGHTS and not extremes.to(dtype).isfinite().all():
-            infinite.append(f'{source} ({dtype})')
-        elif dtype in INTEGERS and not torch.equal(extremes.to(dtype).long(), extremes.long()):
-            wrapped.append(f'{source} ({dtype})')
-    if spoilt:
-        raise CheckpointError(f'there is NaN or Inf in {listing(spoilt)}: the training went wrong, use another file')
-    if infinite:
-        raise CheckpointError(
-            f'there is NaN or Inf after the conversion to the type of the model in {listing(infinite)}: '
-            'convert the model to the type of the file, or use another file'
-        )
-    if wrapped:
-        raise CheckpointError(
-            f'there are integers beyond the type of the model in {listing(wrapped)}: use another file'
-        )
 
 
 def _pattern(name: str) -> str:

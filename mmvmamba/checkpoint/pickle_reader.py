@@ -107,7 +107,7 @@ class PickleReader:
         types = tuple(map(type, identity[:5]))
         if types != (str, Global, str, str, int) or identity[0] != 'storage' or identity[1].name not in STORAGES:
             raise UnsafeCheckpoint('a reference to something other than a storage')
-        if identity[5:] not in ((), (None,)):
+        if len(identity) == 6 and identity[5] is not None:
             raise UnsafeCheckpoint('a storage that is a view of another one')
         _, kind, key, location, count = identity[:5]
         if self._load_storage is None or not 0 <= count < 2**60:
