@@ -6,6 +6,8 @@ UNIT = 128  # bytes of memory that one unit stands for, at most
 FREE_UNITS = 2**20  # for a file of any size
 BYTES_PER_UNIT = 32  # a file may cost one more unit for each 32 of its bytes
 CALL = 8  # units of a call, which may create an object with an overhead of its own, such as a tensor
+FREE_TENSORS = 2**31  # bytes of all tensors, written out, for a file of any size
+TENSORS_PER_BYTE = 4  # and for each byte of the file
 MOST_NUMERIC_KEYS = 2**15
 LARGEST_KEY = 2**53
 
@@ -22,6 +24,7 @@ class Budget:
 
     def __init__(self, file_size: int):
         self.left = FREE_UNITS + file_size // BYTES_PER_UNIT
+        self._tensors_left = FREE_TENSORS + file_size * TENSORS_PER_BYTE
         self._numeric_keys = 0
 
     def spend(self, units: int = 1) -> None:
@@ -34,10 +37,17 @@ class Budget:
             raise UnsafeCheckpoint('far more objects than a file of its size needs')
 
     def spend_bytes(self, count: int) -> None:
-        """Accounts for a copy, or for a view that others will copy."""
-        if count // UNIT > self.left:
-            raise UnsafeCheckpoint('tensors or arrays that need far more memory than the file')
+        """Accounts for a copy."""
         self.spend(count // UNIT)
+
+    def spend_tensor(self, count: int) -> None:
+        """Accounts for a tensor by the bytes that its elements take when they are written out.
+
+        It costs no memory here, since it is a view of a storage. Whoever uses the checkpoint may copy it.
+        """
+        self._tensors_left -= count
+        if self._tensors_left < 0:
+            raise UnsafeCheckpoint('tensors that are far larger than the file when they are written out')
 
     def check_key(self, key: object) -> None:
         """Checks a key of a dict or an element of a set.

@@ -15,6 +15,7 @@ from .torch_zip import read_zip
 
 TAR_BLOCK = 512  # bytes of the header
 TAR_SIGNATURE = slice(257, 262)
+LARGEST_HEADER = 2**23  # bytes in a safetensors file of any size, which describe some 80,000 tensors
 
 
 def read_as_data(path: Path, map_location: MapLocation) -> Any:
@@ -55,11 +56,18 @@ def _read(path: Path, map_location: MapLocation) -> Any:
                 f'{path} begins with zeros, as a crash or an unfinished download leaves it: copy or download it again'
             )
         if path.suffix == '.safetensors':
+            _check_safetensors(header, path.stat().st_size)
             return _read_safetensors(path, map_location)
         if header[TAR_SIGNATURE] == b'ustar':
             # before 2.6 torch could run code from this format even with weights_only (CVE-2025-32434)
             raise UnsafeCheckpoint('the tar format of torch 0.1')
         return read_zip(file, map_location) if is_zip(file) else read_legacy(file, map_location)
+
+
+def _check_safetensors(header: bytes, size: int) -> None:
+    # the description of a tensor takes twenty times its length in memory
+    if int.from_bytes(header[:8], 'little') > LARGEST_HEADER + size // 32:
+        raise DamagedContent('its header is far longer than its tensors need')
 
 
 def _read_safetensors(path: Path, map_location: MapLocation) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ def tensor_v3(
     """A view of a storage, without a gradient.
 
     Args:
-        budget: charged for the tensor as it would be written out: a small file cannot contain a large tensor by
+        budget: charged for the tensor as it would be written out, so that a small file cannot become a huge model by
             expanding one value.
         storage: holds its elements.
         offset, size, stride: in elements.
@@ -77,7 +77,7 @@ def tensor_v3(
     end = offset + (sum((length - 1) * step for length, step in zip(size, stride)) + 1 if elements else 0)
     if end * dtype.itemsize > storage.content.nbytes():
         raise UnsafeCheckpoint('a tensor that reaches beyond its storage')
-    budget.spend_bytes(elements * dtype.itemsize)
+    budget.spend_tensor(elements * dtype.itemsize)
     empty = torch.empty(0, dtype=dtype, device=storage.content.device)
     return empty.set_(storage.content, offset, tuple(size), stride)
 

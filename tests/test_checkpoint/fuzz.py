@@ -118,7 +118,7 @@ def main() -> None:
                 print(f'{number:6} {result.kind:26}{result.outcome:9}{result.size:9} bytes {cost}')
     for (kind, outcome), count in sorted(Counter((result.kind, result.outcome) for result in results).items()):
         print(f'{kind:26}{outcome:9}{count:6}')
-    most = max(results, key=lambda result: result.memory - most_memory(result.size))
+    most = max(results, key=lambda result: result.memory)
     slowest = max(results, key=lambda result: result.seconds)
     print(f'most memory: {most.memory / 1e6:.0f} MB for a file of {most.size / 1e6:.3f} MB ({most.kind})')
     print(f'most time: {slowest.seconds:.1f} CPU s for a file of {slowest.size / 1e6:.3f} MB ({slowest.kind})')
