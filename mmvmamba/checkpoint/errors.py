@@ -1,22 +1,49 @@
-"""How checkpoints fail: always with one sentence for the user."""
+"""Errors about checkpoints. Each message is one printable line, whatever the file contains."""
 
 from collections.abc import Iterable
 
+LONGEST_MESSAGE = 2000  # characters
+LONGEST_NAME = 200
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read, is refused, or does not fit; the message is one sentence for the user."""
+
+def one_line(text: str, longest: int = LONGEST_MESSAGE) -> str:
+    """Escapes line breaks, control and other invisible characters, and cuts the middle out of a long text."""
+    text = _shorten(text, longest)
+    if not text.isprintable():
+        text = ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in text)
+    return _shorten(text, longest)
+
+
+def _shorten(text: str, longest: int) -> str:
+    tail = longest // 3  # the end of a message tells how to fix the problem
+    return text if len(text) <= longest else f'{text[: longest - tail - 3]}...{text[-tail:]}'
+
+
+class OneLineError(RuntimeError):
+    """Base of all errors whose message quotes the content of files: it prints as one line of bounded length."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+class CheckpointError(OneLineError):
+    """A checkpoint cannot be read, is refused, or does not fit; the message is one sentence for the user."""
 
 
 class DamagedFile(CheckpointError):
-    """The file itself is at fault: another copy of it may be whole."""
+    """The file is damaged or not a checkpoint; another copy of it may be intact."""
 
 
-class Refused(Exception):
-    """The file holds more than data; the message names what is not allowed."""
+class DamagedContent(ValueError):
+    """The bytes of a file are not a valid checkpoint; the message states why, without the name of the file."""
+
+
+class UnsafeCheckpoint(Exception):
+    """The file contains more than data, or exceeds a limit; the message names what is not allowed."""
 
 
 def listing(names: Iterable, most: int | None = 10) -> str:
-    """The first names, and how many more there are."""
-    names = [name if isinstance(name, str) else f'({type(name).__name__})' for name in names]
+    """The first names, shortened and escaped, and the number of the others."""
+    names = [one_line(name, LONGEST_NAME) if isinstance(name, str) else f'({type(name).__name__})' for name in names]
     more = f' and {len(names) - most} more' if most and len(names) > most else ''
     return ', '.join(names[:most]) + more

@@ -15,13 +15,10 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .errors import CheckpointError, listing
+from .errors import LONGEST_NAME, CheckpointError, listing, one_line
 from .placing import backbone_of, place
 from .prefixes import prefix_advice
-
-# The types of one kind stand in for each other.
-WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+from .values import INTEGERS, WEIGHTS, check_values
 
 
 @dataclass
@@ -96,6 +93,7 @@ def match(model: nn.Module, state_dict: dict[str, Tensor], filename: str | Path 
 
 def _match(model: nn.Module, state_dict: dict[str, Tensor]) -> Match:
     metadata = getattr(state_dict, '_metadata', {})
+    _refuse_nested(state_dict)
     backbone, prefix = backbone_of(model)
     places = place(model, state_dict)
     names = {place: name for name, place in places.items()}
@@ -115,9 +113,7 @@ def _match(model: nn.Module, state_dict: dict[str, Tensor]) -> Match:
     if backbone is not model:
         _Rehearsal(placed, metadata, backbone).run(model, found, names)
 
-    spoilt = [found.sources[name] for name, tensor in found.taken.items() if not _is_finite(tensor)]
-    if spoilt:
-        raise CheckpointError(f'there is NaN or Inf in {listing(spoilt)}: the training went wrong, use another file')
+    check_values(model, found.taken, found.sources)
     used = {*found.sources.values(), *(names.get(entry.split()[0]) for entry in found.misshapen + found.mistyped)}
     found.left = [name for name in state_dict if name not in used]
     return found
@@ -133,6 +129,7 @@ def fit(backbone: nn.Module, tensors: dict[str, Tensor]) -> Match:
     Raises:
         CheckpointError: one is missing, unknown, or of another shape or type.
     """
+    _refuse_nested(tensors)
     own, adapted = backbone.state_dict(), backbone.adapt(tensors)
     found, surplus = Match(), []
     for source, tensor in adapted.items():
@@ -167,6 +164,12 @@ def fit(backbone: nn.Module, tensors: dict[str, Tensor]) -> Match:
     if found.left:
         print_log(f'{type(backbone).__name__} leaves out of the checkpoint: {listing(found.left)}.', logger='current')
     return found
+
+
+def _refuse_nested(tensors: dict[str, Tensor]) -> None:
+    # a nested tensor has no shape to compare
+    if nested := [name for name, tensor in tensors.items() if tensor.is_nested]:
+        raise CheckpointError(f'it holds nested tensors, which are not weights: {listing(nested)}')
 
 
 def reshaped(tensor: Tensor, shape: torch.Size) -> Tensor | None:
@@ -262,12 +265,6 @@ def is_counter(name: str) -> bool:
     return name.endswith('num_batches_tracked')
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
-        return True
-    return torch.stack(tensor.aminmax()).isfinite().all().item()  # both are NaN if any number is
-
-
 def _pattern(name: str) -> str:
     """One row of a table for all blocks."""
-    return re.sub(r'((?:layers|blocks)\.)\d+', r'\1*', name)
+    return one_line(re.sub(r'((?:layers|blocks)\.)\d+', r'\1*', name), LONGEST_NAME)

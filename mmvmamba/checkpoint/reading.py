@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .archive import check_name
-from .errors import CheckpointError, DamagedFile, Refused, listing
+from .errors import CheckpointError, DamagedFile, UnsafeCheckpoint, listing, one_line
+from .file_hash import check_name
+from .formats import read_as_data
 from .locating import is_download, local_path
-from .unpickling import load_safely
 
 _trust_all: ContextVar[bool] = ContextVar('trust_checkpoints', default=False)
 
@@ -52,15 +52,15 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu', trust: bool
     path = local_path(str(filename))
     try:
         check_name(path)
-        content = load_safely(path, map_location)
-    except Refused as refused:
+        content = read_as_data(path, map_location)
+    except UnsafeCheckpoint as unsafe:
         if not (trust or _trust_all.get()):
             raise CheckpointError(
-                f'{filename} was refused and nothing in it was run: it holds {refused}, which only unpickling can '
-                'restore, and that may run any code; if you trust whoever made the file, pass --trust-checkpoint to '
-                'the tool (trust=True to read_checkpoint)'
+                f'{filename} was refused and nothing in it was run: it holds {unsafe}; only unpickling could restore '
+                'that, and unpickling can run any code: pass --trust-checkpoint to the tool (trust=True to '
+                'read_checkpoint) if you trust the author of the file'
             ) from None
-        content = torch.load(path, map_location=map_location, weights_only=False)
+        content = _unpickle(path, filename, map_location)
     except DamagedFile as error:
         if not is_download(path):
             raise
@@ -72,6 +72,16 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu', trust: bool
             f'{filename} is not a checkpoint: it holds a {type(content).__name__} instead of a dict with tensors'
         )
     return content
+
+
+def _unpickle(path: Path, filename: str | Path, map_location: Any) -> Any:
+    try:
+        return torch.load(path, map_location=map_location, weights_only=False)
+    except Exception as error:  # the file runs its own code
+        reason = one_line(f'{type(error).__name__}: {error}', 300)
+        raise CheckpointError(
+            f'{filename} cannot be unpickled ({reason}): install what it needs, or save its tensors alone'
+        ) from error
 
 
 def unwrap_state_dict(

@@ -1,8 +1,11 @@
-class LaunchError(RuntimeError):
+from ..checkpoint.errors import OneLineError
+
+
+class LaunchError(OneLineError):
     """Something that the user can put right before a run can start; the message is one sentence."""
 
 
-class TrainingError(RuntimeError):
+class TrainingError(OneLineError):
     """A training that has to end; the message is one sentence."""
 
 

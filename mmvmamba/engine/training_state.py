@@ -45,7 +45,7 @@ def check_training_state(checkpoint: dict, filename: str) -> None:
             f'the training state of {filename} is damaged ({", ".join(wrong)}): resume from another checkpoint, or '
             'start a new training from its weights with --cfg-options load_from=FILE'
         )
-    if not all(tensor.isfinite().all() for tensor in _tensors(checkpoint['optimizer']) if tensor.is_floating_point()):
+    if not all(map(_is_finite, _tensors(checkpoint['optimizer']))):
         raise CheckpointError(
             f'there is NaN or Inf in the optimizer of {filename}: the training went wrong, resume from an earlier one'
         )
@@ -71,6 +71,10 @@ def believe_only_names(checkpoint: dict, folder: Path | None) -> None:
     for key in [key for key in runtime if isinstance(key, str) and key.startswith('best_ckpt')]:
         name = Path(runtime[key]).name if isinstance(runtime[key], str) else ''
         runtime[key] = str(folder / name) if folder and re.fullmatch(r'best_.+\.pth', name) else None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or (not tensor.is_meta and bool(tensor.isfinite().all()))
 
 
 def _is_count(value: Any) -> bool:

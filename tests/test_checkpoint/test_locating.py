@@ -71,10 +71,10 @@ def test_a_whole_download_stays_where_the_machine_is_at_fault(site, monkeypatch)
             read_checkpoint(f'{address}/{name}', map_location='nowhere')
         for map_location in (None, {'cpu': 'cpu'}, lambda storage, _: storage, torch.device('cpu')):
             read_checkpoint(f'{address}/{name}', map_location)
-    monkeypatch.setattr(torch, 'load', is_full)
+    monkeypatch.setattr('mmvmamba.checkpoint.formats.read_zip', is_full)
     with pytest.raises(CheckpointError, match='cannot be read .MemoryError: no room'):
         read_checkpoint(f'{address}/best.pth')
-    monkeypatch.setattr('mmvmamba.checkpoint.unpickling.find_spec', lambda name: None)
+    monkeypatch.setattr('mmvmamba.checkpoint.formats.find_spec', lambda name: None)
     with pytest.raises(CheckpointError, match='needs safetensors'):
         read_checkpoint(f'{address}/best.safetensors')
     assert sorted(Path(torch.hub.get_dir()).rglob('best.*')) == kept

@@ -70,6 +70,60 @@ def test_every_floating_type_is_a_weight():
         assert all((tensor == 0.5).all() for tensor in model.state_dict().values())
 
 
+@pytest.mark.parametrize(
+    'value, source, target',
+    [
+        (1e300, torch.float64, torch.float32),
+        (1e5, torch.float32, torch.float16),
+        (-1e39, torch.float64, torch.bfloat16),
+    ],
+)
+def test_values_that_become_infinite_are_rejected_before_anything_is_loaded(value, source, target):
+    model = Detector().to(target)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    for name in (f'backbone.{TENSOR}', 'neck.conv.weight', 'neck.norm.running_var'):
+        tensors = {key: torch.zeros_like(tensor) for key, tensor in before.items()}
+        tensors[name] = tensors[name].to(source)
+        tensors[name].view(-1)[-1] = value
+        sentence = (
+            rf'file\.pth: there is NaN or Inf after the conversion to the type of the model in {name} \({target}\)'
+        )
+        with pytest.raises(CheckpointError, match=sentence):
+            load_checked(model, tensors, 'file.pth')
+        assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+        tensors[name] = torch.full_like(tensors[name], 1e4 if target is torch.float16 else 1e38)
+        load_checked(model, tensors, 'file.pth')
+        model.load_state_dict(before)
+
+
+def test_integers_beyond_the_type_of_the_model_are_rejected():
+    model = nn.Module()
+    model.register_buffer('index', torch.zeros(3, dtype=torch.uint8))
+    with pytest.raises(CheckpointError, match=r'integers beyond the type of the model in index \(torch.uint8\)'):
+        load_checked(model, {'index': torch.tensor([0, 1, 256])}, 'file.pth')
+    assert model.index.tolist() == [0, 0, 0]
+    load_checked(model, {'index': torch.tensor([0, 1, 255])}, 'file.pth')
+    assert model.index.tolist() == [0, 1, 255]
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_nested_tensors_are_named():
+    nested = torch.nested.nested_tensor([torch.zeros(3), torch.zeros(2)])
+    for name in (f'backbone.{TENSOR}', 'neck.conv.weight', 'other'):
+        tensors = Detector().state_dict() | {name: nested}
+        with pytest.raises(CheckpointError, match=f'nested tensors, which are not weights: {name}'):
+            load_checked(Detector(), tensors, 'file.pth')
+    with pytest.raises(CheckpointError, match=f'nested tensors, which are not weights: {TENSOR}'):
+        VMamba(ARCH).load_state_dict(VMamba(ARCH).state_dict() | {TENSOR: nested})
+
+
+def test_names_in_a_report_are_printable(capsys):
+    model = nn.Linear(1, 1)
+    found = match(model, model.state_dict() | {'a\n\x1b[31mb': torch.ones(1)})
+    assert found.report().count('\n') == 2
+    assert r'a\n\x1b[31mb' in found.report() and r'a\n\x1b[31mb' in found.differences()
+
+
 def test_hooks_of_other_modules_rename_and_reshape():
     model = Detector()
     tensors = {key: torch.zeros_like(tensor) for key, tensor in model.state_dict().items()}

@@ -2,6 +2,7 @@
 
 import argparse
 import threading
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mmvmamba.checkpoint import CheckpointError, read_checkpoint, trust_checkpoints, unwrap_state_dict
+from mmvmamba.checkpoint.structure import DEEPEST
 
 from .attacks import CODE, MEMORY, Calls, write
+from .many_threads import race
 
 WEIGHTS = {'weight': torch.ones(2)}
 
@@ -52,6 +55,8 @@ def test_arrays_and_scalars_as_released_files_hold_them(tmp_path):
         np.array([b'a', b'bc']),
         np.empty((0, 3)),
         np.array(3.5),
+        np.array([], dtype='U'),
+        *(np.str_(''), np.bytes_(b'')),
         *(np.float64(0.5), np.int64(3), np.bool_(True), np.str_('word'), np.float32(1)),
     ]
     for value, read in zip(values, read_checkpoint(write(tmp_path / 'file.pth', WEIGHTS, values=values))['values']):
@@ -62,12 +67,55 @@ def test_arrays_and_scalars_as_released_files_hold_them(tmp_path):
 
 def test_structures_keep_their_form(tmp_path):
     shared = [1, (2, {'three'})]
-    shared.append(shared)
     namespace = argparse.Namespace(lr=1.0, sizes=(1, 2), inner=argparse.Namespace(a=shared))
     content = read_checkpoint(write(tmp_path / 'file.pth', WEIGHTS, first=shared, second=shared, args=namespace))
-    assert content['first'] is content['second'] is content['first'][2] is content['args'].inner.a
-    assert content['first'][:2] == [1, (2, {'three'})]
+    assert content['first'] is content['second'] is content['args'].inner.a
+    assert content['first'] == [1, (2, {'three'})]
     assert content['args'].sizes == (1, 2)
+
+
+def test_structure_that_contains_itself_is_refused(tmp_path):
+    """Optimizers and hooks would walk through it without end."""
+    shared = [1]
+    shared.append({'again': shared})
+    with pytest.raises(CheckpointError, match='a structure that contains itself'):
+        read_checkpoint(write(tmp_path / 'file.pth', WEIGHTS, shared=shared))
+
+
+def test_nesting_is_limited(tmp_path):
+    def nest(levels):
+        return [nest(levels - 1)] if levels else 0
+
+    assert read_checkpoint(write(tmp_path / 'file.pth', WEIGHTS, x=nest(DEEPEST - 1)))['x'] == nest(DEEPEST - 1)
+    with pytest.raises(CheckpointError, match='more than 100 nested containers'):
+        read_checkpoint(write(tmp_path / 'file.pth', WEIGHTS, x=nest(DEEPEST)))
+
+
+def test_number_of_objects_is_limited_in_proportion_to_the_file(tmp_path):
+    """A history of 400,000 numbers is fine, and more beside the tensors of a larger file."""
+    history = [float(number) for number in range(400_000)]
+    read = read_checkpoint(write(tmp_path / 'file.pth', WEIGHTS, history=history))['history']
+    assert read == history
+    with pytest.raises(CheckpointError, match='far more objects than a file of its size needs'):
+        read_checkpoint(write(tmp_path / 'file.pth', WEIGHTS, history=history * 3))
+    large = torch.zeros(2**24)
+    assert read_checkpoint(write(tmp_path / 'file.pth', {'w': large}, history=history * 3))['history'] == history * 3
+
+
+def test_values_of_every_kind(tmp_path):
+    values = [
+        *(None, True, False, 0, -1, 255, 65535, -(2**31), 2**40, -(2**100), 0.5, float('inf'), 1j),
+        *('', 'wört\n', '\ud800', b'', b'a\xff', bytearray(), bytearray(b'a\xff')),
+        *((), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [], [1], [1, 2], {}, {'a': 1}, {1: 2, 0.5: 3, None: 4, b'x': 5}),
+        *(set(), {1, 'a'}, OrderedDict(a=1), Counter([1, 1, 2]), OrderedDict()),
+        *(torch.Size([2, 3]), torch.device('cpu'), torch.device('cuda', 1), torch.float16, torch.float8_e5m2),
+    ]
+    for zipped in (True, False):
+        path = tmp_path / 'file.pth'
+        torch.save({'values': values}, path, _use_new_zipfile_serialization=zipped)
+        read = read_checkpoint(path)['values']
+        assert read == values
+        assert list(map(type, read)) == list(map(type, values))
 
 
 def test_tensors_with_attributes_and_odd_versions(tmp_path):
@@ -90,16 +138,31 @@ def test_tensors_with_attributes_and_odd_versions(tmp_path):
             unwrap_state_dict({'state_dict': keys})
 
 
-def test_expanded_tensor_stays_small(tmp_path):
-    """64 GiB in a file of 4 bytes: judged by its shape, never written out."""
+def test_expanded_tensor_is_measured_by_its_shape(tmp_path):
+    """One value that stands for a model of 1 GiB is read as it was saved; one for 64 GiB is refused."""
+    torch.save({'weight': torch.ones(1).expand(2**28)}, tmp_path / 'file.pth')
+    read = unwrap_state_dict(read_checkpoint(tmp_path / 'file.pth'))['weight']
+    assert read.shape == (2**28,) and read.stride() == (0,)
     torch.save({'weight': torch.ones(1).expand(2**34)}, tmp_path / 'file.pth')
-    assert unwrap_state_dict(read_checkpoint(tmp_path / 'file.pth'))['weight'].shape == (2**34,)
+    with pytest.raises(CheckpointError, match='tensors that are far larger than the file when they are written out'):
+        read_checkpoint(tmp_path / 'file.pth')
 
 
-def test_threads(tmp_path, unchanged):
-    """Trust is of the thread that said so, and many readers leave torch's list as it was."""
+def test_list_of_safe_globals_is_neither_used_nor_changed(tmp_path):
+    path = write(tmp_path / 'file.pth', WEIGHTS, more=Calls(str, 7), array=np.arange(3))
+    with torch.serialization.safe_globals([str]):
+        before = torch.serialization.get_safe_globals()
+        with pytest.raises(CheckpointError, match='was refused'):
+            read_checkpoint(path)
+        assert torch.serialization.get_safe_globals() == before
+
+
+def test_many_threads_read_what_was_saved_beside_torch():
+    assert set(race(loads=200, threads=4)) == {'right', 'torch.load: right'}
+
+
+def test_trust_holds_in_its_own_thread(tmp_path):
     bad = write(tmp_path / 'bad.pth', WEIGHTS, more=Calls(str, 7))
-    good = write(tmp_path / 'good.pth', WEIGHTS, more=np.arange(3), args=argparse.Namespace(a=1))
     trusted, read, results = threading.Event(), threading.Event(), []
 
     def distrust():
@@ -118,12 +181,3 @@ def test_threads(tmp_path, unchanged):
         assert read_checkpoint(bad)['more'] == '7'
     other.join()
     assert results == ['refused']
-
-    readers = [
-        threading.Thread(target=lambda: results.extend(len(read_checkpoint(good)) for _ in range(20))) for _ in range(4)
-    ]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join()
-    assert results[1:] == [3] * 80

@@ -1,0 +1,37 @@
+"""The hash in the name of a file, as in the model zoos: NAME-1a2b3c4d.pth."""
+
+import hashlib
+import re
+from datetime import datetime
+from pathlib import Path
+
+from .errors import DamagedFile
+
+PIECE = 2**20
+
+
+def check_name(path: Path) -> None:
+    """Compares the SHA-256 of a file with the beginning of a hash at the end of its name, if there is one.
+
+    Raises:
+        DamagedFile: they differ.
+    """
+    promised = re.search(r'-([0-9a-f]{8,64})\.[a-z]+$', path.name)
+    if promised is None or _is_date(promised[1]):
+        return
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    if not digest.hexdigest().startswith(promised[1]):
+        raise DamagedFile(
+            f'{path} is damaged or was changed: the end of its name is the beginning of a SHA-256, and its own begins '
+            f'with {digest.hexdigest()[:8]}: copy or download it again, or rename it if the name means something else'
+        )
+
+
+def _is_date(digits: str) -> bool:
+    try:
+        return len(digits) == 8 and 1990 <= datetime.strptime(digits, '%Y%m%d').year < 2100
+    except ValueError:
+        return False
