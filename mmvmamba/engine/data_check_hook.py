@@ -1,7 +1,9 @@
 """The checks of a run that need its model, data sets and metrics together."""
 
+from collections.abc import Mapping
+
 from mmengine.dataset import BaseDataset
-from mmengine.evaluator import Evaluator
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -35,11 +37,20 @@ def _check(runner: Runner, dataset: BaseDataset, name: str, evaluator: Evaluator
     metainfo = getattr(dataset, 'metainfo', {})
     check_class_counts(runner.model, metainfo, name)
     for metric in getattr(evaluator, 'metrics', ()):
-        annotations = getattr(metric, '_coco_api', None)  # of mmdet's metrics with an ann_file
-        if annotations is None:
-            continue
-        if metainfo.get('classes'):
-            annotations.get_cat_ids(cat_names=metainfo['classes'])  # which checks them
-        fault = missing_mask(annotations.dataset) if 'segm' in getattr(metric, 'metrics', ()) else None
-        if fault:
-            raise DataError(f'{annotations.annotation_file}: {fault}')
+        check_metric(metric, metainfo)
+
+
+def check_metric(metric: BaseMetric, metainfo: Mapping) -> None:
+    """Checks the annotation file of a COCO metric of mmdet against the classes of the data set and for masks.
+
+    Raises:
+        DataError: names the file and what is missing.
+    """
+    annotations = getattr(metric, '_coco_api', None)
+    if annotations is None:  # no ann_file, or another metric
+        return
+    if metainfo.get('classes'):
+        annotations.get_cat_ids(cat_names=metainfo['classes'])  # which checks them
+    fault = missing_mask(annotations.dataset) if 'segm' in getattr(metric, 'metrics', ()) else None
+    if fault:
+        raise DataError(f'{annotations.annotation_file}: {fault}')

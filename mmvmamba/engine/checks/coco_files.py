@@ -1,4 +1,4 @@
-"""Annotation files of COCO's format: whether their structure is what mmdet, mmseg, mmpretrain and pycocotools expect."""
+"""Annotation files of COCO's format: whether their structure is what pycocotools and the three libraries expect."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .images import check_regular_file, pixel_limit
-from .masks import FARTHEST, far_number, is_integer, is_number, mask_fault
+from .masks import FARTHEST, far_numbers, is_integer, is_number, mask_fault
 from .quoting import listed, quoted
 
 ENTRIES = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
@@ -159,7 +159,7 @@ def _object_faults(entry: dict, name: str, categories: set) -> Iterator[str]:
     category, box, area = entry.get('category_id'), entry.get('bbox'), entry.get('area')
     if not _is_id(category) or category not in categories:
         yield _without(entry, 'category_id', name, f'the id of a category ({listed(sorted(categories, key=str))})')
-    if not isinstance(box, list) or len(box) != 4 or far_number(box) is not None:
+    if not isinstance(box, list) or len(box) != 4 or far_numbers(box):
         yield _without(entry, 'bbox', name, f'x, y, width and height as finite numbers of at most {FARTHEST}')
     if not is_number(area):
         yield _without(entry, 'area', name, 'a finite number')

@@ -46,9 +46,9 @@ def _polygon_fault(polygon: object) -> str | None:
         return f'has a polygon of {len(polygon)} numbers, but x and y must come in pairs'
     if not len(polygon):
         return None
-    wrong = far_number(polygon)
-    if wrong is not None:
-        return f'has the coordinate {quoted(wrong)}, but coordinates must be numbers from {-FARTHEST} to {FARTHEST}'
+    wrong = far_numbers(polygon)
+    if wrong:
+        return f'has the coordinate {quoted(wrong[0])}, but coordinates must be numbers from {-FARTHEST} to {FARTHEST}'
     if len(polygon) * FARTHEST < LONGEST_OUTLINE or len(polygon) * _extent(polygon) < LONGEST_OUTLINE:
         return None
     points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
@@ -58,15 +58,15 @@ def _polygon_fault(polygon: object) -> str | None:
     return None
 
 
-def far_number(values: Sequence[object]) -> object | None:
-    """The first of the values that is not a finite number of at most `FARTHEST`; None if all are."""
+def far_numbers(values: Sequence[object]) -> list[object]:
+    """Those of the values that are not finite numbers of at most `FARTHEST`."""
     try:  # in C, as there may be millions
         total = sum(values)
         if total == total and -FARTHEST <= min(values) and max(values) <= FARTHEST:
-            return None
+            return []
     except (TypeError, ValueError, OverflowError):
         pass
-    return next((value for value in values if not is_number(value) or not -FARTHEST <= value <= FARTHEST), None)
+    return [value for value in values if not is_number(value) or not -FARTHEST <= value <= FARTHEST]
 
 
 def is_number(value: object) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ..errors import DataError
-from .masks import FARTHEST, far_number, is_integer, mask_fault
+from .masks import FARTHEST, far_numbers, is_integer, mask_fault
 from .quoting import listed, quoted
 
 
@@ -30,7 +30,7 @@ def check_samples(samples: list, file: str, metainfo: Mapping, needs_masks: bool
         for number, instance in enumerate(_objects(sample, file)):
             where = f'{file}: object {number} of {quoted(sample.get("img_path"))}'
             box = instance.get('bbox')
-            if box is not None and (not hasattr(box, '__len__') or len(box) != 4 or far_number(box) is not None):
+            if box is not None and (not hasattr(box, '__len__') or len(box) != 4 or far_numbers(box)):
                 raise DataError(
                     f'{where} has the box {quoted(box)}, but a box must be 4 finite numbers of at most {FARTHEST}'
                 )
