@@ -35,16 +35,16 @@ def test_training_checks_both_data_sets():
     hook = DataCheckHook()
     hook.before_train(runner(2, train_loop=loop('a', 'b'), val_loop=loop('a', 'b')))
     hook.before_train(runner(2, train_loop=loop('a', 'b'), val_loop=None))
-    with pytest.raises(DataError, match='num_classes=200, but the training data names 2 classes'):
+    with pytest.raises(DataError, match='num_classes=200, but the number of classes of the training data is 2'):
         hook.before_train(runner(200, train_loop=loop('a', 'b'), val_loop=None))
-    with pytest.raises(DataError, match='num_classes=2, but the validation data names 3 classes'):
+    with pytest.raises(DataError, match='num_classes=2, but the number of classes of the validation data is 3'):
         hook.before_train(runner(2, train_loop=loop('a', 'b'), val_loop=loop('a', 'b', 'c')))
 
 
 def test_testing_and_validation_check_theirs():
-    with pytest.raises(DataError, match='num_classes=2, but the test data names 3 classes'):
+    with pytest.raises(DataError, match='num_classes=2, but the number of classes of the test data is 3'):
         DataCheckHook().before_test(runner(2, test_loop=loop('a', 'b', 'c')))
-    with pytest.raises(DataError, match='num_classes=2, but the validation data names 3 classes'):
+    with pytest.raises(DataError, match='num_classes=2, but the number of classes of the validation data is 3'):
         DataCheckHook().before_val(runner(2, val_loop=loop('a', 'b', 'c')))
 
 
@@ -109,5 +109,5 @@ def test_training_ends_before_its_first_iteration(tmp_path):
     ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
-    sentence = 'train.py: roi_head.bbox_head of the model has num_classes=200, but the training data names 1 classes'
+    sentence = 'train.py: roi_head.bbox_head of the model has num_classes=200, but the number of classes of the training data is 1'
     assert sentence in done.stderr and 'Iter(train)' not in done.stdout

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from ..errors import DataError
-from .quoting import quoted
+from .quoting import listed, quoted
 
 # The attributes by which mmdet, mmseg and mmpretrain call the heads that tell the classes of a data set apart.
 HEADS = ('bbox_head', 'mask_head', 'point_head', 'decode_head', 'auxiliary_head', 'head')
@@ -37,8 +37,8 @@ def check_class_counts(model: nn.Module, metainfo: Mapping, dataset: str) -> Non
         binary = getattr(head, 'out_channels', None) == 1 and len(classes) == 2  # mmseg: one map for two classes
         if head.num_classes not in counts and not binary:
             raise DataError(
-                f'{name} of the model has num_classes={head.num_classes}, but {dataset} names {len(classes)} classes '
-                f'({quoted(list(classes))}): change num_classes, or metainfo.classes of the data set'
+                f'{name} of the model has num_classes={head.num_classes}, but the number of classes of {dataset} is '
+                f'{len(classes)} ({listed(classes)}): change num_classes, or metainfo.classes of the data set'
             )
 
 

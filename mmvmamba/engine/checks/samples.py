@@ -36,7 +36,8 @@ def check_samples(samples: list, file: str, metainfo: Mapping, needs_masks: bool
                 )
             if 'bbox_label' in instance:
                 _check_labels([instance['bbox_label']], classes, file, sample)
-            if needs_masks and not instance.get('mask'):
+            mask = instance.get('mask')
+            if needs_masks and (mask is None or isinstance(mask, (list, dict)) and not mask):
                 raise DataError(
                     f'{where} (box {quoted(box)}) has no segmentation in the annotation file, but '
                     f'LoadAnnotations(with_mask=True) of the pipeline reads one for each object'

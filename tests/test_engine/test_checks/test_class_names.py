@@ -73,7 +73,10 @@ def test_what_the_libraries_allow_passes(parts):
     ],
 )
 def test_each_head_with_another_number_is_named(parts, name):
-    with pytest.raises(DataError, match=rf'^{name} of the model has num_classes=\d+, but the training data names 5'):
+    with pytest.raises(
+        DataError,
+        match=rf'^{name} of the model has num_classes=\d+, but the number of classes of the training data is 5 \(a, b',
+    ):
         check_class_counts(model(**parts), NAMES, 'the training data')
 
 
