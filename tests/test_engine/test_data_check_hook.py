@@ -109,7 +109,5 @@ def test_training_ends_before_its_first_iteration(tmp_path):
     ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
-    sentence = (
-        'train.py: roi_head.bbox_head of the model has num_classes=200, but the number of classes of the '
-    )
+    sentence = 'train.py: roi_head.bbox_head of the model has num_classes=200, but the number of classes of the '
     assert sentence in done.stderr and 'Iter(train)' not in done.stdout

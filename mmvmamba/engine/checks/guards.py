@@ -7,6 +7,7 @@ the libraries read through them.
 import functools
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import PIL.Image
@@ -23,7 +24,7 @@ from .masks import mask_fault
 def guard_files() -> None:
     if hasattr(LocalBackend.get, '__wrapped__'):
         return
-    LocalBackend.get = _checking(LocalBackend.get, check_image)
+    LocalBackend.get = _checking(LocalBackend.get, _check_bytes)
     LocalBackend.get_text = _checking(LocalBackend.get_text, check_regular_file)
     LocalBackend.get_local_path = _checking(LocalBackend.get_local_path, check_regular_file)
     PIL.Image.MAX_IMAGE_PIXELS = pixel_limit() // 2  # Pillow warns beyond it, and refuses beyond twice as many
@@ -31,6 +32,12 @@ def guard_files() -> None:
     register_handler(['yml', 'yaml'])(SafeYaml)
     if find_spec('pycocotools') is not None:
         _guard_pycocotools()
+
+
+def _check_bytes(path: str | Path) -> None:
+    """What mmengine reads as bytes is a pickle, which may be larger than any image, or an image."""
+    is_pickle = str(path).endswith(('.pkl', '.pickle'))
+    check_regular_file(path) if is_pickle else check_image(path)
 
 
 def _checking(read: Callable, check: Callable) -> Callable:

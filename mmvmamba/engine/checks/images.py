@@ -80,6 +80,9 @@ def image_size(path: str | Path) -> tuple[int, int] | None:
     """Width and height of an image as its header has them, None if none is found.
 
     PNG, TIFF and JPEG are read here, since Pillow rejects some files that OpenCV decodes; the others by Pillow.
+
+    Raises:
+        DataError: the file is a PostScript program.
     """
     with open(path, 'rb') as file:
         head = file.read(24)
@@ -97,6 +100,8 @@ def image_size(path: str | Path) -> tuple[int, int] | None:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 with Image.open(file) as image:
+                    if image.format == 'EPS':  # Pillow would run it in Ghostscript
+                        raise DataError(f'{path} is a PostScript program, not an image: convert it to PNG')
                     return image.size
         except Image.DecompressionBombError:
             raise

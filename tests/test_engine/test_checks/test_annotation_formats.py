@@ -52,6 +52,13 @@ def test_yaml_is_read_as_data(suffix, tmp_path):
     assert marker.exists()
 
 
+def test_a_trusted_pickle_may_be_larger_than_any_image(tmp_path, monkeypatch):
+    monkeypatch.setenv('MMVMAMBA_MAX_IMAGE_PIXELS', '1')
+    (tmp_path / 'a.pkl').write_bytes(pickle.dumps(list(range(1000))))
+    with trust_annotations(True):
+        assert load(str(tmp_path / 'a.pkl')) == list(range(1000))
+
+
 def test_results_are_still_written_as_pickles(tmp_path):
     dump([1, 2], str(tmp_path / 'results.pkl'))
     assert pickle.loads((tmp_path / 'results.pkl').read_bytes()) == [1, 2]

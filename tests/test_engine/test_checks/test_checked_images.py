@@ -111,6 +111,12 @@ def test_a_file_larger_than_any_image_is_rejected(tmp_path):
         check_image(tmp_path / 'a.png')
 
 
+def test_a_postscript_program_is_no_image(tmp_path):
+    (tmp_path / 'a.png').write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n')
+    with pytest.raises(DataError, match='a.png is a PostScript program'):
+        check_image(tmp_path / 'a.png')
+
+
 def test_what_is_no_image_is_left_to_the_decoder(tmp_path):
     (tmp_path / 'a.png').write_bytes(b'no image')
     check_image(tmp_path / 'a.png')

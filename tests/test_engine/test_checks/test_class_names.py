@@ -50,6 +50,7 @@ NAMES = dict(classes=('a', 'b', 'c', 'd', 'e'))
         dict(rpn_head=Head(1), roi_head__bbox_head=[Head(5)] * 3, roi_head__mask_head=Head(5)),
         dict(roi_head__bbox_head=Head(5), roi_head__mask_head=Head(80, class_agnostic=True)),
         dict(bbox_head=Head(256), language_model=nn.Identity()),
+        dict(module__bbox_head=Head(256), module__language_model=nn.Identity()),
         dict(student__bbox_head=Head(5)),
         dict(backbone__loss=Head(1000)),
     ],
