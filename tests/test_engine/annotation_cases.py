@@ -57,16 +57,20 @@ class Case:
 
 def make_case(folder: Path, seed: int, number: int) -> Case:
     chance = random.Random(f'{seed} {number}')
+    make_images(folder)
+    return chance.choice(GENERATORS)(folder, chance)
+
+
+def make_images(folder: Path) -> None:
     (folder / 'images').mkdir(parents=True)
     for name in ('0.png', '1.png'):
         cv2.imwrite(str(folder / 'images' / name), np.full((HEIGHT, WIDTH, 3), 127, np.uint8))
-    return chance.choice(GENERATORS)(folder, chance)
 
 
 # COCO
 
 
-def coco(chance: random.Random) -> dict:
+def coco() -> dict:
     annotations = [
         dict(id=n, image_id=n % 2, category_id=1 + n % 2, bbox=[2, 3, 10, 8], area=80, iscrowd=0, segmentation=mask)
         for n, mask in enumerate([polygon(), runs(), compressed(), polygon()])
@@ -103,7 +107,7 @@ def a_coco_reader(chance: random.Random) -> str:
 
 def coco_values(folder: Path, chance: random.Random) -> Case:
     """One to three values replaced, anywhere."""
-    content = coco(chance)
+    content = coco()
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         replace(content, chance)
     return Case('COCO: values', a_coco_reader(chance), write_json(folder, content))
@@ -133,7 +137,7 @@ def places(node: object):
 
 def coco_structure(folder: Path, chance: random.Random) -> Case:
     """Another type of a part, or of the whole."""
-    content = coco(chance)
+    content = coco()
     content = chance.choice(
         [
             chance.choice(VALUES),
@@ -156,7 +160,7 @@ def coco_structure(folder: Path, chance: random.Random) -> Case:
 
 def coco_masks(folder: Path, chance: random.Random) -> Case:
     """A mask that pycocotools would read outside of its buffers, or leave uninitialised."""
-    content = coco(chance)
+    content = coco()
     chance.choice(content['annotations'])['segmentation'] = chance.choice((bad_polygons, bad_runs, bad_string))(chance)
     return Case('COCO: masks', a_coco_reader(chance), write_json(folder, content))
 
@@ -215,7 +219,7 @@ def bad_string(chance: random.Random) -> dict:
 
 def json_bytes(folder: Path, chance: random.Random) -> Case:
     """Damaged text: bits, cuts, encodings, nesting."""
-    file = write_json(folder, coco(chance))
+    file = write_json(folder, coco())
     content = bytearray(file.read_bytes())
     way = chance.randrange(6)
     if way == 0:
@@ -344,7 +348,7 @@ def open_socket(file: Path) -> None:
 
 def images(folder: Path, chance: random.Random) -> Case:
     bad_image(folder / 'images' / '0.png', chance)
-    return Case('images', 'coco', write_json(folder, coco(chance)))
+    return Case('images', 'coco', write_json(folder, coco()))
 
 
 def maps(folder: Path, chance: random.Random) -> Case:

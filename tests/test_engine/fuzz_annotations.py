@@ -22,16 +22,21 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
+import torch
+from mmengine.registry import DATASETS, METRICS, DefaultScope
 
+from mmvmamba.engine.data_check_hook import check_metric
 from mmvmamba.engine.errors import DataError
 from mmvmamba.engine.libraries import register_modules
 from mmvmamba.engine.named_files import name_files
 
-from .annotation_cases import CLASSES, HEIGHT, WIDTH, Case, make_case
+from .annotation_cases import CLASSES, HEIGHT, WIDTH, Case, coco, make_case, make_images, mmengine_content, write_json
 
 BATCH = 50
 SECONDS = 20  # of processor time, for one case
 GROWTH = 1 << 30  # bytes that one batch may add
+MEMORY = 3 << 30  # bytes of address space that one batch gets, so that a fault leaves the machine alone
 LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
@@ -42,8 +47,6 @@ def load(case: Case) -> None:
         DataError: the case is rejected.
         AssertionError: it is accepted, and the result is wrong.
     """
-    from mmengine.registry import DATASETS, METRICS, DefaultScope
-
     images = str(case.ann_file.parent / 'images')
     read = dict(type='LoadImageFromFile')
     masks = [read, dict(type='LoadAnnotations', with_bbox=True, with_mask=True), dict(type='PackDetInputs')]
@@ -88,10 +91,6 @@ def load(case: Case) -> None:
 
 def evaluate(metric) -> None:
     """As a validation: the classes are checked before, and one prediction is compared with the ground truth."""
-    import torch
-
-    from mmvmamba.engine.data_check_hook import check_metric
-
     metric.dataset_meta = dict(classes=CLASSES)
     check_metric(metric, metric.dataset_meta)
     square = np.zeros((HEIGHT, WIDTH), bool)
@@ -180,6 +179,8 @@ def run_in_child(first: int, end: int, seed: int, root: Path, pipe: int) -> None
     try:
         with open(os.devnull, 'w') as silent:
             os.dup2(silent.fileno(), 2)  # decoders print there
+        pages = int(Path('/proc/self/statm').read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
         for number in range(first, end):
             used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
             resource.setrlimit(resource.RLIMIT_CPU, (int(used) + SECONDS + 1, resource.RLIM_INFINITY))
@@ -192,6 +193,17 @@ def run_in_child(first: int, end: int, seed: int, root: Path, pipe: int) -> None
         os._exit(0)
     except BaseException:
         os._exit(1)
+
+
+def warm_up(root: Path) -> None:
+    """Loads whole data sets, so that the processes of the batches share what the first use imports."""
+    PIL.Image.init()
+    torch.set_num_threads(1)  # a process with threads may not fork
+    folder = root / 'whole'
+    make_images(folder)
+    with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere):
+        for dataset, content in [('coco', coco()), ('metric', coco()), ('mmengine', mmengine_content())]:
+            load(Case('whole', dataset, write_json(folder, content)))
 
 
 def main() -> None:
@@ -207,6 +219,7 @@ def main() -> None:
     name_files()
     started, table, faults, largest, tried = time.monotonic(), Counter(), [], 0, 0
     with tempfile.TemporaryDirectory(prefix='fuzz_annotations') as root:
+        warm_up(Path(root))
         while tried < args.cases and not (args.minutes and time.monotonic() - started > 60 * args.minutes):
             reports, growth = run_batch(tried, min(BATCH, args.cases - tried), args.seed, Path(root))
             tried, largest = tried + len(reports), max(largest, growth)
