@@ -19,7 +19,7 @@ from mmengine.device import get_device
 from mmvmamba.analysis.scans import Layout, reading, record_scans
 from mmvmamba.analysis.subjects import to_input
 from mmvmamba.checkpoint import CheckpointError
-from mmvmamba.engine.errors import LaunchError
+from mmvmamba.engine.errors import DataError, LaunchError
 from mmvmamba.engine.inference import class_map, classification, draw, load_inferencer, predict
 from mmvmamba.engine.launch import launching, load_config
 
@@ -88,7 +88,7 @@ def said(function, *arguments):
     """The result of a function, or its one sentence on the page."""
     try:
         return function(*arguments)
-    except (LaunchError, CheckpointError) as error:
+    except (LaunchError, CheckpointError, DataError) as error:
         raise gr.Error(str(error)) from error
 
 

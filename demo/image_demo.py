@@ -21,6 +21,7 @@ from mmengine.config import DictAction
 from mmengine.device import get_device
 from rich.progress import Progress
 
+from mmvmamba.engine.checks.images import check_regular_file
 from mmvmamba.engine.coco_result import CocoResult
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.inference import class_map, classification, draw, load_inferencer, predict
@@ -112,6 +113,7 @@ def read_frames(file: Path, name: Path) -> Iterator[Frame]:
 
 
 def open_video(file: Path) -> mmcv.VideoReader:
+    check_regular_file(file)
     video = mmcv.VideoReader(str(file))
     if not video.opened or len(video) < 1:
         raise LaunchError(f'{file} cannot be read as a video: it is damaged, or of a format that OpenCV lacks')

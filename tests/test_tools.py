@@ -330,7 +330,8 @@ def test_weights_that_do_not_fit(trained, detection, tmp_path):
         run(test, checkpoint, 'model.backbone.arch.depths=(1,1,2,1)')
 
     # fine-tuning with other classes is what load_from is for
-    settings = ('model.bbox_head.num_classes=3', 'train_cfg.max_iters=1', f'load_from={checkpoint}')
+    other = 'train_dataloader.dataset.dataset.metainfo.classes=[a]'
+    settings = ('model.bbox_head.num_classes=1', other, 'train_cfg.max_iters=1', f'load_from={checkpoint}')
     train(detection, '--work-dir', tmp_path, '--cfg-options', *settings)
 
     resnet = MODELS.build(dict(type='mmdet.ResNet', depth=18))

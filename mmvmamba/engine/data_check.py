@@ -10,6 +10,7 @@ from mmengine.fileio import join_path
 from mmengine.registry import DATASETS
 from mmengine.utils import is_abs
 
+from .checks.annotation_formats import check_trusted
 from .errors import LaunchError
 
 
@@ -22,6 +23,7 @@ def check_data(cfg: Config, *stages: str) -> None:
 
     Raises:
         LaunchError: names the first path that does not exist, and the option that wants it.
+        DataError: a data set of DSDL is not trusted.
     """
     scope = cfg.get('default_scope') or 'mmengine'
     for stage in stages:
@@ -52,6 +54,8 @@ def _dataset_paths(dataset: dict, option: str, scope: str) -> Iterator[tuple[str
             yield from _dataset_paths(inner, inner_option, scope)
     if _downloads(dataset, scope):
         return
+    if str(dataset.get('type')).startswith('DSDL'):  # dsdl writes a program from the file and imports it
+        check_trusted(str(dataset.get('ann_file')), 'a description in DSDL')
     root = dataset.get('data_root') or ''
     prefix = dataset.get('data_prefix') or {}
     prefixes = prefix if isinstance(prefix, dict) else {'': prefix}

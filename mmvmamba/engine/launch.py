@@ -18,6 +18,9 @@ from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
 from ..checkpoint import CheckpointError, match_checked, read_checkpoint, trust_checkpoints, unwrap_state_dict
+from .checks.annotation_formats import OPTION, trust_annotations
+from .checks.guards import guard_files
+from .data_check_hook import DataCheckHook
 from .errors import DataError, LaunchError, TrainingError
 from .libraries import cannot_import, import_libraries
 from .named_files import name_files
@@ -44,6 +47,11 @@ def argument_parser(description: str) -> ArgumentParser:
         action='store_true',
         help='also read checkpoints that hold more than data; this runs the code that they name',
     )
+    parser.add_argument(
+        OPTION,
+        action='store_true',
+        help='also read annotation files that are pickles or YAML of more than data; this runs the code that they name',
+    )
     return parser
 
 
@@ -51,7 +59,9 @@ def argument_parser(description: str) -> ArgumentParser:
 def launching(args: Namespace) -> Iterator[None]:
     """Runs a tool: known errors end it with one line and exit status 1, and checkpoints are read by us throughout."""
     try:
-        with trust_checkpoints(args.trust_checkpoint):
+        trusts_annotations = getattr(args, 'trust_annotations', False)  # the demos build no data sets
+        with trust_checkpoints(args.trust_checkpoint), trust_annotations(trusts_annotations):
+            guard_files()
             _hand_over('')
             write_whole_files()
             yield
@@ -92,7 +102,7 @@ def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = F
         CheckpointError: the checkpoint is refused, unreadable, or does not fit.
     """
     if not cfg.get('load_from'):
-        return RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)
+        return _new_runner(cfg)
     checkpoint = read_checkpoint(cfg.load_from)
     state_dict = unwrap_state_dict(checkpoint, cfg.load_from)
     if needs_training_state:
@@ -102,10 +112,16 @@ def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = F
             cfg.randomness = {**randomness, 'seed': checkpoint['meta'].get('seed')}
     believe_only_names(checkpoint, checkpoint_folder(cfg))
     _hand_over(cfg.load_from, checkpoint)
-    runner = RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)
+    runner = _new_runner(cfg)
     # FlexibleRunner builds its model only when it starts
     model = runner.model if isinstance(runner.model, torch.nn.Module) else MODELS.build(cfg.model)
     runner.register_hook(PlaceOfficialNamesHook(match_checked(model, state_dict, cfg.load_from, least)))
+    return runner
+
+
+def _new_runner(cfg: Config) -> Runner:
+    runner = RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)
+    runner.register_hook(DataCheckHook())
     return runner
 
 

@@ -1,10 +1,13 @@
 """Damaged data: training says which file it cannot use, in one sentence."""
 
 import json
+import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
+from torch.utils.data import DataLoader
 
 from mmvmamba.engine.errors import DataError
 from mmvmamba.engine.libraries import import_libraries
@@ -114,19 +118,25 @@ def without(key, part='annotations'):
         (lambda data: (data / IMAGE).unlink(), f'{TILE}.png cannot be read as an image: No such file'),
         (
             lambda data: cut(data / COCO),
-            'training.json cannot be read as annotations of a CocoDataset: .*JSONDecodeError',
+            'training.json cannot be read as JSON: .*JSONDecodeError',
         ),
-        (lambda data: (data / COCO).write_text(''), 'training.json cannot be read as annotations'),
-        (lambda data: (data / COCO).write_text('[]'), 'training.json cannot be read as annotations'),
-        (lambda data: change(data, dict.clear), 'training.json '),
+        (lambda data: (data / COCO).write_text(''), 'training.json cannot be read as JSON: .*JSONDecodeError'),
+        (
+            lambda data: (data / COCO).write_text('[]'),
+            'training.json: it holds a list, but COCO annotations are an object',
+        ),
+        (lambda data: change(data, dict.clear), 'training.json: it has no category for the classes coin'),
         (lambda data: change(data, lambda coco: coco.pop('images')), 'training.json names no image'),
         (lambda data: change(data, lambda coco: coco.pop('annotations')), 'training.json annotates no object of'),
-        (lambda data: change(data, lambda coco: coco.pop('categories')), 'training.json '),
-        (lambda data: change(data, without('bbox')), "training.json .* there is no 'bbox'"),
-        (lambda data: change(data, without('image_id')), "training.json .* there is no 'image_id'"),
-        (lambda data: change(data, without('file_name', 'images')), "training.json .* there is no 'file_name'"),
-        (lambda data: change(data, without('height', 'images')), "training.json .* there is no 'height'"),
-        (lambda data: change(data, without('name', 'categories')), "training.json .* there is no 'name'"),
+        (
+            lambda data: change(data, lambda coco: coco.pop('categories')),
+            'training.json: it has no category for the classes coin',
+        ),
+        (lambda data: change(data, without('bbox')), 'training.json: annotation 1 has no bbox'),
+        (lambda data: change(data, without('image_id')), 'training.json: annotation 1 has no image_id'),
+        (lambda data: change(data, without('file_name', 'images')), 'training.json: image 1 has no file_name'),
+        (lambda data: change(data, without('height', 'images')), 'training.json: image 1 has no height'),
+        (lambda data: change(data, without('name', 'categories')), 'training.json: category 1 has no name'),
         (
             lambda data: change(data, smaller_mask),
             r'a mask in .*training.json is 100 x 100 pixels, the image .*png 256 x',
@@ -206,3 +216,95 @@ def test_training_ends_with_the_sentence(data):
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith('train.py: ')]
     assert re.fullmatch(rf'train.py: .*{IMAGE} cannot be read as an image: it is empty, cut short or no image', said)
+
+
+def first_object(**values):
+    def alter(coco):
+        coco['annotations'][0].update(values)
+
+    return alter
+
+
+@pytest.mark.parametrize('segmentation', [None, []])
+def test_an_object_without_segmentation_is_found_before_training(segmentation, data):
+    """The data set is built, and no image is read."""
+    change(data, first_object(segmentation=segmentation))
+    cfg = config('det', data)
+    import_libraries(cfg, 'config.py')
+    name_files()
+    sentence = rf'training.json: object 0 of .*{IMAGE}.* has no segmentation in the annotation file'
+    with pytest.raises(DataError, match=sentence), DATASETS.switch_scope_and_registry(cfg.default_scope):
+        DATASETS.build(cfg.train_dataloader.dataset)
+
+
+def test_a_class_without_category_is_found_before_training(data):
+    cfg = config('det', data)
+    cfg.train_dataloader.dataset.metainfo.classes = ('coin', 'token', 'medal')
+    sentence = 'no category for the classes token, medal of metainfo.classes; its categories are coin'
+    assert sentence in load_all(cfg)
+
+
+@pytest.mark.parametrize('task, file', [('det', IMAGE), ('seg', MASK)])
+def test_devices_and_bombs_are_no_images(task, file, data):
+    for alter, sentence in [
+        (lambda path: path.symlink_to('/dev/zero'), f'{file} is a device, not a regular file'),
+        (os.mkfifo, f'{file} is a named pipe, not a regular file'),
+        (lambda path: path.write_bytes(png(31000, 31000)), f'{file} has 31000 x 31000 pixels'),
+    ]:
+        (data / file).unlink()
+        alter(data / file)
+        assert sentence in load_all(config(task, data))
+
+
+def png(width, height):
+    head = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 0, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + struct.pack('>I', 13) + head + struct.pack('>I', zlib.crc32(head))
+
+
+@pytest.mark.parametrize('labels', ['x', '-1', '2', '1.5', ''])
+def test_labels_of_images_are_those_of_the_classes(labels, tmp_path):
+    pytest.importorskip('mmpretrain')
+    from mmpretrain.datasets import CustomDataset
+
+    name_files()
+    (tmp_path / 'list.txt').write_text(f'a.png 0\nb.png {labels}\n')
+    with pytest.raises(DataError, match=r'list.txt( cannot be read as annotations|: .*b.png.* has the label)'):
+        CustomDataset(ann_file=str(tmp_path / 'list.txt'), classes=('a', 'b'), pipeline=[])
+
+
+def test_boxes_and_labels_of_mmengines_format(tmp_path):
+    from mmdet.datasets import BaseDetDataset
+
+    name_files()
+    for values, sentence in [
+        (dict(bbox=[0, 0, 1]), r'object 0 of .*a.png.* has the box \[0, 0, 1\]'),
+        (dict(bbox=[0, 0, 1, float('nan')]), r'has the box \[0, 0, 1, nan\]'),
+        (dict(bbox_label=1), r'has the label 1, but labels must be integers, 0 to 0 \(coin\)'),
+        (dict(bbox_label='coin'), "has the label 'coin'"),
+    ]:
+        sample = dict(img_path='a.png', instances=[dict(bbox=[0, 0, 1, 1], bbox_label=0) | values])
+        (tmp_path / 'a.json').write_text(json.dumps(dict(metainfo={}, data_list=[sample])))
+        with pytest.raises(DataError, match=f'a.json: .*{sentence}'):
+            BaseDetDataset(ann_file=str(tmp_path / 'a.json'), metainfo=dict(classes=('coin',)), pipeline=[])
+
+
+@pytest.mark.slow
+def test_workers_that_are_no_forks_name_files_too(data):
+    cut(data / IMAGE)
+    cfg = config('seg', data)
+    import_libraries(cfg, 'config.py')
+    name_files()
+    with DATASETS.switch_scope_and_registry(cfg.default_scope):
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    loader = DataLoader(dataset, batch_size=18, num_workers=1, multiprocessing_context='spawn', collate_fn=list)
+    with pytest.raises(DataError) as caught:
+        list(loader)
+    assert re.fullmatch(rf'.*{IMAGE} cannot be read as an image: it is empty, cut short or no image', str(caught.value))
+
+
+def test_the_message_of_a_worker_is_the_sentence_alone():
+    """Whatever is in the name of a file."""
+    error = DataError('a\nmmvmamba.engine.errors.DataError: b.png is damaged\x1b[31m')
+    assert str(error) == 'b.png is damaged\\x1b[31m'
+    line = str(DataError('DataError: x\ny ' + 'z' * 10**6))
+    assert line.startswith('DataError: x\\ny zzz') and line.isprintable() and len(line) <= DataError.LONGEST

@@ -1,0 +1,197 @@
+"""Annotation files of COCO's format: whether their structure is what pycocotools and the three libraries expect."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import DataError
+from .images import check_regular_file, pixel_limit
+from .masks import FARTHEST, far_numbers, is_integer, is_number, mask_fault
+from .quoting import listed, quoted
+
+ENTRIES = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
+
+
+def read_coco(path: str | Path) -> dict:
+    """Reads an annotation file and checks all of its parts that are used.
+
+    A missing `iscrowd` becomes 0, which mmdet's training assumes and pycocotools' evaluation does not; a whole
+    `height` or `width` that is written as a float becomes an integer.
+
+    Raises:
+        DataError: names the file, the entry, what was found and what was expected.
+    """
+    check_regular_file(path)
+    try:
+        with open(path, encoding='utf-8-sig') as file:  # with or without a byte order mark
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError(f'{path} cannot be read as JSON: {_reason(error)}') from error
+    for fault in coco_faults(content):
+        raise DataError(f'{path}: {fault}')
+    return content
+
+
+def coco_faults(content: object) -> Iterator[str]:
+    """Each fault of the content of an annotation file, as a sentence without the file; repairs what can be repaired.
+
+    The first one may make others, and those after it are not complete.
+    """
+    if not isinstance(content, dict):
+        yield f'it holds {_kind(content)}, but COCO annotations are an object with {", ".join(ENTRIES)}'
+        return
+    for key, name in ENTRIES.items():
+        entries = content.get(key, [])
+        if not isinstance(entries, list):
+            yield f'{key} is {_kind(entries)}, but must be a list'
+            return
+        for number, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                yield f'entry {number} of {key} is {_kind(entry)}, but must be an object'
+                return
+            if not _is_id(entry.get('id')):
+                yield _without(entry, 'id', f'entry {number} of {key}', 'an integer or a string')
+                return
+        yield from _id_faults(entries, name)
+    yield from _category_faults(content.get('categories', []))
+    yield from _image_faults(content.get('images', []))
+    yield from _annotation_faults(content)
+
+
+def missing_mask(content: dict) -> str | None:
+    """The first annotation whose mask pycocotools cannot evaluate, as a sentence; None if there is none."""
+    for annotation in content.get('annotations', ()):
+        name, mask = f'annotation {quoted(annotation["id"])}', annotation.get('segmentation')
+        if not mask:
+            return f'{name} has no segmentation, which the evaluation of masks needs'
+        if isinstance(mask, list) and min(map(len, mask)) < 6:
+            return f'{name} has a polygon of {min(map(len, mask))} numbers in its segmentation, but 6 are the least'
+    return None
+
+
+def category_fault(content: dict, classes: object) -> str | None:
+    """Whether each class of a data set has one category in the file, in the same order; else the fault as a sentence.
+
+    mmdet drops a class without a category, and numbers the others in the order of the file.
+    """
+    if isinstance(classes, str):
+        return f'metainfo.classes is the string {quoted(classes)}, but must be a tuple: write ({quoted(classes)},)'
+    names = [category['name'] for category in content.get('categories', ())]
+    missing = [name for name in classes if name not in names]
+    if missing:
+        return (
+            f'it has no category for the classes {listed(missing)} of metainfo.classes; '
+            f'its categories are {listed(names) or "missing"}'
+        )
+    used = [name for name in names if name in classes]
+    if len(used) > len(set(used)):
+        return f'it has two categories of the name {quoted(next(name for name in used if used.count(name) > 1))}'
+    if used != list(classes):
+        return (
+            f'its categories are in the order {listed(used)}, in which mmdet numbers them, but metainfo.classes is '
+            f'{listed(classes)}: write metainfo.classes in the order of the file'
+        )
+    return None
+
+
+def _id_faults(entries: list[dict], name: str) -> Iterator[str]:
+    ids = [entry['id'] for entry in entries]
+    if len({isinstance(each, str) for each in ids}) > 1:
+        text = next(each for each in ids if isinstance(each, str))
+        yield f'{name} {quoted(text)} has a string as id, but others have integers'
+    elif len(set(ids)) < len(ids):
+        seen = set()
+        twice = next(each for each in ids if each in seen or seen.add(each))
+        yield f'{name} {quoted(twice)} is there twice, but an id must be unique'
+
+
+def _category_faults(categories: list[dict]) -> Iterator[str]:
+    for category in categories:
+        if not isinstance(category.get('name'), str):
+            yield _without(category, 'name', f'category {quoted(category["id"])}', 'a string')
+
+
+def _image_faults(images: list[dict]) -> Iterator[str]:
+    for image in images:
+        name = f'image {quoted(image["id"])}'
+        if not isinstance(image.get('file_name'), str):
+            yield _without(image, 'file_name', name, 'a string')
+        for side in ('height', 'width'):
+            value = image.get(side)
+            if is_number(value) and value == int(value):
+                value = image[side] = int(value)
+            if not is_integer(value) or value < 1:
+                yield _without(image, side, name, 'a positive integer')
+                return
+        if image['height'] * image['width'] > pixel_limit():
+            yield f'{name} has the size {quoted([image["height"], image["width"]])}, more than {pixel_limit()} pixels'
+
+
+def _annotation_faults(content: dict) -> Iterator[str]:
+    categories = {category['id'] for category in content.get('categories', ())}
+    images = content.get('images', ())
+    strings = {isinstance(image['id'], str) for image in images}
+    for annotation in content.get('annotations', ()):
+        name = f'annotation {quoted(annotation["id"])}'
+        image = annotation.get('image_id')
+        if not _is_id(image):
+            yield _without(annotation, 'image_id', name, 'the id of an image')
+        elif images and isinstance(image, str) not in strings:
+            yield f'{name} has the image_id {quoted(image)}, but the ids of images are {_types(strings)}'
+        if 'segments_info' in annotation:  # panoptic: each segment has what follows
+            yield from _segment_faults(annotation, name, categories)
+        elif categories:  # not so in files of captions
+            yield from _object_faults(annotation, name, categories)
+
+
+def _segment_faults(annotation: dict, name: str, categories: set) -> Iterator[str]:
+    segments = annotation['segments_info']
+    if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
+        yield f'{name} has the segments_info {quoted(segments)}, but it must be a list of objects'
+        return
+    for segment in segments:
+        if not is_integer(segment.get('id')):
+            yield _without(segment, 'id', f'a segment of {name}', 'an integer')
+        yield from _object_faults(segment, f'a segment of {name}', categories)
+
+
+def _object_faults(entry: dict, name: str, categories: set) -> Iterator[str]:
+    category, box, area = entry.get('category_id'), entry.get('bbox'), entry.get('area')
+    if not _is_id(category) or category not in categories:
+        yield _without(entry, 'category_id', name, f'the id of a category ({listed(sorted(categories, key=str))})')
+    if not isinstance(box, list) or len(box) != 4 or far_numbers(box):
+        yield _without(entry, 'bbox', name, f'x, y, width and height as finite numbers of at most {FARTHEST}')
+    if not is_number(area):
+        yield _without(entry, 'area', name, 'a finite number')
+    crowd = entry.setdefault('iscrowd', 0)
+    if not isinstance(crowd, int) or crowd not in (0, 1):
+        yield f'{name} has the iscrowd {quoted(crowd)}, but it must be 0 or 1'
+    if entry.get('segmentation') is not None:
+        fault = mask_fault(entry['segmentation'])
+        if fault:
+            yield f'the segmentation of {name} {fault}'
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) or (is_number(value) and value == int(value))
+
+
+def _without(entry: dict, key: str, name: str, expected: str) -> str:
+    if key not in entry:
+        return f'{name} has no {key}, but needs {expected}'
+    return f'{name} has the {key} {quoted(entry[key])}, but it must be {expected}'
+
+
+def _types(strings: set[bool]) -> str:
+    return 'strings' if strings == {True} else 'integers'
+
+
+def _kind(value: object) -> str:
+    names = {dict: 'an object', list: 'a list', str: 'a string', bool: 'a truth value', type(None): 'null'}
+    return names.get(type(value), 'a number')
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f'{" ".join(str(error).split())} ({type(error).__name__})'.strip()

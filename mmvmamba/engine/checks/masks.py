@@ -1,0 +1,140 @@
+"""Whether a mask of COCO's format is safe to give to pycocotools.
+
+Its C code checks little: a coordinate beyond 32 bits writes outside of a buffer, compressed run lengths that end in the
+middle of a number are read beyond their end, and runs that cover less than the mask leave it uninitialised.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .images import VARIABLE, pixel_limit
+from .quoting import quoted
+
+# No image that OpenCV reads has a longer side.
+FARTHEST = 1 << 20
+# pycocotools keeps 40 bytes for each pixel of an outline.
+LONGEST_OUTLINE = 1 << 22
+# Characters of a compressed number: pycocotools computes them with 32 bits, five of each character.
+LONGEST_NUMBER = 6
+
+PAIR = 'the height and width of the mask as two positive integers'
+
+
+def mask_fault(mask: object) -> str | None:
+    """What is wrong with a `segmentation`, as the end of a sentence; None if nothing is.
+
+    Args:
+        mask: list of polygons, each [x1, y1, x2, y2, ...]; or a dict of `size` [height, width] and `counts`, which are
+            run lengths (list) or compressed run lengths (str or bytes).
+    """
+    if isinstance(mask, dict):
+        return _rle_fault(mask)
+    if not isinstance(mask, (list, tuple)):
+        return f'is {quoted(mask)}, but must be a list of polygons or a dict of size and counts'
+    for polygon in mask:
+        fault = _polygon_fault(polygon)
+        if fault:
+            return fault
+    return None
+
+
+def _polygon_fault(polygon: object) -> str | None:
+    if not isinstance(polygon, (list, tuple, np.ndarray)):
+        return f'has the polygon {quoted(polygon)}, but a polygon must be a list of numbers x1, y1, x2, y2, ...'
+    if len(polygon) % 2:
+        return f'has a polygon of {len(polygon)} numbers, but x and y must come in pairs'
+    if not len(polygon):
+        return None
+    wrong = far_numbers(polygon)
+    if wrong:
+        return f'has the coordinate {quoted(wrong[0])}, but coordinates must be numbers from {-FARTHEST} to {FARTHEST}'
+    if len(polygon) * FARTHEST < LONGEST_OUTLINE or len(polygon) * _extent(polygon) < LONGEST_OUTLINE:
+        return None
+    points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
+    length = abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
+    if length > LONGEST_OUTLINE:
+        return f'has a polygon of {length:.0f} pixels length, but {LONGEST_OUTLINE} are the limit'
+    return None
+
+
+def far_numbers(values: Sequence[object]) -> list[object]:
+    """Those of the values that are not finite numbers of at most `FARTHEST`."""
+    try:  # in C, as there may be millions
+        total = sum(values)
+        if total == total and -FARTHEST <= min(values) and max(values) <= FARTHEST:
+            return []
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return [value for value in values if not is_number(value) or not -FARTHEST <= value <= FARTHEST]
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number, which True, False, NaN and infinity are not."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    if isinstance(value, (int, np.integer)):
+        return True
+    return isinstance(value, (float, np.floating)) and bool(np.isfinite(value))
+
+
+def is_integer(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _extent(polygon: Sequence[float]) -> float:
+    return max(polygon) - min(polygon)
+
+
+def _rle_fault(rle: dict) -> str | None:
+    size, counts = rle.get('size'), rle.get('counts')
+    if size is None or counts is None:
+        return f'has no {"size" if size is None else "counts"}, but run lengths need size and counts'
+    if not isinstance(size, (list, tuple)) or len(size) != 2 or not all(is_integer(n) and n > 0 for n in size):
+        return f'has the size {quoted(size)}, but it must be {PAIR}'
+    pixels = size[0] * size[1]
+    if pixels > pixel_limit():
+        return f'has the size {quoted(size)}, more pixels than the limit of {pixel_limit()} ({VARIABLE})'
+    if isinstance(counts, (str, bytes)):
+        runs = _decompress(counts)
+        if runs is None:
+            return f'has the counts {quoted(counts)}, which are not compressed run lengths'
+        if (runs < 0).any():
+            return f'has the run length {runs.min()} in its compressed counts, but run lengths must be 0 or more'
+        covered = int(runs.sum())
+    elif isinstance(counts, (list, tuple)):
+        wrong = [n for n in counts if not is_integer(n) or not 0 <= n <= pixels]
+        if wrong:
+            return f'has the run length {quoted(wrong[0])}, but run lengths must be integers from 0 to {pixels}'
+        covered = sum(counts)
+    else:
+        return f'has the counts {quoted(counts)}, but they must be a list of integers or a string'
+    if covered != pixels:
+        return f'has run lengths for {covered} pixels, but the size {size[0]} x {size[1]} has {pixels}'
+    return None
+
+
+def _decompress(counts: str | bytes) -> np.ndarray | None:
+    """Run lengths out of COCO's compressed form, None if they are not.
+
+    A character has five bits of a number, the lowest first, and a sixth if more follow. From the fourth number on,
+    each is the difference to the one before the last.
+    """
+    try:
+        codes = np.frombuffer(counts.encode('ascii') if isinstance(counts, str) else counts, np.uint8).astype(np.int64)
+    except UnicodeEncodeError:
+        return None
+    codes -= 48
+    if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        return None
+    last = np.flatnonzero(codes & 32 == 0)
+    first = np.concatenate([[0], last[:-1] + 1])
+    lengths = last - first + 1
+    if lengths.max() > LONGEST_NUMBER:
+        return None
+    place = np.arange(codes.size) - np.repeat(first, lengths)
+    numbers = np.add.reduceat((codes & 31) << (5 * place), first)
+    numbers -= np.where(codes[last] & 16, 1 << (5 * lengths), 0)  # the sign
+    for start in (1, 2):
+        numbers[start::2] = np.cumsum(numbers[start::2])
+    return numbers

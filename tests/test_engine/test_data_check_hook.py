@@ -1,0 +1,113 @@
+"""Heads and metrics that do not fit the data end a run before its first iteration."""
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+from mmvmamba.engine.checks.annotation_formats import trusts_annotations
+from mmvmamba.engine.data_check_hook import DataCheckHook, check_metric
+from mmvmamba.engine.errors import DataError
+from mmvmamba.engine.launch import argument_parser, launching
+from mmvmamba.engine.named_files import name_files
+
+ROOT = Path(__file__).parents[2]
+
+
+def loop(*classes):
+    dataset = SimpleNamespace(metainfo=dict(classes=classes))
+    return SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset), evaluator=SimpleNamespace(metrics=[]))
+
+
+def runner(num_classes, **loops):
+    model = nn.Module()
+    model.head = nn.Module()
+    model.head.num_classes = num_classes
+    return SimpleNamespace(model=model, **loops)
+
+
+def test_training_checks_both_data_sets():
+    hook = DataCheckHook()
+    hook.before_train(runner(2, train_loop=loop('a', 'b'), val_loop=loop('a', 'b')))
+    hook.before_train(runner(2, train_loop=loop('a', 'b'), val_loop=None))
+    with pytest.raises(DataError, match='num_classes=200, but the number of classes of the training data is 2'):
+        hook.before_train(runner(200, train_loop=loop('a', 'b'), val_loop=None))
+    with pytest.raises(DataError, match='num_classes=2, but the number of classes of the validation data is 3'):
+        hook.before_train(runner(2, train_loop=loop('a', 'b'), val_loop=loop('a', 'b', 'c')))
+
+
+def test_testing_and_validation_check_theirs():
+    with pytest.raises(DataError, match='num_classes=2, but the number of classes of the test data is 3'):
+        DataCheckHook().before_test(runner(2, test_loop=loop('a', 'b', 'c')))
+    with pytest.raises(DataError, match='num_classes=2, but the number of classes of the validation data is 3'):
+        DataCheckHook().before_val(runner(2, val_loop=loop('a', 'b', 'c')))
+
+
+def coco_metric(tmp_path, metric, **values):
+    metrics = pytest.importorskip('mmdet.evaluation.metrics')
+    pytest.importorskip('pycocotools')
+    name_files()
+    square = [[0, 0, 9, 0, 9, 9]]
+    annotation = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 9, 9], area=81, segmentation=square)
+    content = dict(
+        images=[dict(id=1, file_name='a.png', height=10, width=10)],
+        annotations=[annotation | values],
+        categories=[dict(id=1, name='coin')],
+    )
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    return metrics.CocoMetric(ann_file=str(tmp_path / 'a.json'), metric=metric)
+
+
+def test_the_file_of_a_metric_has_the_classes_and_the_masks(tmp_path):
+    check_metric(coco_metric(tmp_path, 'segm'), dict(classes=('coin',)))
+    with pytest.raises(DataError, match='a.json: it has no category for the classes token'):
+        check_metric(coco_metric(tmp_path, 'bbox'), dict(classes=('coin', 'token')))
+    check_metric(coco_metric(tmp_path, 'bbox', segmentation=None), dict(classes=('coin',)))
+    with pytest.raises(
+        DataError, match='a.json: annotation 1 has no segmentation, which the evaluation of masks needs'
+    ):
+        check_metric(coco_metric(tmp_path, 'segm', segmentation=None), dict(classes=('coin',)))
+
+
+def test_the_file_of_a_metric_is_checked_when_it_is_built(tmp_path):
+    with pytest.raises(DataError, match=r'a.json: the segmentation of annotation 1 has the coordinate 1e\+308'):
+        coco_metric(tmp_path, 'bbox', segmentation=[[1e308] * 6])
+
+
+def test_the_option_trusts_annotations_while_the_tool_runs():
+    for options, trusted in ([], False), (['--trust-annotations'], True):
+        args = argument_parser('').parse_args(['config.py', *options])
+        with launching(args):
+            assert trusts_annotations() is trusted
+        assert not trusts_annotations()
+    with launching(Namespace(trust_checkpoint=False)):
+        assert not trusts_annotations()
+
+
+@pytest.mark.slow
+def test_training_ends_before_its_first_iteration(tmp_path):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('skimage')
+    subprocess.run([sys.executable, ROOT / 'tools/dataset_converters/coins.py', '--out-dir', tmp_path], check=True)
+    options = [f'{part}_dataloader.dataset.data_root={tmp_path}' for part in ('train', 'val', 'test')]
+    options += [f'val_evaluator.ann_file={tmp_path}/annotations/instances_validation.json']
+    options += ['model.roi_head.bbox_head.num_classes=200']
+    config = ROOT / 'configs/demo/mask-rcnn_vmamba-demo_fpn_coins.py'
+    command = [
+        sys.executable,
+        ROOT / 'tools/train.py',
+        config,
+        '--work-dir',
+        tmp_path / 'run',
+        '--cfg-options',
+        *options,
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    sentence = 'train.py: roi_head.bbox_head of the model has num_classes=200, but the number of classes of the '
+    assert sentence in done.stderr and 'Iter(train)' not in done.stdout
