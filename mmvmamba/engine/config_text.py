@@ -58,4 +58,7 @@ def _value(node: ast.expr) -> Any:
         return {str(_value(key)): _value(value) for key, value in zip(node.keys, node.values)}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
         return {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
-    return ast.unparse(node)  # -1.0, inf
+    is_negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+    if is_negative and isinstance(node.operand, ast.Constant) and isinstance(node.operand.value, (int, float)):
+        return -node.operand.value
+    return ast.unparse(node)

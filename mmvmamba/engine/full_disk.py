@@ -25,13 +25,13 @@ def reporting_full_disk(folder: Path) -> Iterator[None]:
     Raises:
         TrainingError: with the file, the reason, the free space and the checkpoint to resume from.
     """
-    handle_error = logging.FileHandler.handleError
+    handle_error = logging.Handler.handleError
 
-    def skip_full_disk(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    def skip_full_disk(handler: logging.Handler, record: logging.LogRecord) -> None:
         if not _is_full(sys.exc_info()[1]):
             handle_error(handler, record)
 
-    logging.FileHandler.handleError = skip_full_disk  # instead of a traceback for each line of the log
+    logging.Handler.handleError = skip_full_disk  # instead of a traceback for each line of the log
     try:
         yield
     except OSError as error:
@@ -43,7 +43,7 @@ def reporting_full_disk(folder: Path) -> Iterator[None]:
             f'make room, then {_way_on(folder)}'
         ) from error
     finally:
-        logging.FileHandler.handleError = handle_error
+        logging.Handler.handleError = handle_error
 
 
 def _is_full(error: BaseException | None) -> bool:

@@ -123,7 +123,7 @@ def _groups(optimizer: Optimizer, state: dict) -> Iterator[tuple[str, Any, Any]]
     """(setting, saved value, own value) where a setting of the parameter groups differs, from the first such group."""
     seen = set()
     for saved, own in zip(state['param_groups'], optimizer.param_groups):
-        for key in own.keys() & saved.keys() - {'params', 'param_names'} - seen:
+        for key in sorted(own.keys() & saved.keys() - {'params', 'param_names'} - seen):
             base = f'initial_{key}'  # a scheduler changes the value itself
             before, now = (group.get(base, group[key]) for group in (saved, own))
             if key.startswith('initial_') or _plain(before) == _plain(now):
@@ -158,7 +158,7 @@ def _schedules(schedulers: Any, states: Any, file: str) -> Iterator[tuple[str, A
                 f'another kind: resume with the schedulers of the previous run, or {_start_new(file)}'
             )
         arguments = {name for kind in type(scheduler).__mro__ for name in inspect.signature(kind.__init__).parameters}
-        for name in own.keys() & arguments - {'last_step', 'verbose'}:
+        for name in sorted(own.keys() & arguments - {'last_step', 'verbose'}):
             if _plain(saved[name]) != _plain(own[name]):
                 yield f'param_scheduler.{index}.{name}', saved[name], own[name]
 
