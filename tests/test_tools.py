@@ -226,7 +226,7 @@ UNREAD_OUTPUT = [
 
 
 @pytest.mark.slow
-def test_an_output_that_nobody_reads_ends_distributed_training_in_one_sentence(detection, tmp_path):
+def test_an_unread_output_ends_distributed_training_with_one_sentence(detection, tmp_path):
     """RetinaNet with `start_level=1`; the setting that the sentence names trains it."""
     command = ['bash', ROOT / 'tools/dist_train.sh', detection, 2, '--work-dir', 'run', '--cfg-options', *UNREAD_OUTPUT]
     done = shell(*command, cwd=tmp_path)
@@ -235,6 +235,20 @@ def test_an_output_that_nobody_reads_ends_distributed_training_in_one_sentence(d
     assert not list((tmp_path / 'run').glob('*.pth'))
     done = shell(*command, 'find_unused_parameters=True', cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('start', ['fork', 'forkserver', 'spawn'])
+def test_a_data_loader_process_names_a_damaged_image(start, detection, data, tmp_path):
+    shutil.copytree(data / 'images', tmp_path / 'images')
+    shutil.copy(data / 'boxes.json', tmp_path)
+    for image in (tmp_path / 'images').iterdir():
+        image.write_bytes(image.read_bytes()[:60])
+    options = [f'train_dataloader.dataset.dataset.data_root={tmp_path}', 'train_dataloader.num_workers=1']
+    options += [f'train_dataloader.multiprocessing_context={start}']
+    done = shell(sys.executable, ROOT / 'tools/train.py', detection, '--cfg-options', *options, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.search(rf'^train\.py: {tmp_path}/images/\d\.png cannot be read as an image.*$', done.stderr, re.M)
 
 
 @pytest.mark.slow

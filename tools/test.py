@@ -8,6 +8,7 @@ from mmengine.config import ConfigDict
 from mmvmamba.engine.data_check import check_data
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import argument_parser, build_runner, launching, load_config
+from mmvmamba.engine.named_files import name_files
 from mmvmamba.engine.ranks import on_main_process, start_ranks
 from mmvmamba.engine.work_dir import make_folder
 
@@ -127,5 +128,7 @@ def evaluators(cfg):
     return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
 
 
+if __name__ == '__mp_main__':  # a data loader process started by spawn or forkserver imports this file
+    name_files()
 if __name__ == '__main__':
     main()

@@ -12,6 +12,7 @@ from mmvmamba.engine.data_check import check_data
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.full_disk import reporting_full_disk
 from mmvmamba.engine.launch import argument_parser, build_runner, checkpoint_folder, launching, load_config
+from mmvmamba.engine.named_files import name_files
 from mmvmamba.engine.ranks import on_main_process, start_ranks
 from mmvmamba.engine.resume_report_hook import ResumeReportHook
 from mmvmamba.engine.stale_checkpoints_hook import StaleCheckpointsHook
@@ -129,5 +130,7 @@ def choose_checkpoint(cfg, resume):
         cfg.resume = cfg.get('resume', False)
 
 
+if __name__ == '__mp_main__':  # a data loader process started by spawn or forkserver imports this file
+    name_files()
 if __name__ == '__main__':
     main()
