@@ -71,11 +71,12 @@ def claim_folders(*folders: Path) -> Iterator[None]:
     Raises:
         LaunchError: on every rank; a folder cannot be written to, or another training has locked it.
     """
+    for folder in folders:
+        make_folder(folder)  # on every rank: machines may have disks of their own
     with ExitStack() as locks:
 
         def claim() -> None:
             for folder in {folder.resolve(): folder for folder in folders}.values():
-                make_folder(folder)
                 locks.callback(_release, _lock(folder))
 
         on_main_process(claim)

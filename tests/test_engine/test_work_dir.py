@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmvmamba.engine import work_dir
 from mmvmamba.engine.errors import LaunchError
+from mmvmamba.engine.launch import checkpoint_folder
 from mmvmamba.engine.work_dir import LOCK, check_space, claim_folders, make_folder
 
 fcntl = pytest.importorskip('fcntl')
@@ -52,6 +54,15 @@ def test_a_disk_without_room_for_two_checkpoints_is_rejected(tmp_path):
     check_space(tmp_path, 0)
     with pytest.raises(LaunchError, match='MiB left, and two checkpoints of this model take'):
         check_space(tmp_path, 2**60)
+
+
+@pytest.mark.parametrize(
+    'out_dir, folder',
+    [(None, 'runs/one'), ('checkpoints', 'checkpoints/one'), (Path('/out'), '/out/one'), ('s3://out', 'runs/one')],
+)
+def test_the_folder_of_checkpoints_is_on_this_machine(out_dir, folder):
+    cfg = Config(dict(work_dir='runs/one', default_hooks=dict(checkpoint=dict(out_dir=out_dir))))
+    assert checkpoint_folder(cfg) == Path(folder)
 
 
 HOLD = """
