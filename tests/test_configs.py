@@ -117,6 +117,11 @@ def synthetic_batch(cfg, shape=(SIZE, SIZE)):
     return dict(inputs=[torch.randint(256, (3, *shape), dtype=torch.uint8) for _ in samples], data_samples=samples)
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_resumes_with_the_same_random_numbers(name, load):
+    assert load(name).default_hooks.seeding.type == 'mmvmamba.engine.seeding.SeedByPositionHook'
+
+
 def test_there_are_configs():
     assert {form.format(variant) for form in (DET, SEG) for variant in 'tsb'} <= set(NAMES)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 
 from mmvmamba.engine import ranks
 from mmvmamba.engine.errors import LaunchError
@@ -217,6 +217,47 @@ def test_a_rank_that_lost_its_launcher_ends(monkeypatch):
         ranks.start_ranks(Config(dict(launcher='pytorch')))
 
 
+UNREAD_OUTPUT = [
+    'model.backbone.out_indices=1,2,3',
+    'model.neck.in_channels=16,32,64',
+    'model.neck.start_level=1',
+    'default_hooks.checkpoint.interval=1',
+]
+
+
+@pytest.mark.slow
+def test_an_unread_output_ends_distributed_training_with_one_sentence(detection, tmp_path):
+    """RetinaNet with `start_level=1`; the setting that the sentence names trains it."""
+    command = ['bash', ROOT / 'tools/dist_train.sh', detection, 2, '--work-dir', 'run', '--cfg-options', *UNREAD_OUTPUT]
+    done = shell(*command, cwd=tmp_path)
+    assert done.returncode != 0
+    assert re.search(r'^train\.py: 2 of \d+ parameters .*backbone\.outnorm1\.weight.*out_indices.*$', done.stderr, re.M)
+    assert not list((tmp_path / 'run').glob('*.pth'))
+    done = shell(*command, 'find_unused_parameters=True', cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('start', ['fork', 'forkserver', 'spawn'])
+def test_a_data_loader_process_names_a_damaged_image(start, detection, data, tmp_path):
+    shutil.copytree(data / 'images', tmp_path / 'images')
+    shutil.copy(data / 'boxes.json', tmp_path)
+    for image in (tmp_path / 'images').iterdir():
+        image.write_bytes(image.read_bytes()[:60])
+    options = [f'train_dataloader.dataset.dataset.data_root={tmp_path}', 'train_dataloader.num_workers=1']
+    options += [f'train_dataloader.multiprocessing_context={start}']
+    done = shell(sys.executable, ROOT / 'tools/train.py', detection, '--cfg-options', *options, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.search(rf'^train\.py: {tmp_path}/images/\d\.png cannot be read as an image.*$', done.stderr, re.M)
+
+
+@pytest.mark.slow
+def test_no_amp_trains_a_config_with_mixed_precision(detection, tmp_path):
+    mixed = ['optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=bfloat16', 'optim_wrapper.loss_scale=1.0']
+    tool('train')(detection, '--work-dir', tmp_path, '--no-amp', '--cfg-options', *mixed)
+    assert (tmp_path / 'iter_2.pth').exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('count', [2, 4])
 def test_dist_test(count, trained, detection, tmp_path):
@@ -354,6 +395,49 @@ def test_pictures_and_test_time_augmentation(trained, detection, tmp_path, monke
         test(detection, checkpoint, '--work-dir', tmp_path, '--out', 'predictions.json')
 
 
+MASK_RCNN = """
+_base_ = {base!r}
+test_dataloader = dict(dataset=dict(data_root={coins!r}))
+test_evaluator = dict(ann_file={coins!r} + '/annotations/instances_validation.json')
+tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+pack = dict(
+    type='PackDetInputs',
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction'))
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='Resize', scale_factor=scale, keep_ratio=True) for scale in (0.5, 0.75, 1.0)],
+        [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+        [pack]])]
+"""
+
+
+@pytest.mark.slow
+def test_test_time_augmentation_of_mask_rcnn_merges_boxes(tmp_path):
+    """With the default flip, and with `tta_model` and three scales of a config; masks are not evaluated."""
+    pytest.importorskip('skimage')
+    coins, config = tmp_path / 'coins', tmp_path / 'masks.py'
+    subprocess.run([sys.executable, ROOT / 'tools/dataset_converters/coins.py', '--out-dir', coins], check=True)
+    base = ROOT / 'configs/demo/mask-rcnn_vmamba-demo_fpn_coins.py'
+    config.write_text(MASK_RCNN.format(base=str(base), coins=str(coins)))
+    cfg = Config.fromfile(config)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, tmp_path / 'random.pth')
+    test, option = tool('test'), ['--cfg-options', f'test_dataloader.dataset.data_root={coins}']
+    option += [f'test_evaluator.ann_file={coins}/annotations/instances_validation.json']
+    for number, path in enumerate((base, config)):
+        command = [path, tmp_path / 'random.pth', '--tta', '--work-dir', tmp_path / str(number)]
+        with pytest.raises(SystemExit, match=r'not masks: add --cfg-options test_evaluator\.metric=bbox'):
+            test(*command, *option)
+        test(*command, '--out', tmp_path / f'{number}.pkl', *option, 'test_evaluator.metric=bbox')
+        [metrics] = (tmp_path / str(number)).glob('*/*.json')
+        assert 'coco/bbox_mAP' in json.loads(metrics.read_text())
+        [found] = pickle.loads((tmp_path / f'{number}.pkl').read_bytes())
+        assert found['pred_instances'].keys() == {'bboxes', 'scores', 'labels'}
+    with pytest.raises(SystemExit, match='merges boxes only: test_evaluator of this config is a CocoPanopticMetric'):
+        test(*command, *option, 'test_evaluator.type=CocoPanopticMetric', 'test_evaluator.metric=PQ')
+
+
 @pytest.mark.slow
 def test_segmentation(data, tmp_path):
     pytest.importorskip('mmseg')
@@ -450,8 +534,17 @@ def test_config_errors(detection, data, tmp_path, monkeypatch):
     if not torch.cuda.is_available():
         with pytest.raises(SystemExit, match='--amp needs a GPU'):
             run('--amp')
+        with pytest.raises(SystemExit, match='an AmpOptimWrapper, which needs a GPU: add --no-amp'):
+            run('--cfg-options', 'optim_wrapper.type=AmpOptimWrapper')
         with pytest.raises(SystemExit, match=r'--launcher slurm needs GPUs'):
             run('--launcher', 'slurm')
+
+    (tmp_path / 'file').write_text('precious')
+    for command in ((train, detection), (test, detection, data / 'boxes.json')):
+        with pytest.raises(SystemExit, match=r'file cannot be written to \(it is not a folder\)'):
+            command[0](*command[1:], '--work-dir', tmp_path / 'file')
+    with pytest.raises(SystemExit, match=r'file cannot be written to .*: choose another --out'):
+        test(detection, data / 'boxes.json', '--work-dir', tmp_path, '--out', tmp_path / 'file' / 'found.pkl')
 
     missing = tmp_path / 'missing.py'
     missing.write_text("default_scope = 'mmdet'\nmodel = dict(backbone=dict(type='mmpretrain.ConvNeXt'))\n")

@@ -8,7 +8,9 @@ from mmengine.config import ConfigDict
 from mmvmamba.engine.data_check import check_data
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import argument_parser, build_runner, launching, load_config
-from mmvmamba.engine.ranks import start_ranks
+from mmvmamba.engine.named_files import name_files
+from mmvmamba.engine.ranks import on_main_process, start_ranks
+from mmvmamba.engine.work_dir import make_folder
 
 
 def parse_args(argv=None):
@@ -37,6 +39,7 @@ def main(argv=None):
             augment(cfg)
         check_data(cfg, 'test')
         start_ranks(cfg)
+        on_main_process(lambda: make_output_folders(cfg, args))
         build_runner(cfg).test()
 
 
@@ -64,6 +67,15 @@ def draw_predictions(cfg, args):
         hook.test_out_dir = str(Path(args.show_dir).absolute())  # else below the run's folder
 
 
+def make_output_folders(cfg, args):
+    """Creates the folders of all results, so that a wrong path does not cost a whole test."""
+    make_folder(Path(cfg.work_dir))
+    if args.out:
+        make_folder(Path(args.out) if cfg.default_scope == 'mmseg' else Path(args.out).parent, '--out')
+    if args.show_dir:
+        make_folder(Path(args.show_dir), '--show-dir')
+
+
 def keep_predictions(cfg, out):
     if cfg.default_scope == 'mmseg':
         for evaluator in evaluators(cfg):
@@ -85,9 +97,13 @@ def augment(cfg):
         'mmseg': dict(type='SegTTAModel'),
         'mmpretrain': dict(type='AverageClsScoreTTA'),
     }
-    tta_model = cfg.get('tta_model') or defaults[cfg.default_scope]
-    if tta_model['type'] == 'DetTTAModel' and any('segm' in each.get('metric', ()) for each in evaluators(cfg)):
-        raise LaunchError('--tta of mmdet merges boxes but not masks: add --cfg-options test_evaluator.metric=bbox')
+    tta_model = dict(cfg.get('tta_model') or defaults[cfg.default_scope])
+    kind = tta_model['type'] if isinstance(tta_model['type'], str) else tta_model['type'].__name__
+    if kind.rpartition('.')[2] == 'DetTTAModel':
+        refuse_more_than_boxes(cfg)
+        from mmvmamba.engine.box_tta import BoxTTAModel  # imports mmdet
+
+        tta_model['type'] = BoxTTAModel
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
     if 'tta_pipeline' not in cfg:
         *steps, pack = deepcopy(dataset.pipeline)
@@ -98,9 +114,21 @@ def augment(cfg):
     dataset.pipeline = cfg.tta_pipeline
 
 
+def refuse_more_than_boxes(cfg):
+    """DetTTAModel merges boxes. All else would be evaluated as the first view gives it."""
+    for number, evaluator in enumerate(evaluators(cfg)):
+        option = f'test_evaluator.{number}' if isinstance(cfg.test_evaluator, list) else 'test_evaluator'
+        if 'segm' in evaluator.get('metric', ()):
+            raise LaunchError(f'--tta of mmdet merges boxes but not masks: add --cfg-options {option}.metric=bbox')
+        if any(word in str(evaluator['type']) for word in ('Panoptic', 'SemSeg')):
+            raise LaunchError(f'--tta of mmdet merges boxes only: {option} of this config is a {evaluator["type"]}')
+
+
 def evaluators(cfg):
     return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
 
 
+if __name__ == '__mp_main__':  # a data loader process started by spawn or forkserver imports this file
+    name_files()
 if __name__ == '__main__':
     main()

@@ -1,18 +1,24 @@
 """Trains a model of mmdet, mmseg or mmpretrain from a config."""
 
+import argparse
 import logging
 from pathlib import Path
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from mmvmamba.engine.data_check import check_data
 from mmvmamba.engine.errors import LaunchError
+from mmvmamba.engine.full_disk import reporting_full_disk
 from mmvmamba.engine.launch import argument_parser, build_runner, checkpoint_folder, launching, load_config
-from mmvmamba.engine.ranks import start_ranks
-from mmvmamba.engine.whole_files import check_folder, last_named, newest_whole_checkpoint
+from mmvmamba.engine.named_files import name_files
+from mmvmamba.engine.ranks import on_main_process, start_ranks
+from mmvmamba.engine.resume_report_hook import ResumeReportHook
+from mmvmamba.engine.stale_checkpoints_hook import StaleCheckpointsHook
+from mmvmamba.engine.unused_parameters_hook import UnusedParametersHook
+from mmvmamba.engine.whole_files import last_named, newest_whole_checkpoint
+from mmvmamba.engine.work_dir import check_space, claim_folders
 
 # load_from may be a detector of other classes, whose heads differ; less than this is the checkpoint of another model
 LEAST_TO_FINE_TUNE = 0.5
@@ -22,7 +28,11 @@ BYTES_A_PARAMETER = 12
 
 def parse_args(argv=None):
     parser = argument_parser(__doc__)
-    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument(
+        '--amp',
+        action=argparse.BooleanOptionalAction,
+        help='train in mixed precision, or in float32 (default: as the config)',
+    )
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the total batch size')
     parser.add_argument(
         '--resume',
@@ -38,28 +48,54 @@ def main(argv=None):
     args = parse_args(argv)
     with launching(args):
         cfg = load_config(args)
-        if args.amp:
-            use_mixed_precision(cfg)
+        choose_precision(cfg, args.amp)
         if args.auto_scale_lr:
             scale_learning_rate(cfg)
-        choose_checkpoint(cfg, args.resume)
         check_data(cfg, 'train', *(['val'] if cfg.get('val_cfg') else []))
         start_ranks(cfg)
-        least = 1 if cfg.resume else LEAST_TO_FINE_TUNE
-        runner = build_runner(cfg, least=least, needs_training_state=cfg.resume)
-        if is_main_process():
-            check_folder(checkpoint_folder(cfg), BYTES_A_PARAMETER * count_parameters(runner.model))
-        runner.train()
+        folder = checkpoint_folder(cfg)
+        with claim_folders(Path(cfg.work_dir), folder), reporting_full_disk(folder):
+            choose_checkpoint(cfg, args.resume)
+            least = 1 if cfg.resume else LEAST_TO_FINE_TUNE
+            runner = build_runner(cfg, least=least, needs_training_state=cfg.resume)
+            size = BYTES_A_PARAMETER * count_parameters(runner.model)
+            on_main_process(lambda: check_space(folder, size))
+            for hook in (ResumeReportHook, StaleCheckpointsHook, UnusedParametersHook):
+                if not any(isinstance(registered, hook) for registered in runner.hooks):
+                    runner.register_hook(hook())
+            runner.train()
 
 
-def use_mixed_precision(cfg):
-    if get_device() == 'cpu':
-        raise LaunchError('--amp needs a GPU')
+def choose_precision(cfg, amp):
+    """Applies `--amp` or `--no-amp`, and rejects a mixed precision that this machine does not have."""
     wrapper = cfg.optim_wrapper
-    if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise LaunchError(f'--amp replaces an OptimWrapper, but optim_wrapper of this config is a {wrapper.type}')
-    wrapper.type = 'AmpOptimWrapper'
-    wrapper.setdefault('loss_scale', 'dynamic')
+    if amp is None:
+        if is_mixed(wrapper) and not has_mixed_precision():
+            raise LaunchError('optim_wrapper of this config is an AmpOptimWrapper, which needs a GPU: add --no-amp')
+        return
+    kind = 'AmpOptimWrapper' if is_mixed(wrapper) else wrapper.get('type', 'OptimWrapper')
+    option = '--amp' if amp else '--no-amp'
+    if amp and not has_mixed_precision():
+        raise LaunchError('--amp needs a GPU')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise LaunchError(f'{option} replaces an OptimWrapper, but optim_wrapper of this config is a {kind}')
+    if amp:
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+    else:
+        wrapper.type = 'OptimWrapper'
+        for argument in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(argument, None)
+
+
+def is_mixed(wrapper):
+    kind = wrapper.get('type')
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).endswith('AmpOptimWrapper')
+
+
+def has_mixed_precision():
+    """Whether MMEngine has mixed precision on the device that it chooses."""
+    return get_device() not in ('cpu', 'mps')
 
 
 def scale_learning_rate(cfg):
@@ -94,5 +130,7 @@ def choose_checkpoint(cfg, resume):
         cfg.resume = cfg.get('resume', False)
 
 
+if __name__ == '__mp_main__':  # a data loader process started by spawn or forkserver imports this file
+    name_files()
 if __name__ == '__main__':
     main()

@@ -140,9 +140,13 @@ def compiler_options(compile: bool | dict[str, Any]) -> bool | dict[str, Any]:
 
 
 def checkpoint_folder(cfg: Config) -> Path:
-    """Where CheckpointHook writes: with an `out_dir`, in a folder there that is named like the work dir."""
-    out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
-    return Path(out_dir, Path(cfg.work_dir).resolve().name) if out_dir else Path(cfg.work_dir)
+    """Where CheckpointHook writes: with an `out_dir`, in a folder there that is named like the work dir.
+
+    It is the work dir itself if the checkpoints go to another store (`s3://`).
+    """
+    out_dir = str(((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir') or '')
+    is_local = out_dir and '://' not in out_dir
+    return Path(out_dir, Path(cfg.work_dir).resolve().name) if is_local else Path(cfg.work_dir)
 
 
 # Reading checkpoints inside mmengine

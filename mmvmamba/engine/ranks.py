@@ -4,12 +4,13 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch.distributed
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import init_dist
+from mmengine.dist import broadcast_object_list, init_dist, is_main_process
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.utils.dl_utils import set_multi_processing
@@ -73,3 +74,16 @@ def start_ranks(cfg: Config) -> None:
     if wrapper['type'] == 'MMDistributedDataParallel':
         wrapper['type'] = 'CPUDistributedDataParallel'
     cfg.model_wrapper_cfg = wrapper
+
+
+def on_main_process(action: Callable[[], None]) -> None:
+    """Calls `action` on the first rank. All ranks wait for it, and all raise its LaunchError."""
+    refusal: list[str | None] = [None]
+    if is_main_process():
+        try:
+            action()
+        except LaunchError as error:
+            refusal = [str(error)]
+    broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise LaunchError(refusal[0])

@@ -4,6 +4,7 @@ mmengine believes such a file: it executes the config in it, and replaces the be
 it names.
 """
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..checkpoint import CheckpointError
 
@@ -49,6 +51,59 @@ def check_training_state(checkpoint: dict, filename: str) -> None:
         raise CheckpointError(
             f'there is NaN or Inf in the optimizer of {filename}: the training went wrong, resume from an earlier one'
         )
+
+
+def check_optimizer(optimizer: Optimizer, state: dict, saved_type: str | None, filename: str) -> None:
+    """Rejects a state of another optimizer, with which a step would fail or average with the wrong values.
+
+    Args:
+        optimizer: of this run, before its state is loaded; its settings become those of `state`.
+        state: of the optimizer in the checkpoint.
+        saved_type: name of the class that wrote it, if known.
+        filename: of the checkpoint.
+
+    Raises:
+        CheckpointError: another class, other settings, groups or shapes.
+    """
+    kind, way_out = (
+        type(optimizer).__name__,
+        (
+            'resume with the optimizer and paramwise_cfg of the previous run, or start a new training from its weights '
+            f'with --cfg-options load_from={filename}'
+        ),
+    )
+    if saved_type not in (None, kind):
+        raise CheckpointError(f'{filename} has the state of {saved_type}, and this config asks for {kind}: {way_out}')
+    groups, tensors = state.get('param_groups'), state.get('state')
+    is_sound = isinstance(tensors, dict) and isinstance(groups, list) and all(isinstance(g, dict) for g in groups)
+    sizes = [len(_listed(group.get('params'))) for group in groups] if is_sound else []
+    own_sizes = [len(group['params']) for group in optimizer.param_groups]
+    if sizes != own_sizes:
+        raise CheckpointError(
+            f'{filename} has the state of {sum(sizes)} parameters in {len(sizes)} groups, and the {kind} of this '
+            f'config has {sum(own_sizes)} in {len(own_sizes)}, or of other sizes: {way_out}'
+        )
+    optimizer = copy.copy(optimizer)  # its settings are compared later on
+    optimizer.param_groups = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict({'state': {}, 'param_groups': groups})  # adds the settings of newer versions of PyTorch
+    lacking = optimizer.defaults.keys() - set.intersection(*(set(group) for group in optimizer.param_groups))
+    misshapen = any(
+        name in _LIKE_THE_PARAMETER and isinstance(tensor, Tensor) and tensor.shape != parameter.shape
+        for number, parameter in _numbered(optimizer, groups)
+        for name, tensor in (tensors[number].items() if isinstance(tensors.get(number), dict) else ())
+    )
+    if lacking or misshapen:
+        what = f'no {", ".join(sorted(lacking))}' if lacking else 'other shapes'
+        raise CheckpointError(f'{filename} has the state of an optimizer other than {kind} ({what}): {way_out}')
+
+
+_LIKE_THE_PARAMETER = {'exp_avg', 'exp_avg_sq', 'momentum_buffer'}
+
+
+def _numbered(optimizer: Optimizer, groups: list[dict]) -> Iterator[tuple[Any, Tensor]]:
+    """(number in the saved state, parameter), in the order in which PyTorch assigns them."""
+    for saved, own in zip(groups, optimizer.param_groups):
+        yield from zip(saved['params'], own['params'])
 
 
 _HUB = ('log_scalars', 'runtime_info', 'resumed_keys')

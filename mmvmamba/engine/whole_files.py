@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
@@ -20,25 +20,31 @@ class WholeFileBackend(LocalBackend):
     `max_keep_ckpts=1` has none left.
     """
 
-    _outdated: list[Path] = []  # of the process, as mmengine makes a backend for every call
+    outdated: list[Path] = []  # of the process, as mmengine makes a backend for every call
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f'{path.name}.part')
-        with part.open('wb') as file:
-            file.write(obj)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        while path.suffix == '.pth' and self._outdated:
-            old = self._outdated.pop()
+        try:
+            with part.open('wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)  # of no use, and the space is needed
+            error.filename = error.filename or str(path)  # a failed write does not name the file
+            raise
+        while path.suffix == '.pth' and self.outdated:
+            old = self.outdated.pop()
             if old != path and old.exists():
                 super().remove(old)
 
     def remove(self, filepath: str | Path) -> None:
         if Path(filepath).suffix == '.pth':
-            self._outdated.append(Path(filepath))
+            self.outdated.append(Path(filepath))
         else:
             super().remove(filepath)
 
@@ -91,28 +97,3 @@ def _damage(path: Path) -> str | None:
     except Exception as error:  # a damaged file fails in any way
         return str(error).splitlines()[0][:100] if str(error) else type(error).__name__
     return None
-
-
-def check_folder(folder: Path, size: int) -> None:
-    """Makes a folder for checkpoints, and refuses one that cannot take any.
-
-    Args:
-        folder: of the checkpoints of a run.
-        size: bytes of one checkpoint, about; two must find room, since the old one goes when the new one is whole.
-
-    Raises:
-        LaunchError: not writable, or full.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / '.writable'
-        probe.write_bytes(b'')
-        probe.unlink()
-    except OSError as error:
-        raise LaunchError(f'checkpoints cannot be written to {folder} ({error}): choose another --work-dir') from error
-    free = shutil.disk_usage(folder).free
-    if free < 2 * size:
-        raise LaunchError(
-            f'{folder} has {free / 2**20:.0f} MiB left, and two checkpoints of this model take {2 * size / 2**20:.0f}: '
-            'make room or choose another --work-dir'
-        )

@@ -5,6 +5,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=30),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    seeding=dict(type='mmvmamba.engine.seeding.SeedByPositionHook'),
     visualization=dict(type='VisualizationHook', enable=False),
 )
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))

@@ -1,0 +1,58 @@
+"""A disk that takes no more data ends the training with one sentence."""
+
+import errno
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import LaunchError, TrainingError
+from .whole_files import newest_whole_checkpoint
+
+# only writing can fail with these
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+@contextmanager
+def reporting_full_disk(folder: Path) -> Iterator[None]:
+    """Turns a failed write inside the block into a `TrainingError` that says how to continue.
+
+    Args:
+        folder: of the checkpoints of this run.
+
+    Raises:
+        TrainingError: with the file, the reason, the free space and the checkpoint to resume from.
+    """
+    handle_error = logging.Handler.handleError
+
+    def skip_full_disk(handler: logging.Handler, record: logging.LogRecord) -> None:
+        if not _is_full(sys.exc_info()[1]):
+            handle_error(handler, record)
+
+    logging.Handler.handleError = skip_full_disk  # instead of a traceback for each line of the log
+    try:
+        yield
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        free = shutil.disk_usage(folder).free / 2**20
+        raise TrainingError(
+            f'{error.filename or folder} cannot be written ({error.strerror}; {free:.1f} MiB free): '
+            f'make room, then {_way_on(folder)}'
+        ) from error
+    finally:
+        logging.Handler.handleError = handle_error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in FULL
+
+
+def _way_on(folder: Path) -> str:
+    try:
+        newest = newest_whole_checkpoint(folder)
+    except LaunchError:
+        newest = None
+    return f'continue from {newest} with --resume' if newest else 'start again, since no checkpoint has been saved yet'
