@@ -1,4 +1,4 @@
-"""The native CPU kernels: plain C, loaded with ctypes, called below autograd on tensors already checked."""
+"""The native CPU kernels, in plain C and loaded with ctypes. They run below autograd on tensors already validated."""
 
 from .conv import conv_silu, conv_silu_backward
 from .library import info, unavailable_reason

@@ -1,16 +1,16 @@
-/* The depthwise convolution with bias and SiLU; types and conventions are those of scan.h.
+/* Depthwise convolution with bias and SiLU. Types and conventions are those of scan.h.
  *
  *     z_k[h, w] = bias_k + sum_ij weight_k[i, j] x[h + i - rows / 2, w + j - left_k],     y_k = z_k sigmoid(z_k)
  *
- * for each of K kernels and every channel of a channels-last map, with zeros around it. Arithmetic is float32.
+ * for each of K kernels and every channel of a channels-last map with zero padding. Arithmetic is float32.
  */
 #ifndef MMVMAMBA_CONV_H
 #define MMVMAMBA_CONV_H
 
 #include "scan.h"
 
-/* Kernels stand where a scan has traversals. The parameters are dense; outputs are fully written, y and grad_x in the
- * type that their maps name. bias is null where there is none. d channels. */
+/* The kernel index takes the place of a scan's traversal index. Parameters are contiguous. All outputs are overwritten;
+ * y and grad_x have the dtype of their maps. bias may be null. d is the number of channels. */
 #define CONV_ARGS(FIELD)                                                                                               \
     FIELD(int64_t, batch)                                                                                              \
     FIELD(int64_t, height)                                                                                             \

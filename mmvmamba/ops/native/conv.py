@@ -1,4 +1,4 @@
-"""Hands the kernels of the convolution pointers and strides of tensors."""
+"""Calls the C convolution kernels with the pointers and strides of tensors."""
 
 import ctypes
 
@@ -12,7 +12,11 @@ from .threads import thread_count
 
 
 def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], **tensors: Tensor) -> None:
-    """`tensors`: maps (B, [K,] H, W, E) and gradients of parameters, by the names of their fields."""
+    """Calls the C function `name`.
+
+    Args:
+        tensors: Maps (B, [K,] H, W, E) and parameter gradients, named like their fields in `ConvArgs`.
+    """
     library, reason = load()
     if library is None:
         raise RuntimeError(reason)
@@ -40,16 +44,16 @@ def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
-    """SiLU of K depthwise convolutions of a map, as `depthwise_conv` defines it.
+    """Applies K depthwise convolutions and SiLU to a map, as defined in `depthwise_conv`.
 
     Args:
-        x: (B, H, W, E) in float32, bfloat16 or float16, any strides.
+        x: (B, H, W, E) in float32, bfloat16 or float16, with any strides.
         weight: (K, E, rows, columns).
         bias: (K, E) or None.
-        left: of each kernel, columns that it reaches to the left of a position.
+        left: Left padding of each kernel, in columns.
 
     Returns:
-        (B, K, H, W, E) in x's type.
+        (B, K, H, W, E) in the dtype of x.
     """
     y = x.new_empty((len(x), len(left), *x.shape[1:]))
     _call('conv_forward', x, weight, bias, left, y=y)
@@ -59,7 +63,7 @@ def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -
 def conv_silu_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradients of x, weight and bias, in their types."""
+    """Returns the gradients of x, weight and bias in the dtypes of these tensors."""
     grad_x = x.new_empty(x.shape)
     grad_weight = torch.empty(weight.shape, dtype=torch.float32)
     grad_bias = torch.empty(weight.shape[:2], dtype=torch.float32)

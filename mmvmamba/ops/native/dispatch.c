@@ -1,4 +1,4 @@
-/* Picks the kernels for this processor; MMVMAMBA_ISA=baseline|avx2|avx512 asks for a lesser set. */
+/* Selects the kernels for this processor. MMVMAMBA_ISA=baseline|avx2|avx512 limits the instruction set. */
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-"""Loads the compiled kernels. The structures are those of scan.h and conv.h, compared when loading."""
+"""Loads the compiled kernels and verifies that the structures defined here match those of scan.h and conv.h."""
 
 import ctypes
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ SCAN_COLUMN, SCAN_REVERSED = 1, 2
 
 
 class ScanMap(ctypes.Structure):
-    """A strided map of `dtype`; strides count elements, channels are adjacent."""
+    """A strided map of `dtype`. Strides count elements; channels are contiguous."""
 
     _fields_ = [
         ('data', ctypes.c_void_p),
@@ -30,7 +30,7 @@ GRADIENTS = ('grad_x', 'grad_dt', 'grad_B', 'grad_C', 'grad_A', 'grad_D', 'grad_
 
 
 class ScanArgs(ctypes.Structure):
-    """What the kernels take; shapes stand in scan.h."""
+    """The arguments of the scan kernels. scan.h documents the shapes."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in SIZES),
@@ -46,7 +46,7 @@ CONV_PARAMETERS = ('weight', 'bias', 'grad_weight', 'grad_bias')
 
 
 class ConvArgs(ctypes.Structure):
-    """What the convolution takes; shapes stand in conv.h."""
+    """The arguments of the convolution kernels. conv.h documents the shapes."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in CONV_SIZES),
@@ -61,7 +61,7 @@ class _Entry(ctypes.Structure):
 
 
 def _own_interface() -> dict[str, int]:
-    """What the library must have been built with."""
+    """Returns the constants, field offsets and sizes that the library must have been built with."""
     interface = dict(
         SCAN_FLOAT32=SCAN_FLOAT32,
         SCAN_BFLOAT16=SCAN_BFLOAT16,
@@ -85,10 +85,11 @@ def _entries(library: ctypes.CDLL) -> Iterator[tuple[str, int]]:
 
 
 def _show_openmp() -> None:
-    """Let the kernels find the OpenMP runtime of torch.
+    """Makes an OpenMP runtime visible to the kernels.
 
-    Its file has another name in some builds of torch (libgomp-a34b3233.so.1 in 2.4), so the kernels are linked to none.
-    Importing torch makes it visible to all; a torch without one leaves the system's.
+    The kernels are not linked to a runtime, because some builds of torch ship it under a different file name
+    (libgomp-a34b3233.so.1 in 2.4). Importing torch makes its runtime globally visible. If torch has none, this function
+    loads the system's.
     """
     if not hasattr(ctypes.CDLL(None), 'GOMP_parallel'):
         ctypes.CDLL('libgomp.so.1', mode=ctypes.RTLD_GLOBAL)
@@ -96,7 +97,10 @@ def _show_openmp() -> None:
 
 @cache
 def load() -> tuple[ctypes.CDLL | None, str | None]:
-    """The library with `channel_unit`, to which it pads channels, or None and one sentence that says why not."""
+    """Returns the library and None, or None and one sentence with the reason why it cannot be used.
+
+    The library has an additional attribute `channel_unit`: the kernels pad channels to a multiple of it.
+    """
     if not OBJECT.exists():
         return None, (
             f'The native scan is not built: {OBJECT.name} is missing beside {__name__}; '
@@ -123,11 +127,11 @@ def load() -> tuple[ctypes.CDLL | None, str | None]:
 
 
 def unavailable_reason() -> str | None:
-    """None if the kernels can run, else one sentence that says why not."""
+    """Returns None if the kernels can run, else one sentence with the reason."""
     return load()[1]
 
 
 def info() -> str:
-    """The instruction set picked and the number of threads, for diagnostics."""
+    """Returns the selected instruction set and the number of threads, for diagnostics."""
     library, reason = load()
     return reason or f'{library.scan_isa().decode()}, {torch.get_num_threads()} threads'

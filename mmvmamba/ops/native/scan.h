@@ -1,20 +1,23 @@
-/* The interface between the Python loader and the kernels: plain structs of 8-byte fields, no torch, no Python.
+/* The interface between the Python loader and the kernels. It uses only plain structs with 8-byte fields and depends
+ * on neither torch nor Python.
  *
  *     delta_t = softplus(dt_t [+ weight low_t] + bias)
  *     h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t,     y += <C_t, h_t> + D x_t
  *
- * for every traversal of a channels-last map, summed in natural order. State and arithmetic are float32.
+ * The kernels compute this recurrence for every traversal of a channels-last map and sum the results in natural order.
+ * State and arithmetic are float32.
  *
- * What both sides must agree on stands in lists, from which come the declarations here and what scan_interface() tells
- * the loader: it compares every name and number with its own.
+ * X-macro lists define all constants and fields that both sides share. The declarations below and the table that
+ * scan_interface() returns are generated from these lists. The loader compares each entry of the table with its own
+ * definition.
  */
 #ifndef MMVMAMBA_SCAN_H
 #define MMVMAMBA_SCAN_H
 
 #include <stdint.h>
 
-/* SCAN_COLUMN and SCAN_REVERSED are the bits of a traversal code. The channels of outputs and of all our own buffers
- * are padded to a multiple of SCAN_CHANNEL_UNIT. */
+/* SCAN_COLUMN and SCAN_REVERSED are the bits of a traversal code. Outputs and internal buffers pad their channels to a
+ * multiple of SCAN_CHANNEL_UNIT. */
 #define SCAN_CONSTANTS(CONSTANT)                                                                                       \
     CONSTANT(SCAN_FLOAT32, 0)                                                                                          \
     CONSTANT(SCAN_BFLOAT16, 1)                                                                                         \
@@ -23,7 +26,7 @@
     CONSTANT(SCAN_REVERSED, 2)                                                                                         \
     CONSTANT(SCAN_CHANNEL_UNIT, 16)
 
-/* A strided map; strides count elements, channels are adjacent. A map shared by the traversals has traversal = 0. */
+/* A strided map. Strides count elements; channels are contiguous. A map shared by all traversals has traversal = 0. */
 #define SCAN_MAP(FIELD)                                                                                                \
     FIELD(void *, data)                                                                                                \
     FIELD(int64_t, dtype)                                                                                              \
@@ -32,9 +35,9 @@
     FIELD(int64_t, row)                                                                                                \
     FIELD(int64_t, col)
 
-/* All arrays but the maps are dense. B, C and a low-rank dt are float32; dt has rank channels if rank > 0. Outputs are
- * float32 and fully written. Null pointers: D, bias and weight where there is none. K traversals, d channels, d16 of
- * them with padding, n states, rank r. */
+/* All arrays except the maps are contiguous. B, C and a low-rank dt are float32; dt has `rank` channels if rank > 0.
+ * The kernels overwrite all outputs, which are float32. D, bias and weight may be null. Sizes: K traversals, d
+ * channels, d16 channels with padding, n states, rank r. */
 #define SCAN_ARGS(FIELD)                                                                                               \
     FIELD(int64_t, batch)                                                                                              \
     FIELD(int64_t, height)                                                                                             \
@@ -79,7 +82,7 @@ typedef struct {
 
 typedef struct conv_args conv_args; /* conv.h */
 
-/* One set of kernels per instruction set; they return 0, or 1 if memory ran out. */
+/* The kernels for one instruction set. Each returns 0 on success and 1 if it cannot allocate memory. */
 typedef struct {
     const char *name;
     int (*forward)(const scan_args *);
@@ -90,10 +93,10 @@ typedef struct {
 
 extern const scan_kernels scan_baseline, scan_avx2, scan_avx512;
 
-/* What the library exports. */
+/* The exported functions. */
 typedef struct {
-    const char *name; /* of a constant, "scan_map.row" for a field, "scan_map" for a size; null behind the last */
-    int64_t value;    /* the constant, the field's offset, the size */
+    const char *name; /* "SCAN_COLUMN", "scan_map.row" or "scan_map"; null marks the end of the table */
+    int64_t value;    /* value of a constant, offset of a field, or size of a struct */
 } scan_entry;
 
 const scan_entry *scan_interface(void);

@@ -1,4 +1,4 @@
-"""Hands the kernels pointers and strides of tensors, and cuts the padding off what they return."""
+"""Calls the C scan kernels with pointers and strides of tensors, and removes the channel padding from the outputs."""
 
 import ctypes
 
@@ -21,7 +21,7 @@ def _library() -> ctypes.CDLL:
 
 
 def as_map(t: Tensor) -> Tensor:
-    """As the kernels read maps: a dtype they know, adjacent channels."""
+    """Returns `t` as a map that the kernels can read: with a supported dtype and contiguous channels."""
     t = t if t.dtype in _DTYPES else t.to(torch.float32)
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
@@ -81,12 +81,15 @@ def _padded(d: int) -> int:
 
 
 def _transposed(t: Tensor) -> Tensor:
-    """A copy, with the strides of a new tensor also where a size is 1: DistributedDataParallel warns of others."""
+    """Returns a transposed copy with the default strides of its shape.
+
+    DistributedDataParallel warns about other strides, even along dimensions of size 1.
+    """
     return t.mT.clone(memory_format=torch.contiguous_format)
 
 
 def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype) -> Tensor:
-    """Computes y (b, H, W, d) from maps in float32, bfloat16 or float16 with any strides."""
+    """Computes y (b, H, W, d) from maps in float32, bfloat16 or float16, with any strides."""
     x = inputs.x
     b, height, width, d = x.shape[0], *x.shape[-3:]
     if _is_empty(inputs):
@@ -97,7 +100,7 @@ def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype) -> Tensor:
 
 
 def selective_scan_2d_backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
-    """The gradients of the tensors of `inputs`, each in the shape and dtype of its input; None where that is None."""
+    """Returns the gradients of the tensors in `inputs`, with their shapes and dtypes, and None for missing tensors."""
     if _is_empty(inputs):
         return tuple(None if t is None else t.new_zeros(t.shape) for t in inputs.tensors)
     x, dt, A, B, C, *_, dt_weight, codes, _ = inputs

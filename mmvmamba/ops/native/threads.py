@@ -1,8 +1,9 @@
-"""The number of threads of the kernels, also in a process that was forked.
+"""Chooses the number of threads of the kernels, including in forked processes.
 
-OpenMP keeps a pool of threads once it has computed in parallel. A fork copies the record of the pool but not its
-threads, so that a child would wait for them forever in its first parallel region, in our kernels as in PyTorch's.
-PyTorch's data loaders compute with one thread in their workers; so does a child of a process that has used ours.
+OpenMP creates a thread pool in its first parallel region. A fork copies the pool's data structures but not its threads,
+so the first parallel region of a child process, in these kernels or in PyTorch's, would wait for them forever. PyTorch
+uses one thread in its data loader workers. In the same way, the children of a process that has used these kernels with
+several threads use one.
 """
 
 import os
@@ -13,7 +14,7 @@ _has_pool = False
 
 
 def thread_count() -> int:
-    """PyTorch's number of threads, for a kernel that is about to start them."""
+    """Returns PyTorch's number of threads and records whether a kernel is about to start a thread pool."""
     global _has_pool
     threads = torch.get_num_threads()
     _has_pool = _has_pool or threads > 1

@@ -1,4 +1,4 @@
-"""The scan and the convolution on CUDA devices, in Triton, which is imported when used and not with this package."""
+"""Triton kernels of the scan and the convolution for CUDA devices. Triton is imported on first use only."""
 
 import os
 from functools import cache
@@ -11,7 +11,7 @@ from ..scan_inputs import ScanInputs
 
 
 def unavailable_reason() -> str | None:
-    """None if the kernels can run here, else one sentence that says why not."""
+    """Returns None if the kernels can run, else one sentence with the reason."""
     if reason := _import_failure():
         return reason
     import triton
@@ -23,7 +23,7 @@ def unavailable_reason() -> str | None:
     return "PyTorch sees no CUDA device (TRITON_INTERPRET=1, set at start, runs Triton's slow interpreter on the CPU)."
 
 
-@cache  # each scan on a GPU asks, and a failing import may take seconds
+@cache  # every scan on a GPU calls this, and a failing import may take seconds
 def _import_failure() -> str | None:
     error = import_failure('triton', 'triton.language')
     if isinstance(error, ModuleNotFoundError):
@@ -32,21 +32,21 @@ def _import_failure() -> str | None:
 
 
 def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype) -> Tensor:
-    """Computes y (b, H, W, d) from maps of 16 or 32 bits; states and sums are float32."""
+    """Computes y (b, H, W, d) from maps in 16-bit or 32-bit dtypes. States and sums are float32."""
     from .launch import forward
 
     return forward(inputs, out_dtype)
 
 
 def selective_scan_2d_backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
-    """The gradients of the tensors of `inputs`, each in the shape and dtype of its input; None where that is None."""
+    """Returns the gradients of the tensors in `inputs`, with their shapes and dtypes, and None for missing tensors."""
     from .launch import backward
 
     return backward(grad_y, inputs)
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
-    """(B, H, W, E), (K, E, rows, columns), (K, E) -> (B, K, H, W, E), as `mmvmamba.ops.depthwise_conv` defines it."""
+    """(B, H, W, E), (K, E, rows, columns), (K, E) -> (B, K, H, W, E), as defined in `mmvmamba.ops.depthwise_conv`."""
     from .conv_launch import forward
 
     return forward(x, weight, bias, left)
@@ -55,7 +55,7 @@ def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -
 def conv_silu_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradients of x, weight and bias, in their types; dz, K maps in float32, is held meanwhile."""
+    """Returns the gradients of x, weight and bias in their dtypes. Needs memory for dz: K maps in float32."""
     from .conv_launch import backward
 
     return backward(grad, x, weight, bias, left)

@@ -1,4 +1,4 @@
-"""The backward kernel: the states once more forwards, then their gradients backwards."""
+"""The backward kernel: recomputes the states in scan order, then computes the gradients in reverse order."""
 
 import triton
 import triton.language as tl
@@ -26,7 +26,7 @@ from .device_functions import (
 
 @triton.jit
 def replay_steps(h, pos, stride_t, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS: tl.constexpr, T: tl.constexpr):
-    """T steps of phase one."""
+    """Recomputes the states of T steps (phase one)."""
     x_t = ()
     z_t = ()
     B_t = ()
@@ -69,9 +69,10 @@ def grad_steps(
     SOFTPLUS: tl.constexpr,
     T: tl.constexpr,
 ):
-    """T steps of phase two, from the last, at pos, to the first; h is the state before the first.
+    """Computes the gradients of T steps in reverse order (phase two).
 
-    Tuples run in that order too: item i is step T - 1 - i.
+    `pos` is the position of the last step and `h` the state before the first one. Tuples are in reverse order as well:
+    item i belongs to step T - 1 - i.
     """
     a = A * LOG2E
     x_t = ()
@@ -92,7 +93,7 @@ def grad_steps(
         dx_at = dx_at + (at(dx, pos),)
         dx_t = dx_t + (tl.load(dx_at[i], mask=m_add, other=0.0),)
         ddt_at = ddt_at + (at(ddt, pos),)
-        dBC_at = dBC_at + (pos * dB[1],)  # dB and dC are alike
+        dBC_at = dBC_at + (pos * dB[1],)  # dB and dC have the same layout
         pos = retreat(pos, stride_t, length)
     delta_t = ()
     before = (h,)
@@ -177,7 +178,7 @@ def scan_bwd_kernel(
     BD: tl.constexpr,
     T: tl.constexpr,
 ):
-    """Gradients of one chunk of steps and BD channels, for the traversals of one group.
+    """Computes the gradients of one chunk and BD channels, for the traversals of one group.
 
     Lanes and states are as in `scan_fwd_kernel`.
 
@@ -187,16 +188,16 @@ def scan_bwd_kernel(
         dx_t = delta_t <g_t, B_t> + D dy_t        dA = sum_t delta_t g_t a_t h_{t-1}
         ddelta_t = x_t <g_t, B_t> + <A, g_t a_t h_{t-1}>                        ddt_t = ddelta_t softplus'(z_t)
 
-    The forward kernel does not store the states needed here. Phase one scans forwards and stores the state before every
-    T-th step in `p_scratch`. Phase two processes the tiles of T steps from the last to the first: it recomputes their
-    states in registers and scans them backwards. Odd steps at the end are tiles of one step, so scratch is (b, K,
-    chunks, chunk // T + T - 1, N, d). `p_start` and `p_last` are the state before the chunk and the gradient after it,
-    (b, K, chunks, N, d), or None for zeros.
+    The forward kernel does not store the states that the gradients need. Phase one repeats the scan and stores the
+    state before every T-th step in `p_scratch`. Phase two processes the tiles of T steps from the last to the first: it
+    recomputes their states in registers and computes the gradients in reverse order. The remaining steps at the end are
+    tiles of one step, so the scratch memory is (b, K, chunks, chunk // T + T - 1, N, d). `p_start` is the state before
+    each chunk and `p_last` the gradient after it, both (b, K, chunks, N, d), or None for zeros.
 
-    ddt is (b, K, L, d) with strides (s_ddt_b, s_ddt_k, d). dx is (groups, b, L, d), added up over a group's traversals,
-    or without SHARED one map for each traversal, (b, K, L, d). dB and dC are partial sums, (blocks, b, K, L, n); dA
-    (.., n, d), dD and dbias have a row for every image and chunk, (b, chunks, K, ..). No atomics: partial sums
-    are added in a fixed order afterwards.
+    ddt is (b, K, L, d) with strides (s_ddt_b, s_ddt_k, d). With SHARED, dx is (groups, b, L, d), summed over the
+    traversals of each group; otherwise it is one map per traversal, (b, K, L, d). dB and dC are partial sums over
+    channels, (blocks, b, K, L, n). dA is (b, chunks, K, n, d), and dD and dbias are (b, chunks, K, d). A fixed order of
+    summation after the kernel replaces atomics.
     """
     block, c, group, b = program(channels, chunks, groups, BD)
     d = block * BD + tl.arange(0, BD)
@@ -253,7 +254,7 @@ def scan_bwd_kernel(
                 tl.store(p_slot + o_slot, h, mask=m_tile)
                 p_slot += states * channels
                 h, pos = replay_steps(h, pos, stride_t, length, a, bias, x, dt, B, m_d, m_n, SOFTPLUS, 1)
-            tl.debug_barrier()  # phase two reads the scratch
+            tl.debug_barrier()  # phase two reads the scratch memory
 
             sum_A = tl.zeros([BD, N], tl.float32)
             sum_D = tl.zeros([BD], tl.float32)

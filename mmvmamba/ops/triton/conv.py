@@ -1,7 +1,7 @@
 """The kernels of the depthwise convolution with SiLU.
 
-A program takes a block of BP positions, in row-major order, and BD channels of one image. What neighbours read twice
-comes from the caches. Prefixes are those of walk.py.
+One program processes a block of BP positions, in row-major order, and BD channels of one image. Overlapping inputs of
+neighbouring positions come from the caches. Prefixes are those of device_functions.py.
 """
 
 import triton
@@ -9,19 +9,19 @@ import triton.language as tl
 
 from .device_functions import LOG2E
 
-# Arguments that Triton compiles no variants for.
+# Triton compiles no specialised variants for the values of these arguments.
 UNSPECIALISED = ['kernels', 'lefts', 'height', 'width']
 
 
 @triton.jit
 def left_of(lefts, k):
-    """Columns that kernel k reaches to the left: `lefts` has 4 bits for each."""
+    """Returns the left padding of kernel k in columns. `lefts` has 4 bits per kernel."""
     return ((lefts >> (4 * k)) & 15).to(tl.int32)
 
 
 @triton.jit
 def block_at(pid, channels, length, BP: tl.constexpr, BD: tl.constexpr):
-    """(positions, channels, what is left of `pid`: list and image)."""
+    """Returns (positions, channels, rest), where `rest` is the part of `pid` that indexes kernels and images."""
     blocks = tl.cdiv(channels, BD)
     d = pid % blocks * BD + tl.arange(0, BD)
     pid //= blocks
@@ -31,7 +31,7 @@ def block_at(pid, channels, length, BP: tl.constexpr, BD: tl.constexpr):
 
 @triton.jit
 def read_tap(p_map, s_h, s_w, h, w, d, height, width, channels, WIDE: tl.constexpr):
-    """A (BP, BD) tile of a map at rows h and columns w, zero outside, in float32."""
+    """Loads a (BP, BD) tile of a map at rows h and columns w in float32, with zero padding."""
     inside = (h >= 0) & (h < height) & (w >= 0) & (w < width)
     h = h.to(tl.int64) if WIDE else h
     w = w.to(tl.int64) if WIDE else w
@@ -43,7 +43,7 @@ def read_tap(p_map, s_h, s_w, h, w, d, height, width, channels, WIDE: tl.constex
 def before_silu(
     p_x, s_x_h, s_x_w, p_weight, p_bias, k, h, w, d, height, width, channels, WIDE: tl.constexpr, ROWS, COLUMNS
 ):
-    """z of kernel k; h and w are the rows and columns of its first tap."""
+    """Computes z of kernel k. h and w are the rows and columns of the first tap."""
     m_d = d < channels
     z = tl.zeros([h.shape[0], d.shape[0]], tl.float32)
     if p_bias is not None:
@@ -75,7 +75,7 @@ def convolve(
     BP: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """y[b, k] = SiLU of kernel k; y is (b, K, H, W, d), weight (K, ROWS, COLUMNS, d), bias (K, d) or None."""
+    """Computes y[b, k] = SiLU(z_k). y is (b, K, H, W, d), weight (K, ROWS, COLUMNS, d), bias (K, d) or None."""
     length = height * width
     p, d, rest = block_at(tl.program_id(0), channels, length, BP, BD)
     k = rest % kernels
@@ -116,9 +116,10 @@ def convolve_back(
     BP: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """dz = dy dSiLU/dz, (b, K, H, W, d) in float32, and this block's share of the gradients of weight and bias.
+    """Computes dz = dy dSiLU/dz, (b, K, H, W, d) in float32, and partial sums of the weight and bias gradients.
 
-    p_parts is (b, pieces of a map, K, ROWS * COLUMNS + 1, d), the bias last: summed afterwards, in one order.
+    p_parts is (b, blocks of positions, K, ROWS * COLUMNS + 1, d), where the last row is the bias. The partial sums are
+    added in a fixed order after the kernel.
     """
     length = height * width
     p, d, rest = block_at(tl.program_id(0), channels, length, BP, BD)
@@ -164,7 +165,7 @@ def spread_back(
     BP: tl.constexpr,
     BD: tl.constexpr,
 ):
-    """dx, (b, H, W, d): what every position saw of it, over all kernels."""
+    """Computes dx, (b, H, W, d): the sum of weight * dz over all kernels and all outputs that read a position."""
     length = height * width
     p, d, rest = block_at(tl.program_id(0), channels, length, BP, BD)
     b = rest.to(tl.int64)

@@ -1,4 +1,4 @@
-"""From tensors to the kernels of the convolution."""
+"""Launches the convolution kernels."""
 
 import torch
 import triton
@@ -7,12 +7,12 @@ from torch import Tensor
 from .conv import convolve, convolve_back, spread_back
 from .launch import FUSION
 
-BLOCK = dict(BP=32, BD=64, num_warps=4, **FUSION)  # not tuned on a device, and not by stopwatch: it orders the sums
-MOST = 15  # kernels, and columns to the left: 4 bits each
+BLOCK = dict(BP=32, BD=64, num_warps=4, **FUSION)  # not autotuned: it fixes the order of sums; not tuned on a device
+MOST = 15  # kernels, and columns of left padding: `lefts` has 4 bits for each
 
 
 class Convolution:
-    """One call's tensors as the kernels take them."""
+    """The kernel arguments of one call."""
 
     def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]):
         if len(left) > MOST or max(left) > MOST:
@@ -52,7 +52,7 @@ class Convolution:
         )
 
     def wide(self, *tensors: Tensor) -> bool:
-        """Whether an offset within an image needs 64 bits."""
+        """Returns whether an offset within an image needs 64 bits."""
         return any(self.height * t.stride(-3) + self.width * t.stride(-2) >= 1 << 31 for t in tensors)
 
     def maps(self, dtype: torch.dtype) -> Tensor:

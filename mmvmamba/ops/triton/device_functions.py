@@ -1,6 +1,6 @@
 """Device functions of the scan kernels: program indices, addresses along a traversal, and the arithmetic of a step.
 
-Prefixes: p_ pointer, s_ stride, m_ mask. An oriented map is a pair of pointer and stride, see `oriented_ptr`.
+Prefixes: p_ pointer, s_ stride, m_ mask, o_ offset. An oriented map is a (pointer, stride) pair, see `oriented_ptr`.
 """
 
 import triton
@@ -8,13 +8,13 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)  # exp(x) = exp2(x LOG2E)
 
-# Arguments that Triton compiles no variants for.
+# Triton compiles no specialised variants for the values of these arguments.
 UNSPECIALISED = ['batch', 'groups', 'traversals', 'plan', 'height', 'width', 'chunk', 'chunks', 'one_opaque']
 
 
 @triton.jit
 def code_of(plan, k):
-    """The code of traversal k. `plan` has 4 bits a traversal: two for its code and, above them, two for its group."""
+    """Returns the code of traversal k. `plan` has 4 bits per traversal: two for the code, then two for the group."""
     return (plan >> (4 * k)) & 3
 
 
@@ -25,7 +25,7 @@ def group_of(plan, k):
 
 @triton.jit
 def program(channels, chunks, grid_k, BD: tl.constexpr):
-    """(block of BD channels, chunk, k, image) of this program; k counts `grid_k` groups or traversals."""
+    """Returns this program's (block of BD channels, chunk, k, image); k < grid_k indexes groups or traversals."""
     pid = tl.program_id(0)
     blocks = tl.cdiv(channels, BD)
     block = pid % blocks
@@ -37,17 +37,17 @@ def program(channels, chunks, grid_k, BD: tl.constexpr):
 
 @triton.jit
 def states_at(row, n, d, states, channels, one_opaque):
-    """Offsets of a (BD, N) tile in an array (row, states, channels).
+    """Returns the offsets of a (BD, N) tile in an array (row, states, channels).
 
-    `one_opaque` is 1, but not as a constant: with a constant, the compiler lays tiles out for wide loads along the
-    channels, and spreads the states over the lanes.
+    `one_opaque` is 1, but the compiler must not know that. Otherwise it chooses a layout with wide loads along the
+    channels, which distributes the states over the lanes.
     """
     return (row * states + n[None, :]) * channels + d[:, None] * one_opaque
 
 
 @triton.jit
 def row_of(pointer, k, d, channels, m_d, BD: tl.constexpr):
-    """Row k of an array (.., channels), or zeros for None."""
+    """Loads row k of an array (.., channels). Returns zeros if the pointer is None."""
     row = tl.zeros([BD], tl.float32)
     if pointer is not None:
         row += tl.load(pointer + k * channels + d, mask=m_d, other=0.0)
@@ -56,9 +56,10 @@ def row_of(pointer, k, d, channels, m_d, BD: tl.constexpr):
 
 @triton.jit
 def position(t, code, height, width, WIDE: tl.constexpr):
-    """Row-major index of step t of a row traversal (bit 0 of `code` clear) or a column traversal.
+    """Returns the row-major index of step t in a row traversal (bit 0 of `code` is 0) or a column traversal.
 
-    It is multiplied by strides, and 64-bit products cost four times as much, so it has 64 bits only if WIDE is set.
+    The index is multiplied by strides, and a 64-bit product costs four times as much as a 32-bit one. Therefore the
+    index has 64 bits only if WIDE is set.
     """
     pos = tl.where((code & 1) == 1, (t % height) * width + t // height, t)
     return pos.to(tl.int64) if WIDE else pos
@@ -66,13 +67,13 @@ def position(t, code, height, width, WIDE: tl.constexpr):
 
 @triton.jit
 def stride_t_of(code, width):
-    """Increment of `advance` and `retreat`: 1 along rows, the width along columns."""
+    """Returns the increment for `advance` and `retreat`: 1 along rows, the width along columns."""
     return tl.where((code & 1) == 1, width, 1)
 
 
 @triton.jit
 def advance(pos, stride_t, length):
-    """Index of the next step.
+    """Returns the index of the next step.
 
     No division is needed: at the end of a column pos + width >= length, and the next column starts length - 1 earlier.
     """
@@ -82,16 +83,16 @@ def advance(pos, stride_t, length):
 
 @triton.jit
 def retreat(pos, stride_t, length):
-    """Index of the previous step."""
+    """Returns the index of the previous step."""
     pos -= stride_t
     return tl.where(pos >= 0, pos, pos + (length - 1))
 
 
 @triton.jit
 def oriented_ptr(pointer, stride, code, length):
-    """Pointer and stride that read positions in order, or backwards if `code` is reversed.
+    """Returns a (pointer, stride) pair that addresses positions in natural order, or in reverse if `code` is reversed.
 
-    A reversed traversal reads position length - 1 - p where the forward one reads p, which mirrored addresses achieve.
+    Where a traversal reads position p, its reverse reads position length - 1 - p, so mirrored addresses are sufficient.
     """
     backwards = code >= 2
     last = (length - 1).to(tl.int64) * stride
@@ -110,9 +111,10 @@ def read(faced, pos, mask):
 
 @triton.jit
 def softplus(z):
-    """log(1 + exp(z)) to 1e-7 relative, also where it is tiny; for z > 20 it is z. NaN and Inf pass through.
+    """Computes log(1 + exp(z)) with a relative error of 1e-7, also for tiny results. NaN and infinity propagate.
 
-    max(z, 0) + u P(u) with u = exp(-|z|) and P(u) close to log(1 + u) / u on [0, 1] (benchmarks/polynomials.py).
+    The result is max(z, 0) + u P(u) with u = exp(-|z|), where P(u) approximates log(1 + u) / u on [0, 1]
+    (benchmarks/polynomials.py). For z > 20 it is z.
     """
     u = tl.exp2(tl.abs(z) * -LOG2E)
     p = u * 0.005365422461181879 - 0.030068300664424896
@@ -128,19 +130,19 @@ def softplus(z):
 
 @triton.jit
 def sigmoid(z):
-    """The derivative of softplus."""
+    """Computes the derivative of softplus."""
     u = tl.exp2(tl.abs(z) * -LOG2E)
     return tl.where(z >= 0, 1.0, u) / (1.0 + u)
 
 
 @triton.jit
 def step_size(z, bias, SOFTPLUS: tl.constexpr):
-    """delta, from the loaded dt."""
+    """Computes delta from the loaded dt."""
     z = z.to(tl.float32) + bias
     return softplus(z) if SOFTPLUS else z
 
 
 @triton.jit
 def next_state(h, decay, delta, x, B):
-    """decay h + delta B x, of (BD, N) states."""
+    """Computes decay h + delta B x for (BD, N) states."""
     return decay * h + (delta * x.to(tl.float32))[:, None] * B.to(tl.float32)[None, :]

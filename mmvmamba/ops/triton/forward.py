@@ -1,4 +1,4 @@
-"""The forward kernels: the serial scan, and the two kernels that let all chunks of a long sequence start at once."""
+"""The forward kernels: the scan, and two kernels that compute start states so that all chunks can run in parallel."""
 
 import triton
 import triton.language as tl
@@ -26,7 +26,7 @@ from .device_functions import (
 def scan_steps(
     h, pos, stride_t, length, a, bias, skip, x, dt, B, C, y, m_d, m_n, m_add, SOFTPLUS: tl.constexpr, U: tl.constexpr
 ):
-    """U steps of `scan_fwd_kernel`: all loads, then all arithmetic and stores."""
+    """Computes U steps of `scan_fwd_kernel`: first all loads, then all arithmetic and stores."""
     x_t = ()
     z_t = ()
     B_t = ()
@@ -89,20 +89,22 @@ def scan_fwd_kernel(
     BD: tl.constexpr,
     U: tl.constexpr,
 ):
-    """y[group, b] = the sum over the group's traversals of <C_t, h_t> + D x_t, for one chunk of steps and BD channels.
+    """Computes y[group, b], the sum over a group's traversals of <C_t, h_t> + D x_t, for one chunk and BD channels.
 
-    One program is one warp and one lane is one channel. The states h of its channels are a (BD, N) tile, so every lane
-    holds all N states of a channel in registers, and neither the recurrence nor the sum over states leaves the lane.
-    Time is a plain loop. A step is too short to hide a load, so U steps are loaded into tuples before the first of them
-    is computed; written step by step, no load would move past the store before it. Odd steps at the end go one by one.
+    One program is one warp, and one lane processes one channel. The states h are a (BD, N) tile, so each lane holds all
+    N states of its channel in registers. The recurrence and the sum over states need no communication between lanes.
+    The steps are a sequential loop. One step is too short to hide the latency of a load, so the kernel loads U steps
+    into tuples before it computes the first one. In a step-by-step loop, the compiler would not move a load before the
+    preceding store. The remaining steps at the end are processed one at a time.
 
-    The group's traversals (a row traversal and its reverse, say) run one after the other over the same positions: the
-    first writes y, the others add to what the same lane has written, so the sum has one order and needs no atomics.
-    Chunks are cut in natural order, which makes them the same positions for a traversal and its reverse. `p_start`
-    holds the state at which each chunk starts, (b, K, chunks, N, d); None means zero, for a sequence in one chunk.
+    The traversals of a group (for example a row traversal and its reverse) run one after the other over the same
+    positions. The first one writes y, and the others add to the values that the same lane has written. The order of the
+    sum is therefore fixed, and no atomics are needed. Chunks are divided in natural order, so a traversal and its
+    reverse have the same chunks. `p_start` is the start state of each chunk, (b, K, chunks, N, d), or None for zero if
+    there is only one chunk.
 
-    Maps are (b, K, L, d) with strides (b, k, p), B and C (b, K, L, n); A (K, n, d), D and dt_bias (K, d) are contiguous
-    and y is (groups, b, L, d).
+    Maps are (b, K, L, d) with strides (b, k, p), and B and C are (b, K, L, n). A (K, n, d), D (K, d) and dt_bias (K, d)
+    are contiguous. y is (groups, b, L, d).
     """
     block, c, group, b = program(channels, chunks, groups, BD)
     d = block * BD + tl.arange(0, BD)
@@ -169,7 +171,7 @@ def chunk_steps(
     SOFTPLUS: tl.constexpr,
     U: tl.constexpr,
 ):
-    """U steps of `chunk_state_kernel`."""
+    """Computes U steps of `chunk_state_kernel`."""
     x_t = ()
     z_t = ()
     B_t = ()
@@ -236,11 +238,12 @@ def chunk_state_kernel(
     BD: tl.constexpr,
     U: tl.constexpr,
 ):
-    """What one chunk hands to its neighbours if it starts from zero.
+    """Computes the end state and the total decay of one chunk that starts from zero.
 
-    end_state (b, K, chunks, N, d): the state after it; decay (b, K, chunks, d): the sum of its step sizes, of which
-    exp(A decay) is the decay of a state across it. ADJOINT adds end_grad, what its outputs send to the state before it:
-    sum_t exp(A (delta_1 + ... + delta_t)) C_t grad_y_t, which needs no backward walk.
+    end_state (b, K, chunks, N, d) is the state after the chunk. decay (b, K, chunks, d) is the sum of the chunk's step
+    sizes: exp(A decay) is the decay of a state across the chunk. ADJOINT also computes end_grad, the contribution of
+    the chunk's outputs to the gradient of the state before it: sum_t exp(A (delta_1 + ... + delta_t)) C_t grad_y_t.
+    This needs no pass in reverse order.
     """
     block, c, k, b = program(channels, chunks, traversals, BD)
     d = block * BD + tl.arange(0, BD)
@@ -337,10 +340,10 @@ def state_passing_kernel(
     BD: tl.constexpr,
     U: tl.constexpr,
 ):
-    """Replaces, in place, what each chunk ends with by what it starts with: carry <- exp(A decay) carry + end.
+    """Replaces each chunk's end state by its start state, in place: carry <- exp(A decay) carry + end.
 
-    The walk over the chunks runs as the traversal does, and the other way round for gradients (ADJOINT). One program
-    takes one state of BD channels.
+    The loop over the chunks follows the direction of the traversal, or the opposite one for gradients (ADJOINT). One
+    program processes one state index of BD channels.
     """
     pid = tl.program_id(0)
     blocks = tl.cdiv(channels, BD)
@@ -370,7 +373,7 @@ def state_passing_kernel(
 
 @triton.jit(do_not_specialize=['parts', 'size'])
 def reduce_kernel(p_terms, p_out, parts, size, BLOCK: tl.constexpr):
-    """out = the sum of `parts` float32 arrays of `size` elements, in their order, rounded once to the dtype of out."""
+    """Adds `parts` float32 arrays of `size` elements in order and rounds the sum once to the dtype of `out`."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for _ in range(0, parts):

@@ -1,11 +1,11 @@
 """Launches the scan kernels: grid, chunks and scratch memory.
 
-Low-rank dt is multiplied out by one batched GEMM in the dtype of the maps before the kernels, in the forward and again
-in the backward, and its gradients are two GEMMs. Inside the scan, the product would cost r multiply-adds per channel
-and step, in addition to about 50 instructions.
+One batched GEMM in the dtype of the maps expands a low-rank dt before the kernels run. The backward pass repeats it,
+and two more GEMMs compute its gradients. Inside the scan, the product would cost r multiply-adds per channel and step,
+in addition to about 50 instructions.
 
-Block sizes are constants and not autotuned: they fix the order of partial sums, so a choice by timing could change the
-last bits of a gradient from one run to the next.
+Block sizes are constants and not autotuned. They fix the order of partial sums, so a choice by measured time could
+change the last bits of a gradient from one run to the next.
 """
 
 import functools
@@ -19,27 +19,28 @@ from ..scan_inputs import ScanInputs
 from .backward import scan_bwd_kernel
 from .forward import chunk_state_kernel, reduce_kernel, scan_fwd_kernel, state_passing_kernel
 
-WARPS_PER_MULTIPROCESSOR = 8  # at least, to hide the latency of loads: an estimate, not tuned on a device
+WARPS_PER_MULTIPROCESSOR = 8  # minimum to hide the latency of loads; an estimate, not tuned on a device
 MIN_CHUNK = 16  # steps
-MAX_TRAVERSALS = 15  # of the 4 bits each that fit into a plan of 64
-MAX_SCRATCH = 1 << 30  # bytes; the backward takes a batch that needs more in parts
-FUSION = dict(enable_fp_fusion=True)  # its default differs between versions of Triton
+MAX_TRAVERSALS = 15  # `plan` has 64 bits, 4 per traversal
+MAX_SCRATCH = 1 << 30  # bytes; the backward pass splits a batch that needs more
+FUSION = dict(enable_fp_fusion=True)  # the default depends on the Triton version
 
 
 def forward_channels(states: int) -> int:
-    """Channels of a program, which is one warp: one channel a lane, fewer if a lane then held over 16 states."""
+    """Returns the channels per program (one warp): one channel per lane, or fewer if N > 16."""
     return min(32, max(1, 512 // triton.next_power_of_2(states)))
 
 
 def backward_channels(states: int) -> int:
-    """Likewise with 4 states: a backward program holds those of several steps. With more, registers spill."""
+    """Like `forward_channels`, but fewer if N > 4: a program holds the states of several steps. More would spill."""
     return min(32, max(1, 128 // triton.next_power_of_2(states)))
 
 
 def steps_ahead(states: int, length: int) -> int:
-    """Steps whose inputs (and, in the backward, states) a program holds in registers.
+    """Returns the number of steps whose inputs (and, in the backward pass, states) a program holds in registers.
 
-    7 where that divides the sequence and 8 does not, as in maps of 14 x 14 and 7 x 7: odd steps go one by one.
+    It is 7 if 7 divides the sequence length and 8 does not, as in maps of 14 x 14 and 7 x 7, because the kernels
+    process the remaining steps one at a time.
     """
     if states > 2:
         return 4
@@ -47,23 +48,26 @@ def steps_ahead(states: int, length: int) -> int:
 
 
 class Schedule(NamedTuple):
-    """Who computes what. The traversals of a group share one program and one map to sum into."""
+    """The division of the scan into programs. The traversals of a group share one program and one output map."""
 
-    groups: list[int]  # of each traversal
-    chunk: int  # steps
+    groups: list[int]  # group of each traversal
+    chunk: int  # steps per chunk
     chunks: int
 
 
 def schedule(blocks: int, length: int, steps: int, codes: list[int], multiprocessors: int) -> Schedule:
-    """One serial scan of the whole sequence if that fills the device, else as many chunks as are needed.
+    """Chooses one serial scan of the sequence if that fills the device, else as many chunks as are needed.
 
-    A traversal and its reverse share a program, and with it the memory for their sum; if that leaves too few programs,
-    each traversal gets its own. Chunks need a pass of their own first, to find the state at which each starts.
+    A traversal and its reverse share a program, and thus the memory for their sum. If that gives too few programs, each
+    traversal gets its own. Chunks are the last choice, because they need an additional pass to compute the state at
+    which each of them starts.
 
     Args:
-        blocks: warps that the batch and its channels fill, for one traversal.
-        steps: of which a chunk is a multiple.
-        codes: the traversals.
+        blocks: Warps per traversal, over the batch and its channels.
+        length: Steps of the sequence.
+        steps: The number of steps per chunk is a multiple of this.
+        codes: Codes of the traversals.
+        multiprocessors: Multiprocessors of the device.
     """
     orientations = sorted({code & 1 for code in codes})
     by_orientation = [orientations.index(code & 1) for code in codes]
@@ -83,7 +87,7 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def check(codes: list[int]) -> None:
-    """Raises ValueError for traversals that the kernels cannot take."""
+    """Raises ValueError if there are more traversals than the kernels support."""
     if len(codes) > MAX_TRAVERSALS:
         raise ValueError(
             f'The Triton scan takes at most {MAX_TRAVERSALS} traversals, not {len(codes)}: '
@@ -108,7 +112,7 @@ def backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
     check(codes)
     full = dt if dt_weight is None else expand(dt, dt_weight)
     dx, dB, dC = (t.new_empty(t.shape) for t in (x, B, C))
-    ddt = dt.new_empty(dt.shape) if dt_weight is None else torch.empty_like(full)  # as the GEMM wants it
+    ddt = dt.new_empty(dt.shape) if dt_weight is None else torch.empty_like(full)  # in the memory layout of the GEMM
     sums = [None if t is None else t.new_zeros(t.shape, dtype=torch.float32) for t in (A, D, dt_bias)]
     if grad_y.numel():
         with torch.cuda.device_of(x):
@@ -136,7 +140,7 @@ def backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
 
 
 def expand(dt: Tensor, weight: Tensor) -> Tensor:
-    """(b, K, H, W, r) times (K, d, r) -> (b, K, H, W, d), in memory (K, b, H, W, d)."""
+    """Multiplies (b, K, H, W, r) by (K, d, r). The result is (b, K, H, W, d), with memory layout (K, b, H, W, d)."""
     full = torch.bmm(dt.transpose(0, 1).flatten(1, -2), weight.to(dt.dtype).transpose(1, 2))
     return full.unflatten(1, (dt.shape[0], *dt.shape[2:4])).transpose(0, 1)
 
@@ -149,12 +153,12 @@ def expand_backward(grad: Tensor, dt: Tensor, weight: Tensor) -> tuple[Tensor, T
 
 
 def state_slots(chunk: int, steps: int) -> int:
-    """States that the backward keeps of a chunk: one for every tile of steps, and one for every odd step."""
+    """Returns the states per chunk that the backward stores: one per tile of steps and one per remaining step."""
     return chunk // steps + steps - 1
 
 
 def scratch_bytes(x_shape: torch.Size, A_shape: torch.Size) -> int:
-    """What the backward needs for one image: the states, and the partial sums of dB and dC."""
+    """Returns the scratch memory of the backward for one image: the states, and the partial sums of dB and dC."""
     length = x_shape[-3] * x_shape[-2]
     traversals, channels, states = A_shape
     blocks = triton.cdiv(channels, backward_channels(states))
@@ -162,25 +166,25 @@ def scratch_bytes(x_shape: torch.Size, A_shape: torch.Size) -> int:
 
 
 def as_sequence(maps: Tensor) -> Tensor:
-    """(.., H, W, c) -> (.., H * W, c) with contiguous channels: a view, or a copy where the rows have gaps between."""
+    """(.., H, W, c) -> (.., H * W, c) with contiguous channels. A view if the strides permit it, else a copy."""
     sequence = maps.flatten(-3, -2)
     return sequence if sequence.stride(-1) == 1 else sequence.contiguous()
 
 
 def write_sum(terms: Tensor, out: Tensor) -> None:
-    """out = terms.sum(0), added in order and rounded once; both are contiguous, terms is float32."""
+    """Writes terms.sum(0) to `out`, added in order and rounded once. Both are contiguous; `terms` is float32."""
     reduce_kernel[(triton.cdiv(out.numel(), 1024),)](
         p_terms=terms, p_out=out, parts=len(terms), size=out.numel(), BLOCK=1024, num_warps=4, **FUSION
     )
 
 
 class Scan:
-    """One call's tensors as the kernels take them, for programs of `block` channels."""
+    """The kernel arguments of one call, for programs of `block` channels."""
 
     def __init__(self, x, dt, A, B, C, D, dt_bias, codes, dt_softplus, block):
         height, width = x.shape[-3:-1]
         if height == 1 or width == 1:
-            codes = [code & 2 for code in codes]  # a column is a row here, and the cheaper one to walk
+            codes = [code & 2 for code in codes]  # a column is also a row here, and rows are cheaper to traverse
         self.batch, self.K, self.length = len(x), len(codes), height * width
         self.channels, self.states = A.shape[1:]
         self.blocks = triton.cdiv(self.channels, block)
@@ -189,12 +193,12 @@ class Scan:
             self.batch * self.blocks, self.length, self.steps, codes, multiprocessors(x.device)
         )
         self.groups = max(groups) + 1
-        self.programs = self.blocks * self.chunks * self.batch  # for one traversal or group
+        self.programs = self.blocks * self.chunks * self.batch  # per traversal or group
         self.plan = sum((code | group << 2) << 4 * k for k, (code, group) in enumerate(zip(codes, groups)))
 
         self.shared = x.dim() == 4
         if self.states > 2:
-            B, C = B.contiguous(), C.contiguous()  # small beside the maps, and aligned: one load for 8 states
+            B, C = B.contiguous(), C.contiguous()  # small compared to the maps; aligned, so one load reads 8 states
         maps = [as_sequence(t) for t in (x.unsqueeze(1) if self.shared else x, dt, B, C)]
         strides = [t.stride()[:3] for t in maps]
         if self.shared:
@@ -223,14 +227,14 @@ class Scan:
         )
 
     def wide(self, *strides: int) -> bool:
-        """Whether an offset within an image needs 64 bits, given further strides from position to position."""
+        """Returns whether an offset within an image needs 64 bits. `strides`: further strides between positions."""
         return self.length * max(self.channels, self.states, *self.position_strides, *strides) >= 1 << 31
 
     def new(self, *shape: int) -> Tensor:
         return self.maps['p_x'].new_empty(shape, dtype=torch.float32)
 
     def forward(self, out: Tensor) -> None:
-        """Writes out, (b, H, W, d) of any dtype."""
+        """Writes y to `out`, (b, H, W, d) in any dtype."""
         start = self.chunk_states() if self.chunks > 1 else None
         terms = out[None] if self.K == 1 else self.new(self.groups, *out.shape)
         scan_fwd_kernel[(self.programs * self.groups,)](
@@ -250,7 +254,7 @@ class Scan:
             write_sum(terms, out)
 
     def chunk_states(self, grad_y: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """The state before every chunk, and with grad_y, (b, L, d), the gradient from behind every chunk."""
+        """Returns the state before each chunk and, given grad_y (b, L, d), also the gradient after each chunk."""
         adjoint = grad_y is not None
         strides = grad_y.stride()[:2] if adjoint else (0, 0)
         decay = self.new(self.batch, self.K, self.chunks, self.channels)
@@ -290,7 +294,7 @@ class Scan:
         return (before, behind) if adjoint else before
 
     def backward(self, grad_y, dx, ddt, dB, dC, dA, dD, dbias) -> None:
-        """Writes dx, ddt, dB and dC; adds to dA, dD and dbias (float32, or None)."""
+        """Writes dx, ddt, dB and dC. Adds to dA, dD and dbias, which are float32 or None."""
         grad_y = as_sequence(grad_y)
         before, behind = self.chunk_states(grad_y) if self.chunks > 1 else (None, None)
         slots = state_slots(self.chunk, self.steps)
