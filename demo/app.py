@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from mmengine.device import get_device
 
-from mmvmamba.analysis.scans import Layout, reading, record_scans
-from mmvmamba.analysis.subjects import to_input
+from mmvmamba.analysis.networks import to_input
+from mmvmamba.analysis.scans import TokenLayout, record_scans, scan_attention
 from mmvmamba.checkpoint import CheckpointError
 from mmvmamba.engine.errors import DataError, LaunchError
 from mmvmamba.engine.inference import class_map, classification, draw, load_inferencer, predict
@@ -113,13 +113,14 @@ def read_at(backbone, image, x, y):
     height, width = (max(1, round(side / 32)) * 32 for side in image.shape[:2])
     resized = mmcv.imresize(image, (width, height), interpolation='area')
     scans = record_scans(backbone, to_input(resized, next(backbone.parameters()).device))
-    layouts = [Layout.of(backbone, scan, resized.shape[:2]) for scan in scans]
+    layouts = [TokenLayout.of(backbone, scan, resized.shape[:2]) for scan in scans]
     deep = [(scan, layout) for scan, layout in zip(scans, layouts) if layout.height * STRIDE >= height]
     if not deep:
         raise LaunchError(f'{type(backbone).__name__} has no selective scan that a pixel could read through')
     scan, layout = deep[-1]
     row, column = int(y / image.shape[0] * layout.height), int(x / image.shape[1] * layout.width)
-    weights = layout.to_map(reading(scan, *layout.in_scan(row, column))).sum(0).abs().mean(-1).sqrt().cpu().numpy()
+    weights = layout.to_map(scan_attention(scan, *layout.in_scan(row, column)))  # (K, height, width, channels)
+    weights = weights.sum(0).abs().mean(-1).sqrt().cpu().numpy()
     heat = mmcv.imresize(np.uint8(255 * weights / weights.max()), image.shape[1::-1])
     colours = cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO)[..., ::-1]
     blended = cv2.addWeighted(image, 0.4, np.ascontiguousarray(colours), 0.6, 0)

@@ -55,7 +55,7 @@ def files(tmp_path_factory):
 def save_weights(files, name):
     import torch
 
-    from mmvmamba.analysis.subjects import build_backbone
+    from mmvmamba.analysis.networks import build_backbone
 
     torch.manual_seed(7)
     path = files / f'{name}.pth'

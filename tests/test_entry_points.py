@@ -22,7 +22,7 @@ from .test_conversion import ARCHS, VIM, build, classifier, first_names, snapsho
 for library in ('mmdet', 'mmseg', 'mmpretrain'):
     pytest.importorskip(library)
 
-from mmvmamba.analysis.subjects import build_backbone  # noqa: E402
+from mmvmamba.analysis.networks import build_backbone  # noqa: E402
 from mmvmamba.engine.inference import load_inferencer  # noqa: E402
 from mmvmamba.engine.launch import build_runner, load_config  # noqa: E402
 

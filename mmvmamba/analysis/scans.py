@@ -49,7 +49,7 @@ def record_scans(backbone: nn.Module, image: Tensor, blocks: Sequence[int] | Non
     return recorder.scans
 
 
-def reading(scan: ScanInputs, row: int, column: int) -> Tensor:
+def scan_attention(scan: ScanInputs, row: int, column: int) -> Tensor:
     """What the scan's output at one position reads from every position of its input.
 
     With dt, B and C held as they are, a scan is linear in x, and no channel reads another: y at the query is the sum of
@@ -73,7 +73,7 @@ def reading(scan: ScanInputs, row: int, column: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TokenLayout:
     """Where the positions of the feature map are in a scan's map: in the same place, or among Vim's tokens in a row.
 
     Args:
@@ -86,7 +86,7 @@ class Layout:
     slots: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, backbone: nn.Module, scan: ScanInputs, image_shape: Sequence[int]) -> 'Layout':
+    def of(cls, backbone: nn.Module, scan: ScanInputs, image_shape: Sequence[int]) -> 'TokenLayout':
         if not hasattr(backbone, 'grid'):
             return cls(*scan.shape, None)
         stride = backbone.grid.patch_stride
@@ -109,7 +109,7 @@ class Layout:
         return split_tokens(values[:, 0], self.slots)[0].unflatten(1, (self.height, self.width))
 
 
-def walk(traversal: str, height: int, width: int) -> Tensor:
+def scan_order(traversal: str, height: int, width: int) -> Tensor:
     """The positions (row, column) in the order in which a traversal visits them, (height * width, 2)."""
     code = TRAVERSALS.index(traversal)
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')

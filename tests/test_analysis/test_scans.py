@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmvmamba import Vim, VMamba
-from mmvmamba.analysis.scans import Layout, reading, record_scans, statistics, walk
+from mmvmamba.analysis.scans import TokenLayout, record_scans, scan_attention, scan_order, statistics
 from mmvmamba.ops import CROSS, selective_scan_2d, use_backend
 from mmvmamba.ops.scan_inputs import ScanInputs
 
@@ -26,7 +26,7 @@ def recorded(name, height=64, width=96):
     backbone = BACKBONES[name]().eval()
     image = torch.randn(1, 3, height, width)
     (scan,) = record_scans(backbone, image, [BLOCK])
-    return backbone, scan, Layout.of(backbone, scan, image.shape[2:])
+    return backbone, scan, TokenLayout.of(backbone, scan, image.shape[2:])
 
 
 def run_reference(scan, x, traversals=slice(None)):
@@ -43,7 +43,7 @@ def run_reference(scan, x, traversals=slice(None)):
 def test_reading_is_autograd_through_the_reference(name):
     _, scan, layout = recorded(name)
     row, column = layout.in_scan(layout.height // 2, 1)
-    weights = reading(scan, row, column)
+    weights = scan_attention(scan, row, column)
     assert weights.shape == (len(scan.codes), *scan.shape, scan.A.shape[1])
     for k in range(len(scan.codes)):
         x = (scan.x if scan.x.dim() == 4 else scan.x[:, k]).clone().requires_grad_()
@@ -60,7 +60,7 @@ def test_what_is_read_sums_up_to_the_output(name):
     _, scan, layout = recorded(name)
     row, column = layout.in_scan(0, layout.width - 1)
     x = scan.x if scan.x.dim() == 5 else scan.x[:, None]
-    read = (reading(scan, row, column) * x[0]).sum((0, 1, 2))
+    read = (scan_attention(scan, row, column) * x[0]).sum((0, 1, 2))
     torch.testing.assert_close(read, run_reference(scan, scan.x)[0, row, column], rtol=1e-4, atol=1e-6)
 
 
@@ -68,9 +68,9 @@ def test_a_traversal_reads_what_it_has_passed():
     _, scan, layout = recorded('vmamba')
     assert scan.traversals == CROSS
     query = torch.tensor([2, 3])
-    weights = reading(scan, *query.tolist())
+    weights = scan_attention(scan, *query.tolist())
     for k, traversal in enumerate(CROSS):
-        order = walk(traversal, layout.height, layout.width)
+        order = scan_order(traversal, layout.height, layout.width)
         (step,) = (order == query).all(1).nonzero()[0].tolist()
         passed = torch.zeros(layout.height, layout.width, dtype=torch.bool)
         passed[tuple(order[: step + 1].T)] = True

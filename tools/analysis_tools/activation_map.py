@@ -18,8 +18,8 @@ from matplotlib import pyplot as plt
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 
-from mmvmamba.analysis.scans import Layout, reading, record_scans, statistics, walk
-from mmvmamba.analysis.subjects import build_backbone, read_photograph, to_input
+from mmvmamba.analysis.networks import build_backbone, read_photograph, to_input
+from mmvmamba.analysis.scans import TokenLayout, record_scans, scan_attention, scan_order, statistics
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import launching
 
@@ -68,9 +68,9 @@ def main(argv=None):
         image = to_input(photograph, args.device)
 
         (scan,) = record_scans(backbone, image, [block])
-        layout = Layout.of(backbone, scan, photograph.shape[:2])
+        layout = TokenLayout.of(backbone, scan, photograph.shape[:2])
         positions = [place(query, scale, photograph.shape, layout) for query in args.query or [centre]]
-        weights = [layout.to_map(reading(scan, *layout.in_scan(*position))).cpu() for position in positions]
+        weights = [layout.to_map(scan_attention(scan, *layout.in_scan(*position))).cpu() for position in positions]
         np.savez_compressed(
             Path(args.out).with_suffix('.npz'),
             weights=np.stack(weights),  # (queries, traversals, height, width, channels)
@@ -147,7 +147,7 @@ def draw_maps(photograph, traversals, layout, positions, weights, args, block):
         axis.set_title(name.replace('_', ' '), fontsize=10)
         axis.set_axis_off()
         if name in traversals:
-            draw_path(axis, walk(name, 4, 6).numpy())
+            draw_path(axis, scan_order(name, 4, 6).numpy())
     for row, (position, each) in zip(axes[1:], zip(positions, weights)):
         maps = [*each, each.sum(0)]
         row[0].imshow(photograph)

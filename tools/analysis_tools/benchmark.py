@@ -24,7 +24,7 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
-from mmvmamba.analysis.subjects import find_photographs
+from mmvmamba.analysis.networks import find_photographs
 from mmvmamba.checkpoint import load_checked, read_checkpoint, unwrap_state_dict
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import launching, load_config

@@ -18,8 +18,8 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.utils import track_iter_progress
 
+from mmvmamba.analysis.networks import NETWORKS, build_backbone, find_photographs, read_photograph, to_input
 from mmvmamba.analysis.receptive_field import area_holding, receptive_field
-from mmvmamba.analysis.subjects import NETWORKS, build_backbone, find_photographs, read_photograph, to_input
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import launching
 
