@@ -1,4 +1,4 @@
-"""State-space backbones for OpenMMLab: importing this package registers VMamba and Vim in MMEngine's registries."""
+"""State-space backbones for OpenMMLab. Importing this package registers VMamba and Vim in MMEngine's registries."""
 
 try:
     import mmengine  # noqa: F401

@@ -1,4 +1,4 @@
-"""`python -m mmvmamba`: what is installed, which scan backends can run here, and which of them scans what."""
+"""`python -m mmvmamba`: prints installed versions, the available scan backends and the backend used for each dtype."""
 
 import platform
 import sys
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def devices() -> list[str]:
-    """Types of the devices that PyTorch sees here."""
+    """Returns the types of the devices that PyTorch can use on this machine."""
     if not hasattr(torch, 'accelerator'):  # before PyTorch 2.6
         return ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None

@@ -1,4 +1,4 @@
-"""Released files under the names of mmengine checkpoints, and back."""
+"""Conversion between released checkpoints and mmengine checkpoints."""
 
 from collections import OrderedDict
 from pathlib import Path
@@ -12,20 +12,21 @@ from .models.backbone import Backbone
 
 
 def to_mmengine(state_dict: dict[str, Tensor], model: nn.Module | None = None, filename: str | Path = '') -> Match:
-    """The tensors of a released file under the names of an mmengine checkpoint.
+    """Converts the tensors of a released checkpoint to the keys of an mmengine checkpoint.
 
-    A classifier becomes an mmpretrain `ImageClassifier`, whose `backbone.` also starts detectors and segmentors.
+    A classifier is converted to an mmpretrain `ImageClassifier`. Detectors and segmentors can load its `backbone.` keys
+    as pretrained weights.
 
     Args:
-        state_dict: classifier, detector or segmentor.
-        model: what has to load them; None makes do with the backbone, of a released variant.
-        filename: only named in errors.
+        state_dict: tensors of a classifier, detector or segmentor.
+        model: the model that the result must fit; None checks only the backbone, which must be a released variant.
+        filename: the name of the checkpoint for error messages.
 
     Returns:
-        A match whose tensors are in `taken`.
+        A match with the converted tensors in `taken`.
 
     Raises:
-        CheckpointError: the backbone is no released variant, or tensors of the model are missing.
+        CheckpointError: the backbone is not a released variant, or tensors of the model are missing.
     """
     whole = model is not None
     if not whole:
@@ -39,7 +40,7 @@ def to_mmengine(state_dict: dict[str, Tensor], model: nn.Module | None = None, f
     found = match(model, state_dict, filename)
     if lacking := [*found.missing, *found.fresh, *found.misshapen, *found.mistyped]:
         raise CheckpointError(f'it does not have {", ".join(lacking[:10])} as the model needs it')
-    if not whole:  # the other parts of a detector have the names of its library
+    if not whole:  # the other parts of a detector already have the keys of its library
         found.taken.update((name, state_dict[name]) for name in found.left)
         found.sources.update((name, name) for name in found.left)
         found.left = []
@@ -47,15 +48,15 @@ def to_mmengine(state_dict: dict[str, Tensor], model: nn.Module | None = None, f
 
 
 def to_official(state_dict: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """The inverse of `to_mmengine`: an `ImageClassifier` becomes a classification file's `model`.
+    """The inverse of `to_mmengine`: converts an `ImageClassifier` to the `model` entry of a released classifier.
 
-    Detectors and segmentors keep their names, which are the released ones.
+    Detectors and segmentors are unchanged, because their keys are those of the released files.
     """
     if 'head.fc.weight' not in state_dict:
         return OrderedDict(state_dict)
     bare = [name.removeprefix('backbone.') for name in state_dict]
     family = max(Backbone.__subclasses__(), key=lambda family: family.resemblance(bare))
-    back = {new: old for old, new in reversed(family.classifier_names.items())}  # of several old names the first
+    back = {new: old for old, new in reversed(family.classifier_names.items())}  # the first of several old names wins
     names = {}
     for name in state_dict:
         new = next((new for new in back if name.startswith(new)), None)
@@ -64,10 +65,10 @@ def to_official(state_dict: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
 
 
 def released_backbone(state_dict: dict[str, Tensor], filename: str | Path = '') -> Backbone:
-    """The released variant that these tensors belong to, built without weights (on the meta device).
+    """Builds the released variant that the tensors belong to, without weights (on the meta device).
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the tensors do not belong to a released variant.
     """
     bare = {name.removeprefix('backbone.'): tensor for name, tensor in state_dict.items()}
     for family in Backbone.__subclasses__():

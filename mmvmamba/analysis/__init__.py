@@ -1,1 +1,1 @@
-"""Looking into backbones: what a position of a map is made of, and what the scans have learnt."""
+"""Analysis of backbones: effective receptive fields, scan attention and statistics of the learned scans."""

@@ -1,4 +1,4 @@
-"""What is looked at: the backbone of a config, or of a published network by name; and photographs for it."""
+"""Builds a backbone for analysis, from a config or by name, and loads images for it."""
 
 from argparse import Namespace
 from copy import deepcopy
@@ -18,7 +18,7 @@ from ..engine.errors import LaunchError
 from ..engine.launch import load_config
 from ..engine.libraries import register_modules
 
-# The published networks that the two papers compare, each with the map of its last stage or block.
+# The published networks that the two papers compare. Each returns the map of its last stage or block.
 NETWORKS = {
     'VMamba-T': dict(type='mmvmamba.VMamba', arch='tiny', out_indices=(3,)),
     'VMamba-S': dict(type='mmvmamba.VMamba', arch='small', out_indices=(3,)),
@@ -36,7 +36,7 @@ NETWORKS = {
     'DeiT-S': dict(type='mmpretrain.VisionTransformer', arch='deit-small', out_type='featmap'),
 }
 
-# The statistics of ImageNet, RGB, with which all of these networks are trained.
+# The ImageNet statistics (RGB) that all of these networks are trained with.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
@@ -44,16 +44,16 @@ SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 def build_backbone(network: str, checkpoint: str | None = None) -> nn.Module:
-    """A backbone for evaluation, with random weights or those of a file.
+    """Builds a backbone in evaluation mode, with random weights or weights from a checkpoint.
 
     Args:
-        network: a name out of `NETWORKS`, or the config file of a model of mmdet, mmseg or mmpretrain.
-        checkpoint: file or URL of the weights, of the backbone alone or of a model that has it; None for the random
-            weights with which training from scratch starts, whatever the config loads.
+        network: a name in `NETWORKS`, or a config file for mmdet, mmseg or mmpretrain.
+        checkpoint: path or URL of a checkpoint of the backbone alone or of a whole model. None initialises the weights
+            randomly and ignores pretrained weights that the config names.
 
     Raises:
-        LaunchError: there is no such network, or its library is not installed.
-        CheckpointError: the weights do not fit.
+        LaunchError: the network does not exist, or its library is not installed.
+        CheckpointError: the checkpoint does not fit the backbone.
     """
     if network in NETWORKS:
         settings, scope = dict(NETWORKS[network]), None
@@ -75,12 +75,12 @@ def build_backbone(network: str, checkpoint: str | None = None) -> nn.Module:
     backbone.init_weights()
     if checkpoint:
         _load(backbone, checkpoint)
-    backbone.eval()  # not all of them return themselves
+    backbone.eval()  # not chained: the `train` method of some backbones does not return self
     return backbone.requires_grad_(False)
 
 
 def _without_weights(model: ConfigDict, config: str) -> ConfigDict:
-    """The settings of a config's backbone, less the file that it starts from."""
+    """Returns the backbone settings of a config without pretrained weights."""
     if 'backbone' not in model:
         raise LaunchError(f'{config} has no model.backbone')
     settings = deepcopy(model.backbone)
@@ -92,7 +92,7 @@ def _without_weights(model: ConfigDict, config: str) -> ConfigDict:
 
 def _load(backbone: nn.Module, checkpoint: str) -> None:
     if hasattr(backbone, 'own_name'):
-        load_pretrained(backbone, checkpoint)  # of whatever layout
+        load_pretrained(backbone, checkpoint)  # supports all released layouts
         return
     state_dict = unwrap_state_dict(read_checkpoint(checkpoint), checkpoint)
     prefix = 'backbone.'
@@ -101,10 +101,10 @@ def _load(backbone: nn.Module, checkpoint: str) -> None:
 
 
 def find_photographs(folder: str | Path) -> list[Path]:
-    """The pictures of a folder, in the order of their names.
+    """Lists the images in a folder, sorted by name.
 
     Raises:
-        LaunchError: there is no such folder, or no picture in it.
+        LaunchError: the folder does not exist or does not contain an image.
     """
     if not Path(folder).is_dir():
         raise LaunchError(f'image folder {folder} does not exist')
@@ -115,10 +115,10 @@ def find_photographs(folder: str | Path) -> list[Path]:
 
 
 def read_photograph(path: str | Path, height: int | None = None, width: int | None = None) -> np.ndarray:
-    """A photograph in RGB, (H, W, 3) uint8, resized if a size is given.
+    """Reads an image as RGB, (H, W, 3) uint8, and resizes it if a size is given.
 
     Raises:
-        LaunchError: it is not there, or is no picture.
+        LaunchError: the file does not exist or is not an image.
     """
     if not Path(path).is_file():
         raise LaunchError(f'image {path} does not exist')
@@ -130,6 +130,6 @@ def read_photograph(path: str | Path, height: int | None = None, width: int | No
 
 
 def to_input(image: np.ndarray, device: str | torch.device = 'cpu') -> Tensor:
-    """(H, W, 3) RGB -> (1, 3, H, W), normalised by the statistics of ImageNet."""
+    """Converts an RGB image (H, W, 3) to an input (1, 3, H, W), normalised with the ImageNet statistics."""
     pixels = torch.from_numpy(image).to(device, torch.float32)
     return ((pixels - pixels.new_tensor(MEAN)) / pixels.new_tensor(STD)).permute(2, 0, 1)[None]

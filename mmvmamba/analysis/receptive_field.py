@@ -1,4 +1,4 @@
-"""The effective receptive field of a backbone: how much each pixel matters to the centre of its last map."""
+"""The effective receptive field of a backbone: how much each pixel contributes to the centre of its last map."""
 
 from collections.abc import Iterable
 
@@ -10,22 +10,23 @@ from ..engine.errors import LaunchError
 
 
 def receptive_field(backbone: nn.Module, images: Iterable[Tensor]) -> Tensor:
-    """The mean over images of what each pixel adds to the centre of the last map.
+    """Computes the contribution of each pixel to the centre of the last map, averaged over images.
 
-    An image's part is the gradient of the sum over channels of relu(map at h // 2, w // 2) with respect to the image;
-    its positive values are summed over the three colours.
+    For each image, this is the gradient of the sum over channels of relu(map at h // 2, w // 2) with respect to the
+    image. Its positive values are summed over the three colour channels.
     Source: Luo et al. (arXiv 1701.04128), in the form of RepLKNet (arXiv 2203.06717, section 4 and Appendix D), which
-    the VMamba paper takes (section 5.4).
+    the VMamba paper uses (section 5.4).
 
     Args:
-        backbone: in evaluation mode; gives maps (1, C, h, w), of which the last counts.
-        images: each (1, 3, H, W), all of one size.
+        backbone: a backbone in evaluation mode that returns maps (1, C, h, w); the last map is analysed.
+        images: images (1, 3, H, W), all of the same size.
 
     Returns:
         (H, W), float64, on the CPU.
 
     Raises:
-        LaunchError: the backbone gives no map.
+        LaunchError: the backbone does not return a map.
+        ValueError: `images` is empty.
     """
     total, count = 0, 0
     for image in images:
@@ -46,16 +47,16 @@ def receptive_field(backbone: nn.Module, images: Iterable[Tensor]) -> Tensor:
 
 
 def area_holding(field: Tensor | np.ndarray, share: float) -> float:
-    """The part of the image in the smallest rectangle around its centre that holds this share of the receptive field.
+    """Computes the area of the smallest centred rectangle that contains the given share of the receptive field.
 
-    The rectangle has the sides of the image, in proportion. Source: RepLKNet (arXiv 2203.06717), Table 10.
+    The rectangle has the aspect ratio of the image. Source: RepLKNet (arXiv 2203.06717), Table 10.
 
     Args:
-        field: (H, W), not negative.
-        share: 0 to 1.
+        field: a non-negative receptive field (H, W).
+        share: the share of its sum, from 0 to 1.
 
     Returns:
-        0 to 1; NaN for a field that is zero everywhere.
+        The area as a fraction of the image, from 0 to 1; NaN for a field that is zero everywhere.
     """
     height, width = field.shape
     total = field.sum()

@@ -1,7 +1,7 @@
-"""What the scans of a backbone read and have learnt, from the arguments with which they are called.
+"""Scan attention and statistics of the scans of a backbone, computed from the arguments of its scan operators.
 
-Nothing is changed in a model: a dispatch mode sees the operator `mmvmamba::selective_scan_2d` of whatever block calls
-it, and all maps are computed from its arguments, exactly, by its own backward. No matrix of L x L is ever made.
+The model is not modified: a dispatch mode records each call of the operator `mmvmamba::selective_scan_2d`. The weights
+are exact: the operator's own backward computes them from the recorded arguments, without any L x L matrix.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from ..ops import use_backend
 from ..ops.scan_inputs import ScanInputs
 from ..ops.traversal import TRAVERSALS, is_reversed, map_of_each, to_sequence
 
-SAMPLES = 4096  # positions at most that statistics are taken of
+SAMPLES = 4096  # the maximum number of positions used for statistics
 
 
 class _Recorder(TorchDispatchMode):
@@ -36,12 +36,12 @@ class _Recorder(TorchDispatchMode):
 
 
 def record_scans(backbone: nn.Module, image: Tensor, blocks: Sequence[int] | None = None) -> list[ScanInputs]:
-    """Runs a backbone on an image, without gradients, and keeps what its scans were given.
+    """Runs a backbone on an image, without gradients, and records the inputs of its scans.
 
     Args:
-        backbone: in evaluation mode.
-        image: (1, 3, H, W).
-        blocks: which of the scans to keep, counted in the order of their calls; all by default.
+        backbone: a backbone in evaluation mode.
+        image: an image (1, 3, H, W).
+        blocks: indices of the scans to record, in the order of their calls; all scans by default.
     """
     recorder = _Recorder(None if blocks is None else set(blocks))
     with torch.no_grad(), use_backend('auto'), use_cpu_fast_path(False), recorder:
@@ -50,20 +50,20 @@ def record_scans(backbone: nn.Module, image: Tensor, blocks: Sequence[int] | Non
 
 
 def scan_attention(scan: ScanInputs, row: int, column: int) -> Tensor:
-    """What the scan's output at one position reads from every position of its input.
+    """Computes the weights with which one output position of a scan attends to every input position.
 
-    With dt, B and C held as they are, a scan is linear in x, and no channel reads another: y at the query is the sum of
-    weight * x over the positions. These weights are the gradient of y at the query with respect to x, which one call of
-    the operator's backward gives for all channels and traversals. D, by which the query passes its own x on, is
-    left out.
-    Source: what Ali et al. (arXiv 2403.01590) call the hidden attention of Mamba.
+    For fixed dt, B and C, a scan is linear in x and treats each channel separately: y at the query is the sum of
+    weight * x over the positions. The weights are the gradient of y at the query with respect to x, which a single call
+    of the operator's backward computes for all channels and traversals. The skip connection D * x is excluded.
+    Source: Ali et al. (arXiv 2403.01590), who call these weights the hidden attention of Mamba.
 
     Args:
-        scan: of one image.
-        row, column: the query, in the scan's map.
+        scan: the inputs of a scan of a single image.
+        row, column: the query position in the map of the scan.
 
     Returns:
-        (K, H, W, d): signed weights, for each traversal; their sum over K is the weight of a map that all share.
+        (K, H, W, d): signed weights for each traversal. If all traversals share one map, the weights of that map are
+        their sum over K.
     """
     x = map_of_each(scan.x, scan.codes).contiguous()
     grad_y = x.new_zeros(x[:, 0].shape, dtype=torch.promote_types(x.dtype, torch.float32))
@@ -74,11 +74,13 @@ def scan_attention(scan: ScanInputs, row: int, column: int) -> Tensor:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where the positions of the feature map are in a scan's map: in the same place, or among Vim's tokens in a row.
+    """Converts between positions of the feature map and positions of a scan's map.
+
+    VMamba scans the feature map itself. Vim scans a token sequence, a map of height 1 that may contain class tokens.
 
     Args:
-        height, width: of the feature map.
-        slots: indices of class tokens in the row; None for a scan of the map itself.
+        height, width: size of the feature map.
+        slots: indices of the class tokens in the sequence; None if the scan's map is the feature map.
     """
 
     height: int
@@ -94,7 +96,7 @@ class TokenLayout:
         return cls(height, width, backbone.grid.slots(height * width))
 
     def in_scan(self, row: int, column: int) -> tuple[int, int]:
-        """The place of a position of the feature map in the scan's map."""
+        """Returns the row and column in the scan's map of a position of the feature map."""
         if self.slots is None:
             return row, column
         index = row * self.width + column
@@ -103,14 +105,14 @@ class TokenLayout:
         return 0, index
 
     def to_map(self, values: Tensor) -> Tensor:
-        """(K, ...) of a scan's map, channels last, -> (K, height, width, d), without class tokens."""
+        """Converts values (K, H, W, d) of a scan's map to (K, height, width, d), without class tokens."""
         if self.slots is None:
             return values
         return split_tokens(values[:, 0], self.slots)[0].unflatten(1, (self.height, self.width))
 
 
 def scan_order(traversal: str, height: int, width: int) -> Tensor:
-    """The positions (row, column) in the order in which a traversal visits them, (height * width, 2)."""
+    """Returns the positions (row, column) in the order in which a traversal scans them, (height * width, 2)."""
     code = TRAVERSALS.index(traversal)
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')
     positions = to_sequence(torch.stack([rows, columns], -1)[None], code)[0]
@@ -119,11 +121,12 @@ def scan_order(traversal: str, height: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Percentiles 5, 25, 50, 75 and 95 of a scan over positions, channels and states; each (5,).
+    """The percentiles 5, 25, 50, 75 and 95 of a scan over positions, channels and states; each (5,).
 
     Attributes:
-        step: the time step, softplus(dt + bias), which has no unit.
-        memory: -1 / (step * A), in positions: a state decays by exp(step * A) at each, so after these 1 / e is left.
+        step: the time step softplus(dt + bias), dimensionless.
+        memory: -1 / (step * A), in positions. A state decays by the factor exp(step * A) per position, so this is the
+            number of positions after which 1 / e of it remains.
     """
 
     step: np.ndarray
@@ -131,7 +134,7 @@ class Statistics:
 
 
 def statistics(scan: ScanInputs, traversal: int) -> Statistics:
-    """How fast the states of a scan forget along the traversal of that index, from at most `SAMPLES` positions."""
+    """Computes the statistics of the traversal with the given index, from at most `SAMPLES` positions."""
     dt = scan.dt[0, traversal].flatten(0, 1)
     dt = dt[:: -(-len(dt) // SAMPLES)].float()
     if scan.dt_weight is not None:

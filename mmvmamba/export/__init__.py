@@ -1,4 +1,7 @@
-"""Models as programs of `torch.export` and as ONNX files; `onnx_model` and `onnx_scan` need the extra `export`."""
+"""Export of models to `torch.export` programs and ONNX files.
+
+`onnx_model` and `onnx_scan` require the extra `export`.
+"""
 
 from .program import export_program
 

@@ -1,4 +1,4 @@
-"""From a program to an ONNX model."""
+"""Conversion of an exported program to an ONNX model."""
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ from .onnx_scan import TRANSLATIONS
 
 
 def to_onnx(program: ExportedProgram) -> torch.onnx.ONNXProgram:
-    """The ONNX model of what `export_program` returns; its `save` writes the file.
+    """Converts the result of `export_program` to an ONNX model; call its `save` to write the file.
 
-    The input is called images, and its sizes, where they may vary, batch, height and width. What depends on weights
-    alone is computed here.
+    The input is named `images`. Its dynamic dimensions are named `batch`, `height` and `width`. Subgraphs that depend
+    only on weights are constant-folded.
     """
     onnx = torch.onnx.export(
         program.run_decompositions(_DECOMPOSITIONS),
@@ -40,13 +40,16 @@ def to_onnx(program: ExportedProgram) -> torch.onnx.ONNXProgram:
 
 
 def _adaptive_avg_pool2d(x: Tensor, output_size: list[int]) -> Tensor:
-    """As two matrix products, for maps of any size: ONNX has no such pooling."""
+    """Adaptive average pooling as two matrix products, for any input size, because ONNX has no such operator."""
     rows, columns = (_window_means(size, windows, x) for size, windows in zip(x.shape[2:], output_size))
     return rows @ x @ columns.mT
 
 
 def _window_means(size: int, windows: int, like: Tensor) -> Tensor:
-    """(windows, size); row i averages the positions from floor(i size / windows) to ceil((i + 1) size / windows)."""
+    """A pooling matrix (windows, size).
+
+    Row i averages the positions from floor(i * size / windows) up to, but excluding, ceil((i + 1) * size / windows).
+    """
     window = torch.arange(windows, device=like.device)[:, None]
     position = torch.arange(size, device=like.device)
     begin, end = window * size // windows, ((window + 1) * size + windows - 1) // windows
@@ -57,7 +60,7 @@ def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], 
     return torch_conv.conv_silu(x, weight, bias, left)
 
 
-# Operators of which ONNX has the parts.
+# Operators that are composed of other operators, because ONNX has no counterpart.
 _DECOMPOSITIONS = {
     torch.ops.aten.adaptive_avg_pool2d.default: _adaptive_avg_pool2d,
     torch.ops.mmvmamba.conv_silu.default: _conv_silu,

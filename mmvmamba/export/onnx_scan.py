@@ -1,8 +1,8 @@
-"""The 2-D selective scan in ONNX: one `Scan` node for each traversal, for maps of any size.
+"""The 2-D selective scan in ONNX: one `Scan` node per traversal, for maps of any size.
 
-A runtime pays for every node of a `Scan` body at every step. With one state a channel, all that can be computed for
-the whole map at once stays outside, and the body is h = a h + b. With N states that would take N times the memory of
-the map, so that the decay and the product with C are in the body.
+A runtime executes every node of a `Scan` body at every step. With one state per channel, everything that can be
+computed for the whole map is outside the body, which is h = a * h + b. With N states this would take N times the memory
+of the map, so the decay and the product with C are computed inside the body.
 """
 
 import functools
@@ -18,7 +18,7 @@ from ..ops.traversal import COLUMN, is_reversed
 
 @script(default_opset=op)
 def _linear_scan(start, a, b, directions: Sequence[int], direction: Sequence[int]) -> FLOAT[...]:
-    """h_t = a_t h_{t-1} + b_t along the first dimension of a and b."""
+    """Computes h_t = a_t * h_{t-1} + b_t along the first dimension of a and b."""
 
     @graph()
     def step(h, a, b):
@@ -33,9 +33,9 @@ def _linear_scan(start, a, b, directions: Sequence[int], direction: Sequence[int
 
 @script(default_opset=op)
 def _state_scan(start, A, delta, u, B, C, directions: Sequence[int], direction: Sequence[int]) -> FLOAT[...]:
-    """y_t = C_t h_t, h_t = exp(delta_t A) h_{t-1} + B_t u_t along the first dimension of the last four tensors.
+    """Computes y_t = C_t h_t, h_t = exp(delta_t A) h_{t-1} + B_t u_t along the first dimension of delta, u, B and C.
 
-    States come before channels, so that a runtime's inner loops are as long as there are channels.
+    The state dimension precedes the channel dimension, so the inner loops of a runtime run over all channels.
     """
 
     @graph()
@@ -77,7 +77,7 @@ def _selective_scan_2d(
     out_dtype: int,
     backend: str = 'auto',
 ) -> FLOAT[...]:
-    """Shapes as in `mmvmamba.ops.selective_scan_2d`, all in float32."""
+    """The operator in ONNX. Shapes are as in `mmvmamba.ops.selective_scan_2d`; all tensors are float32."""
     if x.dtype.name != 'FLOAT':
         raise ValueError(f'x is {x.dtype.name}: export the scan in float32.')
     _, d, n = A.shape
@@ -85,7 +85,7 @@ def _selective_scan_2d(
     size = op.Shape(x) if shared else op.Gather(op.Shape(x), [0, 2, 3, 4])  # b, H, W, d
     state = op.Constant(value_ints=[d] if n == 1 else [n, d])
     start = op.Expand(0.0, op.Concat(op.Gather(size, [0]), state, axis=0))
-    projected = op.Concat(dt, B, C, axis=-1)  # they walk the same way
+    projected = op.Concat(dt, B, C, axis=-1)  # reordered together, because all three follow the same traversals
     maps = []
     for column in (0, COLUMN):
         walks = [k for k, code in enumerate(codes) if code & COLUMN == column]
@@ -109,7 +109,7 @@ def _selective_scan_2d(
 
 
 def _time_step(dt, dt_weight, dt_bias, k: int, softplus: bool):
-    """(L, b, d or r) -> (L, b, d)."""
+    """The time step delta: (L, b, d or r) -> (L, b, d)."""
     if dt_weight is not None:
         dt = op.MatMul(dt, op.Transpose(op.Gather(dt_weight, k, axis=0), perm=[1, 0]))
     if dt_bias is not None:
@@ -118,7 +118,7 @@ def _time_step(dt, dt_weight, dt_bias, k: int, softplus: bool):
 
 
 def _scan(start, u, delta, A, B, C, n: int, reverse: int):
-    """u and delta (L, b, d), A (n, d), B and C (L, b, n) -> (L, b, d)."""
+    """The scan of one traversal: u and delta (L, b, d), A (n, d), B and C (L, b, n) -> (L, b, d)."""
     inputs = op.Mul(delta, u)
     if n == 1:
         decay = op.Exp(op.Mul(delta, A))
@@ -133,12 +133,12 @@ def _to_sequence(t, channels: int, has_traversals: bool, column: int):
     """(b, H, W, c) -> (L, b, c), or (b, K, H, W, c) -> (K, L, b, c), row-major or column-major."""
     if column:
         t = op.Transpose(t, perm=[0, 1, 3, 2, 4] if has_traversals else [0, 2, 1, 3])
-    t = op.Reshape(t, [0, 0, -1, channels] if has_traversals else [0, -1, channels])  # 0 keeps a dimension
+    t = op.Reshape(t, [0, 0, -1, channels] if has_traversals else [0, -1, channels])  # 0 copies the dimension
     return op.Transpose(t, perm=[1, 2, 0, 3] if has_traversals else [1, 0, 2])
 
 
 def _to_map(y, size, column: int):
-    """(L, b, d) -> (b, H, W, d), the inverse."""
+    """(L, b, d) -> (b, H, W, d): the inverse of `_to_sequence`."""
     y = op.Transpose(y, perm=[1, 0, 2])
     if not column:
         return op.Reshape(y, size)

@@ -1,4 +1,4 @@
-"""From a model to a program of PyTorch's operators, for images of any size."""
+"""Export of a model to a `torch.export` program, for images of any size."""
 
 from contextlib import nullcontext
 
@@ -8,24 +8,25 @@ from torch.export import Dim, ExportedProgram
 
 from ..ops import use_backend
 
-# Of the images that a dynamic program is traced with: no square, no batch of one, and no size for which a model takes a
-# shorter way, as for that of its position embedding.
+# The shape of the images that a dynamic program is traced with. It avoids the special cases that a trace would
+# specialise on: square images, a batch of one, and the size of the position embedding, which needs no interpolation.
 TRACED_SHAPE = (2, 3, 160, 192)
 
 
 def export_program(model: nn.Module, shape: tuple[int, int] | None = None, unrolled: bool = False) -> ExportedProgram:
-    """What `model` computes from images (B, 3, H, W) in evaluation mode.
+    """Exports the forward pass of `model` for images (B, 3, H, W) in evaluation mode.
 
-    A scan is one operator of mmvmamba's, so that what `torch.export.save` writes runs where mmvmamba is imported.
+    Each scan is a single mmvmamba operator, so a program written by `torch.export.save` requires mmvmamba to be
+    imported where it runs.
 
     Args:
-        model: of one argument; it is put into evaluation mode.
-        shape: (H, W), for one image of this size; None, for any number of images of any size.
-        unrolled: scan in PyTorch's own operators, in about 2 sqrt(H W) steps of which each is written down. That takes
-            many more nodes, but no operator of ours and, in ONNX, no `Scan` node.
+        model: a model with a single argument; it is switched to evaluation mode.
+        shape: (H, W) to export for a single image of this size; None to export for any number of images of any size.
+        unrolled: write the scans as PyTorch operators, unrolled into about 2 * sqrt(H * W) steps. This produces many
+            more nodes, but requires neither mmvmamba operators nor, in ONNX, `Scan` nodes.
 
     Raises:
-        ValueError: `unrolled` without `shape`.
+        ValueError: `unrolled` is set without `shape`.
     """
     if unrolled and shape is None:
         raise ValueError('unrolled=True writes each step down: give the shape=(H, W) of the image.')
