@@ -1,9 +1,10 @@
-"""What a block recomputes in the backward pass and processes in chunks on a CPU; models know nothing else of it.
+"""Recomputation in the backward pass and chunked inference on a CPU. Models use only the functions exported here.
 
-A linear layer keeps its input for the backward pass, and a scan its map. If that input is a norm, a gate, an activation
-or a depthwise convolution of maps that are kept anyway, recomputing it costs less than keeping it. Such an input is
-passed on as `Deferred`; `linear` and `scan` compute it and keep only the maps it is made from. Norms return ordinary
-tensors that remember how they were computed (`recomputable`), so a block reads ``x + drop_path(mixer(norm(x)))``.
+A linear layer saves its input for the backward pass, and a scan its map. If that input is a norm, a gate, an activation
+or a depthwise convolution of maps that are saved anyway, recomputing it costs less than saving it. Such an input is
+passed as `Deferred`; `linear` and `project_and_scan` compute it and save only the maps it depends on. Norms return
+ordinary tensors that record how they were computed (`recomputable`), so a block is written as
+``x + drop_path(mixer(norm(x)))``.
 
 Source: the idea is that of Mamba (arXiv 2312.00752), section 3.3.2, and Vim (arXiv 2401.09417), section 3.5.
 """

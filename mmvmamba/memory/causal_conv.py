@@ -1,4 +1,4 @@
-"""The causal convolutions of a deferred sequence, which inference on a CPU computes chunk by chunk."""
+"""Causal convolutions of a deferred sequence. Inference on a CPU computes them chunk by chunk."""
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from .deferred import Deferred, defer
 def causal_conv_silu(
     x: Tensor | Deferred, weights: Tensor, biases: Tensor, reverse: tuple[bool, ...]
 ) -> Tensor | Deferred:
-    """`conv_silu_1d` as maps of height 1, for `project_and_scan` to read; training keeps x.
+    """`conv_silu_1d`, returned as maps of height 1 for `project_and_scan`; training saves only x.
 
     Args:
         x: (B, L, E).
@@ -28,9 +28,9 @@ def causal_conv_silu(
     if not (isinstance(x, Deferred) and is_on_cpu_fast_path(weights) and length > size):
         return defer(convolve, x, parameters=(weights, biases))
     halo, out = weights.shape[-1] - 1, None
-    for begin in range(0, length, size):  # a chunk of every sample: shorter ones would be mostly halo
+    for begin in range(0, length, size):  # a chunk covers all samples; shorter chunks would be mostly halo
         end = min(begin + size, length)
-        first, last = max(begin - halo, 0), min(end + halo, length)  # with the neighbours that the convolutions read
+        first, last = max(begin - halo, 0), min(end + halo, length)  # includes the halo that the convolutions read
         chunk = convolve(x.fn(*(t[:, first:last] for t in x.maps), *x.parameters), weights, biases)
         out = chunk.new_empty(*chunk.shape[:-2], length, chunk.shape[-1]) if out is None else out
         out[..., begin:end, :] = chunk[..., begin - first : end - first, :]
@@ -38,5 +38,5 @@ def causal_conv_silu(
 
 
 def as_maps(x: Tensor) -> Tensor:
-    """(B, K, L, E) -> maps of height 1: one that all directions share if K is 1, else one for each direction."""
+    """(B, K, L, E) -> maps of height 1: a single map shared by all directions if K is 1, else one per direction."""
     return x if x.shape[1] == 1 else x.unsqueeze(2)

@@ -1,7 +1,7 @@
-"""Faster linear layers and chunked evaluation on a CPU, where autograd does not record.
+"""Faster linear layers and chunked evaluation on a CPU while autograd is not recording.
 
-That is inference, and the inside of the recomputing functions in training. In chunks, intermediate maps stay in cache:
-an MLP takes up to half the time, and no memory for its hidden layer.
+This covers inference and, in training, the code inside the recomputing functions. Chunks keep intermediate maps in
+cache: an MLP takes up to half the time and no memory for its hidden layer.
 """
 
 import os
@@ -15,16 +15,16 @@ from ..ops.backend import in_function_transform
 from ..ops.setting import Setting
 
 CHUNK_TOKENS = 2048
-ONEDNN_MIN_MACS = 2**24  # a call of oneDNN takes 10 us more than one of the BLAS
+ONEDNN_MIN_MACS = 2**24  # the overhead of a oneDNN call is 10 us larger than that of a BLAS call
 
-# The linear layer that torch.compile uses, too; None where PyTorch lacks it.
+# The linear layer that torch.compile also uses; None if this build of PyTorch does not have it.
 _onednn_linear = getattr(torch.ops.mkldnn, '_linear_pointwise', None) if torch.backends.mkldnn.is_available() else None
 
 
 class use_cpu_fast_path(Setting, default=os.environ.get('MMVMAMBA_CPU_FASTPATH') != '0'):
-    """Switches the fast path of a CPU on or off: for the process (a call) or for a `with` block.
+    """Enables or disables the CPU fast path, for the process (as a call) or for a `with` block.
 
-    The environment variable `MMVMAMBA_CPU_FASTPATH=0` switches it off at start.
+    The environment variable `MMVMAMBA_CPU_FASTPATH=0` disables it at startup.
     """
 
     def __init__(self, enabled: bool):
@@ -32,18 +32,18 @@ class use_cpu_fast_path(Setting, default=os.environ.get('MMVMAMBA_CPU_FASTPATH')
 
 
 def is_on_cpu_fast_path(x: Tensor) -> bool:
-    """Whether x is on a CPU and nothing records, traces, compiles or transforms what is computed from it."""
+    """Whether x is on a CPU and is not being recorded, traced, compiled or transformed."""
     return (
         x.device.type == 'cpu'
         and not torch.is_grad_enabled()
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and not in_function_transform()  # oneDNN's layer has no rules for one
+        and not in_function_transform()  # oneDNN's layer has no rules for transforms
         and use_cpu_fast_path.get()
     )
 
 
 def map_chunks(fn: Callable[..., Tensor], *maps: Tensor) -> Tensor:
-    """`fn(*maps)` for an `fn` that treats each position (all dimensions but the last) alone."""
+    """Computes `fn(*maps)` in chunks. `fn` must process each position (all dimensions but the last) independently."""
     positions = maps[0].shape[:-1]
     if not is_on_cpu_fast_path(maps[0]) or positions.numel() <= CHUNK_TOKENS:
         return fn(*maps)
@@ -52,9 +52,9 @@ def map_chunks(fn: Callable[..., Tensor], *maps: Tensor) -> Tensor:
 
 
 def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
-    """A linear layer, followed by a GELU on request: (..., C) -> (..., C'); weight is (C', C) with any strides.
+    """A linear layer with an optional GELU: (..., C) -> (..., C'); weight is (C', C) with any strides.
 
-    In float32, oneDNN applies bias and GELU at no cost, and its product takes less time than PyTorch's MKL call.
+    In float32, oneDNN fuses bias and GELU at no extra cost, and its product is faster than PyTorch's MKL call.
     """
     if _can_use_onednn(x, weight, bias) and (gelu or x.numel() * len(weight) >= ONEDNN_MIN_MACS):
         return _onednn_linear(x, weight, bias, 'gelu' if gelu else 'none', [], 'none' if gelu else '')
@@ -63,14 +63,14 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: boo
 
 
 def fast_linears(x: Tensor, weights: Tensor) -> Tensor:
-    """K linear layers, each of its own map: (B, K, L, C) with weights (K, C', C) -> (B, K, L, C')."""
+    """K linear layers, each applied to its own map: (B, K, L, C) with weights (K, C', C) -> (B, K, L, C')."""
     if _can_use_onednn(x, weights) and x[:, 0].numel() * weights.shape[1] >= ONEDNN_MIN_MACS:
         return torch.stack([fast_linear(t, weight) for t, weight in zip(x.unbind(1), weights)], 1)
     return x @ weights.mT
 
 
 def _can_use_onednn(x: Tensor, *parameters: Tensor | None) -> bool:
-    """Call this before reading any size: a tracer would guard on it."""
+    """Must be called before any size is read, because a tracer would guard on the size."""
     return (
         _onednn_linear is not None
         and is_on_cpu_fast_path(x)

@@ -1,4 +1,4 @@
-"""Values that their reader computes, and recomputes in the backward pass instead of keeping them."""
+"""Values that their consumer computes, and recomputes in the backward pass instead of saving them."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -11,13 +11,13 @@ from ..ops.backend import in_function_transform
 
 
 class Deferred(NamedTuple):
-    """``fn(*maps, *parameters)``, not computed yet.
+    """The value ``fn(*maps, *parameters)``, not computed yet.
 
     Attributes:
-        fn: computes the value. Unless its reader is `scan`, each position (all dimensions but the last) of the value
-            depends on the same position of the maps alone, so that the reader may compute it in chunks.
-        maps: tensors with the same positions; what training keeps.
-        parameters: further arguments of `fn`: tensors or None.
+        fn: computes the value. Unless the consumer is `project_and_scan`, each position (all dimensions but the last)
+            of the value must depend only on the same position of the maps, so that the value can be computed in chunks.
+        maps: tensors with the same positions as the value; training saves them.
+        parameters: further arguments of `fn`, tensors or None.
     """
 
     fn: Callable[..., Tensor]
@@ -31,7 +31,7 @@ class Deferred(NamedTuple):
 def defer(
     fn: Callable[..., Tensor], *inputs: Tensor | Deferred, parameters: tuple[Tensor | None, ...] = ()
 ) -> Deferred:
-    """``fn(*inputs, *parameters)``; deferred and recomputable inputs are recomputed along with it."""
+    """Defers ``fn(*inputs, *parameters)``; deferred and recomputable inputs are recomputed along with it."""
     parts = [as_deferred(x) or Deferred(_identity, (x,)) for x in inputs]
     maps = tuple(t for part in parts for t in part.maps)
 
@@ -46,7 +46,7 @@ def defer(
 
 
 def recomputable(fn: Callable[..., Tensor], x: Tensor, *parameters: Tensor | None) -> Tensor:
-    """``fn(x, *parameters)`` as an ordinary tensor, which `linear` recomputes from x instead of keeping it."""
+    """Computes ``fn(x, *parameters)`` as an ordinary tensor; `linear` recomputes it from x instead of saving it."""
     y = fn(x, *parameters)
     if autograd_is_recording() and y.requires_grad:
         y._recomputed_from = Deferred(fn, (x,), parameters), y._version
@@ -54,9 +54,9 @@ def recomputable(fn: Callable[..., Tensor], x: Tensor, *parameters: Tensor | Non
 
 
 def as_deferred(x: Tensor | Deferred) -> Deferred | None:
-    """How to recompute x; None for other tensors.
+    """Returns how to recompute x, or None if x must be saved as it is.
 
-    A tensor that was modified in place, or that someone observes with a hook or `retain_grad`, stays what it is.
+    A tensor that was modified in place, or has hooks or `retain_grad`, is not recomputed.
     """
     if isinstance(x, Deferred):
         return x
@@ -71,9 +71,9 @@ def as_tensor(x: Tensor | Deferred) -> Tensor:
 
 
 def autograd_is_recording() -> bool:
-    """Whether a backward pass may follow that is neither traced nor compiled nor a transform of `torch.func`.
+    """Whether autograd records in eager mode: not traced, not compiled, and not inside a transform of `torch.func`.
 
-    Compilers choose themselves what to recompute, and the transforms have no rules for the functions used here.
+    Compilers decide what to recompute, and the transforms have no rules for the functions used here.
     """
     return (
         torch.is_grad_enabled()

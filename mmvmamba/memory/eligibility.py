@@ -1,6 +1,6 @@
-"""Whether a layer may be computed from its weights, without calling it.
+"""Checks whether a layer may be computed from its weights without calling it.
 
-A subclass, an adapter, a parametrization (which makes a subclass), hooks of the layer or of all modules, a `forward`
+Subclasses, adapters, parametrizations (which create a subclass), hooks of the layer or of all modules, a `forward`
 set on the instance, and quantised or distributed weights take effect only when the layer is called.
 """
 
@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
 def can_use_raw_weights(kind: type[nn.Module], *layers: nn.Module) -> bool:
-    """Whether calling each layer does what the class `kind` does with the layer's own weight and bias."""
+    """Whether each layer computes exactly what the class `kind` computes from the layer's weight and bias."""
     for layer in layers:
         if not has_default_forward(kind, layer):
             return False
@@ -24,7 +24,7 @@ def has_default_forward(kind: type[nn.Module], layer: nn.Module) -> bool:
     """Whether calling the layer runs the `forward` of the class `kind` and nothing else."""
     if type(layer) is not kind:
         return False
-    state = layer.__dict__  # checked in every forward pass; attribute access on modules would take five times as long
+    state = layer.__dict__  # runs in every forward pass; attribute access on modules would take five times as long
     if state['_forward_hooks'] or state['_forward_pre_hooks'] or 'forward' in state:
         return False
     if state['_backward_hooks'] or state['_backward_pre_hooks']:

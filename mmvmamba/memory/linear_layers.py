@@ -1,6 +1,7 @@
-"""Linear layers whose input may be deferred: what training keeps is the maps that the input is made from.
+"""Linear layers whose input may be deferred: training saves the maps that the input is computed from.
 
-A layer that is more than its weights (see `eligibility.py`) is called as it is, with its input computed first.
+A layer that cannot be computed from its weights alone (see `eligibility.py`) is called normally, with the computed
+input.
 """
 
 import torch
@@ -23,14 +24,14 @@ def linear(layer: nn.Module, x: Tensor | Deferred) -> Tensor:
 
 
 def linear_gelu(layer: nn.Module, x: Tensor) -> Deferred:
-    """``gelu(layer(x))``, for `linear` to read; training keeps x and ``layer(x)``, inference on a CPU only x."""
+    """Defers ``gelu(layer(x))`` for `linear`; training saves x and ``layer(x)``, inference on a CPU only x."""
     if is_on_cpu_fast_path(x) and can_use_raw_weights(nn.Linear, layer):
         return defer(_linear_gelu, x, parameters=(layer.weight, layer.bias))
     return defer(F.gelu, linear(layer, x))
 
 
 def split_linear(layer: nn.Module, x: Tensor) -> tuple[Tensor | Deferred, Tensor | Deferred]:
-    """The two halves of ``layer(x)``; training keeps the first, and recomputes the second from x."""
+    """The two halves of ``layer(x)``; training saves the first and recomputes the second from x."""
     if not can_use_raw_weights(nn.Linear, layer):
         return layer(x).chunk(2, -1)
     biases = (None, None) if layer.bias is None else layer.bias.chunk(2)
@@ -40,7 +41,7 @@ def split_linear(layer: nn.Module, x: Tensor) -> tuple[Tensor | Deferred, Tensor
 
 
 def gate(y: Tensor, z: Tensor | Deferred) -> Deferred:
-    """``y * silu(z)`` in z's dtype, for `linear` to read."""
+    """Defers ``y * silu(z)``, in z's dtype, for `linear`."""
     return defer(_gate, y, z)
 
 
@@ -53,7 +54,7 @@ def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def linear_from_weights(x: Tensor | Deferred, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`linear` of a layer with this weight, (C', C), and bias, (C',) or None."""
+    """Same as `linear`, for a layer given by its weight (C', C) and its bias, (C',) or None."""
     source = as_deferred(x)
     if source is None:
         return fast_linear(x, weight, bias)
@@ -63,7 +64,7 @@ def linear_from_weights(x: Tensor | Deferred, weight: Tensor, bias: Tensor | Non
 
 
 class _RecomputedLinear(Function):
-    """``linear(fn(*maps, *parameters), weight, bias)``; keeps its arguments alone."""
+    """``linear(fn(*maps, *parameters), weight, bias)``; saves only its arguments."""
 
     @staticmethod
     def forward(ctx, fn, number_of_maps, weight, bias, *inputs):
@@ -74,13 +75,13 @@ class _RecomputedLinear(Function):
         def whole(*maps):
             return fast_linear(fn(*maps, *parameters), weight, bias)
 
-        is_narrowing = weight.shape[1] > weight.shape[0]  # then the input is the larger map
+        is_narrowing = weight.shape[1] > weight.shape[0]  # then the input is larger than the output
         return map_chunks(whole, *maps) if is_narrowing else whole(*maps)
 
     @staticmethod
     def backward(ctx, grad_out):
         (weight, bias, *inputs), needs_grad, n = ctx.saved_tensors, ctx.needs_input_grad[2:], ctx.number_of_maps
-        if torch.is_grad_enabled():  # the gradient itself is to be differentiated
+        if torch.is_grad_enabled():  # double backward
 
             def composed(weight, bias, *inputs):
                 return F.linear(ctx.fn(*inputs), weight, bias)
@@ -109,13 +110,13 @@ class _RecomputedLinear(Function):
 
 
 def _chunks(t: Tensor) -> tuple[Tensor, ...]:
-    """(..., C) -> (positions, C): on a CPU, chunks that stay in cache."""
+    """(..., C) -> (positions, C), on a CPU in chunks that fit in cache."""
     t = t.flatten(0, -2)
     return t.split(cpu_fast_path.CHUNK_TOKENS) if t.device.type == 'cpu' else (t,)
 
 
 class _Chunks:
-    """Assembles a map from its consecutive chunks; a single chunk is the map itself."""
+    """Assembles a map from consecutive chunks; a single chunk is not copied."""
 
     def __init__(self, like: Tensor):
         self.like, self.whole, self.filled = like, None, 0
@@ -131,7 +132,7 @@ class _Chunks:
 
 
 class _Sum:
-    """Adds up the contributions of chunks, in float32 or wider."""
+    """Accumulates the contributions of chunks in float32 or wider."""
 
     def __init__(self):
         self.value = None

@@ -1,4 +1,4 @@
-"""What the autograd functions of `linear_layers.py` and `scan.py` share: recomputing a value, and its gradients."""
+"""Recomputation of values and their gradients, shared by the autograd functions of `linear_layers.py` and `scan.py`."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,7 +10,7 @@ from ..ops.backend import current_backend, use_backend
 
 
 def capture_context(t: Tensor) -> Callable[[], AbstractContextManager]:
-    """Returns a context manager that restores the present autocast state and scan backend in the backward pass."""
+    """Returns a function whose context manager restores the current autocast state and scan backend."""
     device, backend = t.device.type, current_backend()
     if not torch.amp.is_autocast_available(device):
         return nullcontext
@@ -30,7 +30,7 @@ def detached_leaves(tensors: Iterable[Tensor | None], needs_grad: Iterable[bool]
 
 
 def gradients(out: Tensor, leaves: Sequence[Tensor | None], grad_out: Tensor | None) -> list[Tensor | None]:
-    """The gradient of each leaf that requires one, None for the others; `grad_out` may be None if no leaf does."""
+    """The gradient of each leaf that requires one, else None; `grad_out` may be None if no leaf requires one."""
     wanted = [t for t in leaves if t is not None and t.requires_grad]
     found = iter(torch.autograd.grad(out, wanted, grad_out.to(out.dtype)) if wanted else ())
     return [next(found) if t is not None and t.requires_grad else None for t in leaves]
@@ -43,7 +43,7 @@ def double_differentiable(
     grad_out: Tensor,
     restore: Callable[[], AbstractContextManager],
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of `fn(*inputs)`, with a graph of their own for a second derivative."""
+    """The gradients of `fn(*inputs)`, with a graph for double backward."""
     views = [t if t is None else t.view_as(t) for t in inputs]  # a tensor may occur twice among the inputs
     with restore():
         out = fn(*views)

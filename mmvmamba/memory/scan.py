@@ -1,4 +1,4 @@
-"""The selective scan of a mixer with its projections to dt, B and C; training keeps what its input is made from."""
+"""The selective scan of a mixer and its projections to dt, B and C; training saves only what its input depends on."""
 
 from functools import partial
 
@@ -23,11 +23,11 @@ def project_and_scan(
     dt_weight: Tensor,
     traversals: tuple[str, ...],
 ) -> Tensor:
-    """The selective scan of x, with dt, B and C projected from x. No scan runs twice.
+    """The selective scan of x, with dt, B and C projected from x. The backward pass recomputes a deferred x, but not the scan.
 
     Args:
-        x: (b, H, W, d) or (b, K, H, W, d); training keeps a tensor as it is, and of a deferred x its maps.
-        x_proj_weight: (K, r + 2n, d), from x to the low-rank dt, B and C.
+        x: (b, H, W, d) or (b, K, H, W, d); training saves x, or the maps of a deferred x.
+        x_proj_weight: (K, r + 2n, d), the projection of x to the low-rank dt, B and C.
         A, D, dt_bias, dt_weight, traversals: as in `selective_scan_2d`.
 
     Returns:
@@ -42,12 +42,12 @@ def project_and_scan(
 
 
 def scan_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of a mixer's scan: x's, but float32 for float16, whose range a sum of K maps may exceed."""
+    """The output dtype of a scan: that of x, but float32 for float16, whose range a sum of K maps may exceed."""
     return torch.float32 if x.dtype == torch.float16 else x.dtype
 
 
 class _RecomputedScan(Function):
-    """Keeps dt, B and C as projected, and the inputs of `fn`."""
+    """Saves the projected dt, B and C, and the inputs of `fn`."""
 
     @staticmethod
     def forward(ctx, fn, traversals, backend, x_proj_weight, A, D, dt_bias, dt_weight, *inputs):
@@ -61,7 +61,7 @@ class _RecomputedScan(Function):
     def backward(ctx, grad_y):
         projected, *saved = ctx.saved_tensors
         needs_grad = ctx.needs_input_grad[3:]
-        if torch.is_grad_enabled():  # the gradient itself is to be differentiated
+        if torch.is_grad_enabled():  # double backward
             composed = partial(_composed, ctx.fn, ctx.traversals)
             return None, None, None, *double_differentiable(composed, saved, needs_grad, grad_y, ctx.restore)
 
@@ -103,7 +103,7 @@ def _project(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _project_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of x and the weight; products in the dtype of the projection's result, as autocast chose it."""
+    """The gradients of x and the weight, computed in the dtype that autocast chose for the projection."""
     weight_of_grad, x_of_grad = weight.to(grad.dtype), x.to(grad.dtype)
     if x.dim() == 4:
         grad = grad.permute(0, 2, 3, 1, 4).flatten(3)  # (b, H, W, K * c)
