@@ -23,7 +23,9 @@ def project_and_scan(
     dt_weight: Tensor,
     traversals: tuple[str, ...],
 ) -> Tensor:
-    """The selective scan of x, with dt, B and C projected from x. The backward pass recomputes a deferred x, but not the scan.
+    """The selective scan of x, with dt, B and C projected from x.
+
+    The backward pass recomputes a deferred x, but not the scan.
 
     Args:
         x: (b, H, W, d) or (b, K, H, W, d); training saves x, or the maps of a deferred x.

@@ -1,9 +1,9 @@
-"""Draws what a position of a VMamba or Vim block reads of the map, traversal by traversal, over the photograph.
+"""Draws the scan attention of a VMamba or Vim block at a query position, for each traversal, over the image.
 
-These are the exact weights with which the selective scan sums its input at that position, averaged over channels
-(mmvmamba/analysis/scans.py), for any image and any block. Each picture is relative to its largest weight away from the
-query, which often reads itself most of all. The paths of the traversals are drawn above them. The time steps and the
-memory that make them, of all blocks, are a second picture.
+The maps show the exact weights with which the selective scan sums its input at that position, averaged over channels
+(mmvmamba/analysis/scans.py). Each map is normalised by its largest weight outside the query, because the weight of the
+query itself is often the largest. The paths of the traversals are drawn above the maps. With --statistics, a second
+figure shows the time steps and the memory of all blocks.
 
     python tools/analysis_tools/activation_map.py IMAGE VMamba-T vssm1_tiny_0230s_ckpt_epoch_264.pth --query 320 200
     python tools/analysis_tools/activation_map.py IMAGE CONFIG.py CHECKPOINT --stage 1 --statistics steps.png
@@ -23,34 +23,36 @@ from mmvmamba.analysis.scans import TokenLayout, record_scans, scan_attention, s
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import launching
 
-MULTIPLE = 32  # the stride of the last stage: then the maps of all stages tile the image
-POWER = 0.5  # for display, so that small weights are seen too
+MULTIPLE = 32  # the stride of the last stage, so that the maps of all stages cover the image exactly
+POWER = 0.5  # display exponent that makes small weights visible
 
 
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument('image', help='photograph; it is resized so that its sides are multiples of 32')
-    parser.add_argument('network', help='config file with a VMamba or Vim backbone, or a name: VMamba-T, Vim-S ...')
-    parser.add_argument('checkpoint', nargs='?', help='file or URL (default: random weights)')
+    parser.add_argument('image', help='image file; it is resized so that its sides are multiples of 32')
+    parser.add_argument('network', help='config file with a VMamba or Vim backbone, or a name such as VMamba-T')
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint file or URL (default: random weights)')
     parser.add_argument(
         '--query',
         type=int,
         nargs=2,
         action='append',
         metavar=('X', 'Y'),
-        help='pixel of the photograph whose position reads; may be repeated (default: the centre)',
+        help='query pixel of the image; may be repeated (default: the centre)',
     )
-    parser.add_argument('--stage', type=int, help='counted from 0; Vim has one (default: 2, or the last)')
-    parser.add_argument('--block', type=int, default=-1, help='of that stage, counted from 0, or from -1 backwards')
-    parser.add_argument('--size', type=int, help='longer side that the photograph is resized to (default: its own)')
-    parser.add_argument('--signed', action='store_true', help='mean of the weights, not of their absolute values')
-    parser.add_argument('--out', default='activation_map.png', help='picture; a .npz goes beside it (%(default)s)')
-    parser.add_argument('--statistics', help='also draw the time steps and the memory of all blocks to this file')
+    parser.add_argument('--stage', type=int, help='stage index from 0; Vim has one stage (default: 2, or the last)')
+    parser.add_argument('--block', type=int, default=-1, help='block index in the stage (default: -1, the last)')
+    parser.add_argument('--size', type=int, help='resize the longer side of the image to this (default: no resizing)')
+    parser.add_argument('--signed', action='store_true', help='average the signed instead of the absolute weights')
+    parser.add_argument(
+        '--out', default='activation_map.png', help='output figure; a .npz file is written next to it (%(default)s)'
+    )
+    parser.add_argument('--statistics', help='also write a figure of the time steps and the memory of all blocks here')
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='also read a checkpoint that holds more than data; this runs the code that it names',
+        help='allow a checkpoint that contains more than data; loading it can execute arbitrary code',
     )
     return parser.parse_args(argv)
 
@@ -85,7 +87,7 @@ def main(argv=None):
 
 
 def block_names(backbone, network):
-    """(stage, block) of each scan, in the order of their calls."""
+    """Returns (stage, block) of each scan, in the order of the calls."""
     if not hasattr(backbone, 'layers') or not hasattr(backbone, 'num_blocks'):
         raise LaunchError(f'{network} has no selective scans: its backbone is {type(backbone).__name__}')
     stages = [layer.blocks for layer in backbone.layers if hasattr(layer, 'blocks')] or [backbone.layers]
@@ -103,7 +105,7 @@ def choose_block(names, stage, block):
 
 
 def load(path, size):
-    """The photograph with sides that are multiples of 32, and by how much it was enlarged in x and y."""
+    """Reads the image, resizes its sides to multiples of 32, and returns it with its scale factors in x and y."""
     photograph = read_photograph(path)
     height, width = photograph.shape[:2]
     scale = size / max(height, width) if size else 1.0
@@ -112,7 +114,7 @@ def load(path, size):
 
 
 def place(query, scale, shape, layout):
-    """The row and column of the map that hold a pixel of the photograph."""
+    """Returns the row and column of the map that contain a pixel of the image."""
     x, y = (value * factor for value, factor in zip(query, scale))
     if not (0 <= x < shape[1] and 0 <= y < shape[0]):
         raise LaunchError(f'--query {query[0]} {query[1]} lies outside the photograph')
@@ -122,18 +124,18 @@ def place(query, scale, shape, layout):
 
 
 def frame(shape, layout):
-    """Left, right, bottom and top of the map in pixels: overlapping patches leave half a patch at the borders."""
+    """Returns left, right, bottom and top of the map in pixels; overlapping patches leave a margin at the borders."""
     height, width = shape[:2]
     stride = max(1, width // layout.width)
     left, top = (width - layout.width * stride) / 2, (height - layout.height * stride) / 2
     return left, width - left, height - top, top
 
 
-# Pictures
+# Figures
 
 
 def draw_maps(photograph, traversals, layout, positions, weights, args, block):
-    """A row for each query: the photograph, what each traversal reads, and their sum; above, the paths."""
+    """Draws one row per query: the image, the attention of each traversal, and their sum, below the scan paths."""
     columns = ['query', *traversals, 'all']
     aspect = photograph.shape[0] / photograph.shape[1]
     figure, axes = plt.subplots(
@@ -164,7 +166,7 @@ def draw_maps(photograph, traversals, layout, positions, weights, args, block):
 
 
 def relative(values, position, signed):
-    """(h, w, d) -> (h, w), -1 to 1: the mean over channels, relative to the largest away from the query."""
+    """(h, w, d) -> (h, w), -1 to 1: the mean over channels, normalised by the largest value outside the query."""
     values = (values if signed else values.abs()).mean(-1).numpy()
     others = abs(values)
     others[position] = 0
@@ -187,7 +189,7 @@ def overlay(axis, photograph, values, signed, layout):
 
 
 def mark_query(axis, position, shape, layout):
-    """A square around the query."""
+    """Draws a rectangle around the query."""
     left, right, bottom, top = frame(shape, layout)
     width, height = (right - left) / layout.width, (bottom - top) / layout.height
     corner = left + position[1] * width, top + position[0] * height
@@ -195,7 +197,7 @@ def mark_query(axis, position, shape, layout):
 
 
 def draw_path(axis, positions):
-    """The walk through a small map, from the dot to the arrow's tip."""
+    """Draws the scan order of a small map, from the dot to the arrowhead."""
     rows, columns = positions.T
     axis.plot(columns, rows, color='0.3', linewidth=1.2, zorder=1)
     axis.plot(columns, rows, '.', color='0.6', markersize=3)
@@ -210,7 +212,7 @@ def draw_path(axis, positions):
 
 
 def draw_statistics(scans, names, out):
-    """Time step and memory against the block, for each traversal: the median, and bands of 50 and 90 %."""
+    """Plots time step and memory per block for each traversal: the median, and bands of 50 and 90 %."""
     figure, axes = plt.subplots(2, 1, figsize=(max(6, 0.45 * len(names) + 2), 5.5), sharex=True, layout='constrained')
     blocks = np.arange(len(names))
     per_scan = [[statistics(scan, k) for k in range(len(scan.codes))] for scan in scans]

@@ -1,9 +1,9 @@
-"""Times whole detectors, segmentors and classifiers against each other, on real images.
+"""Compares the speed of whole detectors, segmentors and classifiers on real images.
 
-From the file on disk to the predictions at the size of the image: reading, the config's test pipeline, the model, and
-its post-processing (NMS, pasting of masks, argmax); or, with --model-only, the network alone on a batch that is ready.
-The models take turns, batch by batch, so that a slow spell of the machine favours none. Without a checkpoint weights
-are random, and a detector finds other boxes than a trained one: its post-processing is then not representative.
+The time runs from the file on disk to the predictions at image size: reading, the config's test pipeline, the model and
+its post-processing (NMS, mask pasting, argmax). With --model-only, only the network is timed, on a prepared batch. The
+models alternate batch by batch, so a slow phase of the machine affects all of them. Without a checkpoint, weights are
+random; the post-processing time of a detector is then not representative, because it finds different boxes.
 
     python tools/analysis_tools/benchmark.py --images FOLDER CONFIG.py=CHECKPOINT PEER_CONFIG.py=CHECKPOINT
 """
@@ -32,18 +32,20 @@ from mmvmamba.engine.launch import launching, load_config
 
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument('configs', nargs='+', metavar='CONFIG[=CHECKPOINT]', help='of mmdet, mmseg or mmpretrain')
-    parser.add_argument('--images', required=True, help='folder of photographs')
+    parser.add_argument('configs', nargs='+', metavar='CONFIG[=CHECKPOINT]', help='mmdet, mmseg or mmpretrain config')
+    parser.add_argument('--images', required=True, help='folder with images')
     parser.add_argument('--batch-size', type=int, default=1, help='default: %(default)s')
-    parser.add_argument('--batches', type=int, default=50, help='timed, of each model (default: %(default)s)')
-    parser.add_argument('--warmup', type=int, default=5, help='batches before (default: %(default)s)')
-    parser.add_argument('--model-only', action='store_true', help='neither pre- nor post-processing')
+    parser.add_argument('--batches', type=int, default=50, help='timed batches per model (default: %(default)s)')
+    parser.add_argument('--warmup', type=int, default=5, help='untimed warm-up batches (default: %(default)s)')
+    parser.add_argument('--model-only', action='store_true', help='time the network without pre- and post-processing')
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the configs')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config settings'
+    )
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='also read checkpoints that hold more than data; this runs the code that they name',
+        help='allow checkpoints that contain more than data; loading them can execute arbitrary code',
     )
     return parser.parse_args(argv)
 
@@ -68,14 +70,14 @@ def main(argv=None):
 
 
 def batches(paths, size):
-    """The photographs over and over, `size` at a time."""
+    """Yields batches of `size` image paths, cycling through the images endlessly."""
     endless = cycle(paths)
     while True:
         yield list(islice(endless, size))
 
 
 class Run:
-    """One model, and how it takes a batch of photographs."""
+    """A model with its test pipeline and its stream of image batches."""
 
     def __init__(self, config, args, turns):
         self.config, _, checkpoint = config.partition('=')
@@ -91,7 +93,7 @@ class Run:
             load_checked(self.model, unwrap_state_dict(read_checkpoint(checkpoint), checkpoint), checkpoint)
 
     def time(self):
-        """Seconds for the next batch."""
+        """Processes the next batch and returns the time in seconds."""
         paths = next(self.turns)
         ready = self.model.data_preprocessor(self.load(paths)) if self.model_only else None
         synchronize(self.device)
@@ -111,7 +113,7 @@ class Run:
 
 
 def test_pipeline(cfg, config):
-    """The steps of the test pipeline, less those that read annotations."""
+    """Returns the steps of the test pipeline, except those that load annotations."""
     dataset = cfg.get('test_dataloader', {}).get('dataset')
     while dataset and 'dataset' in dataset:
         dataset = dataset.dataset
@@ -144,19 +146,19 @@ def report(runs, args):
 
 
 def peak_memory(run, device):
-    """Bytes at the peak of one batch above what the models hold; None where the system does not say."""
+    """Returns the peak memory of one batch in bytes, without the loaded models; None if it cannot be measured."""
     gc.collect()
     if torch.device(device).type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run.time()
         return torch.cuda.max_memory_allocated(device) - before
-    with suppress(AttributeError):  # no glibc
-        # freed tensors go back to the system at once; what the heap keeps would be filled first, unseen
+    with suppress(AttributeError):  # not glibc
+        # Return freed memory to the system at once. Free heap space would be reused without raising the peak.
         ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        Path('/proc/self/clear_refs').write_text('5')  # sets the peak back to what is resident now
+        Path('/proc/self/clear_refs').write_text('5')  # resets the peak to the current resident size
         before = resident('VmRSS')
     except OSError:
         return None
@@ -165,7 +167,7 @@ def peak_memory(run, device):
 
 
 def resident(field):
-    """Bytes, of the lines of /proc/self/status."""
+    """Returns a field of /proc/self/status in bytes."""
     lines = dict(line.split(':', 1) for line in Path('/proc/self/status').read_text().splitlines())
     return int(lines[field].split()[0]) * 1024
 

@@ -1,8 +1,8 @@
-"""Counts the parameters and FLOPs of a config's model, the scans among them.
+"""Counts the parameters and FLOPs of a config's model, including its scans.
 
-The conventions are those of the published tables, which mmengine follows too: a multiply-add counts one, and a step of
-a scan what mmvmamba/ops/flops.py says. The model runs on the meta device, on shapes alone: it takes seconds, whatever
-the size of the model and the image, and neither weights nor images.
+The conventions are those of the published tables and of mmengine: a multiply-add counts as one operation, and a scan
+step as defined in mmvmamba/ops/flops.py. The model runs on the meta device with shapes only, so counting takes seconds
+for any model and image size and needs neither weights nor images.
 """
 
 from argparse import ArgumentParser
@@ -21,14 +21,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmvmamba.engine.libraries import register_modules
 from mmvmamba.ops.flops import scan_flops
 
-# height and width of the image of the published FLOPs
+# Image height and width for which FLOPs are published.
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
 
 
 class EmptyWeights(TorchFunctionMode):
-    """Layers that are built in this mode have their weights on the meta device, so that nothing is initialised.
+    """Creates the weights of layers that are built in this mode on the meta device, without initialising them.
 
-    `torch.device('meta')` would also move the numbers that some models compute with while they are built.
+    `torch.device('meta')` would also affect tensors whose values some models need while they are built.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -39,7 +39,7 @@ class EmptyWeights(TorchFunctionMode):
 
 
 def build_empty(cfg: Config) -> nn.Module:
-    """The model of a config, for evaluation, with its parameters and buffers on the meta device."""
+    """Builds the model of a config in evaluation mode, with parameters and buffers on the meta device."""
     register_modules(cfg.default_scope)
     with DefaultScope.overwrite_default_scope(cfg.default_scope), EmptyWeights():
         return MODELS.build(cfg.model).to('meta').eval()
@@ -68,8 +68,9 @@ def map_scan_flops(x, dt, A, B, C, D, dt_bias, dt_weight, *_, **__) -> int:
     return scan_flops(x, dt, A, D is not None, dt_weight is not None)
 
 
-# What counts besides convolutions and matrix products, as in mmengine.analysis; but batch norms do not, since in
-# evaluation they are part of the convolution before them, nor does pooling, which is next to nothing.
+# Operators that are counted in addition to convolutions and matrix products, as in mmengine.analysis. Unlike there,
+# batch norms are not counted, because at inference they are folded into the preceding convolution, and neither is
+# pooling, whose cost is negligible.
 aten = torch.ops.aten
 OTHERS = {
     aten.native_layer_norm: norm_flops,
@@ -81,10 +82,10 @@ OTHERS = {
 
 
 def count_flops(model: nn.Module, shape: Sequence[int]) -> Counter:
-    """FLOPs for one image, by the name of the operator; `.total()` is their sum.
+    """Counts the FLOPs for one image by operator name; `.total()` is their sum.
 
     Args:
-        model: of `build_empty`.
+        model: a model from `build_empty`.
         shape: height and width of the image.
     """
     image = torch.empty(1, 3, *shape, device='meta')
@@ -99,9 +100,9 @@ def count_flops(model: nn.Module, shape: Sequence[int]) -> Counter:
 
 
 def run_two_stages(detector: nn.Module, image: Tensor) -> None:
-    """Runs what mmdet counts of a two-stage detector: 1000 proposals reach each box head, 100 each mask head.
+    """Runs the parts of a two-stage detector that mmdet counts: 1000 proposals per box head, 100 per mask head.
 
-    Which proposals these are makes no difference; finding them and pooling their features is not counted.
+    The choice of proposals does not affect the count. Proposal generation and RoI pooling are not counted.
     """
     maps = detector.extract_feat(image)
     detector.rpn_head(maps)
@@ -115,7 +116,7 @@ def run_two_stages(detector: nn.Module, image: Tensor) -> None:
 
 
 def stages(modules: nn.Module) -> Sequence[nn.Module]:
-    """The heads of a cascade, or the only one."""
+    """Returns the heads of a cascade, or the single head in a list."""
     return modules if isinstance(modules, nn.ModuleList) else [modules]
 
 
@@ -127,9 +128,11 @@ def parse_args(argv=None):
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help='of the image (default: 800 1280 for mmdet, 512 2048 for mmseg, 224 224 for mmpretrain)',
+        help='image size (default: 800 1280 for mmdet, 512 2048 for mmseg, 224 224 for mmpretrain)',
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config settings'
+    )
     return parser.parse_args(argv)
 
 

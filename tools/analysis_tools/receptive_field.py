@@ -1,7 +1,7 @@
-"""Draws the effective receptive fields of backbones, and prints how large a part of the image they fill.
+"""Draws the effective receptive fields of backbones and prints the fraction of the image that they cover.
 
-The field is that of the centre of the last map, averaged over photographs (mmvmamba/analysis/receptive_field.py). With
-a checkpoint, a network is shown before and after loading it.
+The receptive field is that of the centre of the last map, averaged over images (mmvmamba/analysis/receptive_field.py).
+If a checkpoint is given, the network is shown before and after loading it.
 
     python tools/analysis_tools/receptive_field.py --images FOLDER VMamba-T ResNet-50
     python tools/analysis_tools/receptive_field.py --images FOLDER VMamba-T=vssm1_tiny_0230s_ckpt_epoch_264.pth
@@ -24,7 +24,7 @@ from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.launch import launching
 
 SHARES = (0.2, 0.3, 0.5, 0.99)
-POWER = 0.2  # for display, as in the VMamba paper: the gradients span many orders of magnitude
+POWER = 0.2  # display exponent of the VMamba paper; the gradients span many orders of magnitude
 
 
 def parse_args(argv=None):
@@ -33,18 +33,20 @@ def parse_args(argv=None):
         'networks',
         nargs='+',
         metavar='NETWORK[=CHECKPOINT]',
-        help=f'config file of mmdet, mmseg or mmpretrain, or one of {", ".join(NETWORKS)}',
+        help=f'mmdet, mmseg or mmpretrain config file, or one of {", ".join(NETWORKS)}',
     )
-    parser.add_argument('--images', required=True, help='folder of photographs')
-    parser.add_argument('--num', type=int, default=50, help='use the first of them (default: %(default)s)')
-    parser.add_argument('--size', type=int, default=1024, help='side that they are resized to (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='of the random weights (default: %(default)s)')
+    parser.add_argument('--images', required=True, help='folder with images')
+    parser.add_argument('--num', type=int, default=50, help='use only the first images (default: %(default)s)')
+    parser.add_argument('--size', type=int, default=1024, help='side to resize the images to (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the random weights (default: %(default)s)')
     parser.add_argument('--device', default=get_device(), help='default: %(default)s')
-    parser.add_argument('--out', default='receptive_field.png', help='picture; a .npz goes beside it (%(default)s)')
+    parser.add_argument(
+        '--out', default='receptive_field.png', help='output figure; a .npz file is written next to it (%(default)s)'
+    )
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='also read checkpoints that hold more than data; this runs the code that they name',
+        help='allow checkpoints that contain more than data; loading them can execute arbitrary code',
     )
     return parser.parse_args(argv)
 
@@ -86,7 +88,7 @@ def refuse_repetitions(networks):
 
 
 def print_areas(fields):
-    print('Part of the image that holds this much of the receptive field')
+    print('Fraction of the image that contains the given share of the receptive field')
     width = max(len(', '.join(label)) for label in fields)
     print(' ' * width + ''.join(f'{share:>8.0%}' for share in SHARES))
     for label, field in fields.items():
@@ -95,7 +97,7 @@ def print_areas(fields):
 
 
 def draw(fields, out):
-    """A column for each network, random weights above trained ones; each field relative to its largest value."""
+    """Draws one column per network, random above trained weights; each field is normalised by its largest value."""
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
@@ -113,7 +115,7 @@ def draw(fields, out):
             shown = axis.imshow((field / field.max()) ** POWER, cmap='magma', vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
             axis.set_title(name.replace('_', '\n') if weights == rows[0] else '', fontsize=10)
-            axis.set_xlabel(f'half of it in {area_holding(field, 0.5):.1%}', fontsize=9)
+            axis.set_xlabel(f'50% in {area_holding(field, 0.5):.1%} of the image', fontsize=9)
         row[0].set_ylabel(weights)
     figure.colorbar(shown, ax=axes, label=f'(gradient / largest)$^{{{POWER}}}$', shrink=0.8)
     figure.savefig(out, dpi=120)

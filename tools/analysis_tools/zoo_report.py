@@ -1,8 +1,8 @@
-"""Builds every config of the model zoo and prints its parameters and FLOPs beside the published ones.
+"""Builds every config of the model zoo and compares its parameters and FLOPs with the published numbers.
 
-Counted as get_flops.py counts. A published number of parameters must be the counted one, rounded; published FLOPs may
-differ by 2%; the metafiles must say what is counted. Whatever differs is marked, and, unless the metafile has a remark
-that gives the reason, makes this fail.
+Parameters and FLOPs are counted as in get_flops.py. A published number of parameters must equal the counted number
+after rounding, published FLOPs may differ by 2%, and the metafiles must contain the counted numbers. Differences are
+marked. A difference fails the check unless the metafile explains it in a remark.
 """
 
 import sys
@@ -14,18 +14,18 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from zoo_tables import ROOT, read_zoo
 
-TOLERANCE = 0.02  # of FLOPs
+TOLERANCE = 0.02  # relative difference of FLOPs
 
 
 def count(model: dict) -> tuple[int, float]:
-    """Parameters and GFLOPs of a model of the zoo, at its metafile's input size."""
+    """Counts the parameters and GFLOPs of a zoo model at the input size in its metafile."""
     built = build_empty(Config.fromfile(ROOT / model['Config']))
     height, width = map(int, model['Metadata']['Input Size'].split('x'))
     return count_parameters(built), count_flops(built, (height, width)).total() / 1e9
 
 
 def differences(model: dict, parameters: int, gflops: float) -> list[str]:
-    """What the metafile or the publication say otherwise."""
+    """Lists the differences between the counted numbers and those of the metafile or the publication."""
     metadata, published = model['Metadata'], model.get('Published', {})
     found = []
     if (metadata.get('Parameters'), metadata.get('FLOPs (G)')) != (parameters, round(gflops, 2)):
@@ -39,7 +39,9 @@ def differences(model: dict, parameters: int, gflops: float) -> list[str]:
 
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('names', nargs='*', default=['*'], help="of configs, such as 'mask-rcnn_*' (default: all)")
+    parser.add_argument(
+        'names', nargs='*', default=['*'], help="config names or patterns such as 'mask-rcnn_*' (default: all)"
+    )
     args = parser.parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='ERROR')
     unexplained = 0
@@ -60,7 +62,7 @@ def main(argv=None):
             unexplained += 'Remark' not in model
         if 'Remark' in model:
             print(f'    {model["Remark"]}')
-    sys.exit(bool(unexplained) and f'{unexplained} models differ, and their metafile does not say why.')
+    sys.exit(bool(unexplained) and f'{unexplained} models differ without a remark in their metafile.')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Writes the tables of configs/*/README.md from the metafiles, each after its mark <!-- table: NAME -->."""
+"""Generates the tables in configs/*/README.md from the metafiles, each after its marker <!-- table: NAME -->."""
 
 import re
 import sys
@@ -16,19 +16,19 @@ def read_models(metafile: Path) -> list[dict]:
 
 
 def read_zoo() -> list[dict]:
-    """The models of every metafile that model-index.yml names."""
+    """Returns the models of all metafiles in model-index.yml."""
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
     return [model for metafile in index['Import'] for model in read_models(ROOT / metafile)]
 
 
 def published(model: dict) -> dict:
-    """What others measured: metrics, and the memory that a GPU needs in training."""
+    """Returns the published metrics and the published GPU memory for training."""
     metrics = {name: value for result in model.get('Results', []) for name, value in result['Metrics'].items()}
     return model.get('Published', {}) | metrics
 
 
 def table(models: list[dict]) -> str:
-    """One row for each model. What none of them has published is left out."""
+    """Formats a table with one row per model. Columns without a published value are omitted."""
     columns = [name for name in COLUMNS if any(name in published(model) for model in models)]
     rows = [['Config', 'Backbone', 'Params', 'FLOPs', *(f'{name}, published' for name in columns), 'Weights']]
     rows.append([':--', ':--', '--:', '--:', *[':-:'] * len(columns), ':-:'])
@@ -46,10 +46,10 @@ def table(models: list[dict]) -> str:
 
 
 def fill(text: str, models: list[dict]) -> str:
-    """The text of a README with its tables as the metafile has them.
+    """Returns the text of a README with its tables replaced by those of the metafile.
 
     Raises:
-        ValueError: a table that the README has no place for, or a place that no model belongs to.
+        ValueError: the README does not have a marker for a table, or has a marker without a table.
     """
     names = list(dict.fromkeys(model['Table'] for model in models))
     places = re.findall(r'<!-- table: (.+?) -->', text)
@@ -64,7 +64,7 @@ def fill(text: str, models: list[dict]) -> str:
 
 def main(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('--check', action='store_true', help='write nothing; fail if a README differs')
+    parser.add_argument('--check', action='store_true', help='do not write; fail if a README differs from its metafile')
     args = parser.parse_args(argv)
     differ = False
     for metafile in sorted(ROOT.glob('configs/*/metafile.yml')):

@@ -1,18 +1,18 @@
-"""Make a small, real data set for instance and semantic segmentation from one photograph.
+"""Creates a small, real dataset for instance and semantic segmentation from one photograph.
 
-The photograph is scikit-image's ``coins.png``: 24 Greek coins in four rows on a dark, unevenly lit ground. The file is
-part of the installed package, so nothing is downloaded. It is small (384 x 303) and is enlarged to twice its size, so
-that pictures with predictions can be read. The masks come from scikit-image's own segmentation functions;
-``overview.png`` in the output folder shows them on the photograph, to be judged by eye.
+The photograph is scikit-image's ``coins.png``: 24 Greek coins in four rows on a dark, unevenly lit background. The file
+is part of the installed package, so nothing is downloaded. It is small (384 x 303) and is enlarged by a factor of two,
+so that figures with predictions are legible. The masks are computed with the segmentation functions of scikit-image.
+``overview.png`` in the output folder shows them on the photograph for visual inspection.
 
-The two upper rows (12 coins, where the light varies most) are for training, the two lower rows (12 coins) are held out
-for validation.
+The two upper rows (12 coins, with the most uneven light) are used for training. The two lower rows (12 coins) are held
+out for validation.
 
-Training tiles overlap, so a coin is seen at several places and is often cut by a tile's edge, as objects in photographs
-are. What is visible of it is annotated: as an instance if it is the larger part, else as a region to ignore (COCO's
-``iscrowd``). The held-out part is one tile: each of its coins counts once, whole.
+Training tiles overlap, so a coin appears at several positions and is often cut by the edge of a tile, like objects in
+natural images. The visible part is annotated as an instance if it is at least half of the coin, else as a region to
+ignore (COCO's ``iscrowd``). The validation part is a single tile that contains each of its coins once and uncut.
 
-Output, in the layouts of COCO (detection) and of ADE20K (segmentation; 0 is ground, 1 is coin)::
+Output, in the layouts of COCO (detection) and ADE20K (segmentation; 0 is background, 1 is coin)::
 
     data/coins/
         overview.png                        training coins blue, held-out coins orange
@@ -35,8 +35,8 @@ ENLARGE = 2
 # All lengths below are pixels of the enlarged photograph, 768 x 606.
 SPLIT_ROW = 300  # training above, validation below; runs between two rows of coins
 TILE = 256  # side of a training tile; a coin is 75 to 130 wide
-STRIDE = 64  # distance at most between two neighbouring training tiles
-MIN_VISIBLE = 0.5  # with less of a coin in a tile, a box around it teaches nothing about coins
+STRIDE = 64  # maximum distance between two neighbouring training tiles
+MIN_VISIBLE = 0.5  # boxes around smaller parts of a coin are not useful for training
 
 
 class Tile(NamedTuple):
@@ -52,21 +52,21 @@ class Tile(NamedTuple):
 
 
 def load_photo() -> np.ndarray:
-    """The enlarged photograph, (606, 768) uint8."""
+    """Returns the enlarged photograph, (606, 768) uint8."""
     photo = transform.rescale(data.coins(), ENLARGE, order=3)  # cubic
     return util.img_as_ubyte(photo.clip(0, 1))
 
 
 def segment_coins(photo: np.ndarray) -> np.ndarray:
-    """Label the coins of the photograph: (H, W) uint8 -> (H, W) int, 0 is ground, 1 to 24 are the coins."""
-    # A watershed of the gradient finds the rims in spite of the uneven light; it starts from pixels that are surely
-    # ground (too dark) or surely coin (too bright).
+    """Labels the coins of the photograph: (H, W) uint8 -> (H, W) int; 0 is background, 1 to 24 are the coins."""
+    # A watershed of the gradient finds the rims despite the uneven light. The seeds are pixels that are certainly
+    # background (dark) or certainly coin (bright).
     seeds = np.zeros(photo.shape, dtype=np.int32)
     seeds[photo < 30] = 1
     seeds[photo > 150] = 2
     coins = binary_fill_holes(segmentation.watershed(filters.sobel(photo), seeds) == 2)
-    coins = morphology.closing(coins, morphology.disk(6))  # dark notches at the rims become coin
-    coins = morphology.opening(coins, morphology.disk(10))  # spikes at the rims and specks of dust become ground
+    coins = morphology.closing(coins, morphology.disk(6))  # adds dark notches at the rims to the coins
+    coins = morphology.opening(coins, morphology.disk(10))  # removes spikes at the rims and specks of dust
     labels = measure.label(coins)
     if labels.max() != NUM_COINS:
         raise RuntimeError(
@@ -77,23 +77,23 @@ def segment_coins(photo: np.ndarray) -> np.ndarray:
 
 
 def training_tiles(shape: tuple) -> list:
-    """Overlapping squares that cover the part above the split."""
+    """Returns overlapping squares that cover the part above the split."""
     return [Tile(top, left, top + TILE, left + TILE) for top in _starts(SPLIT_ROW) for left in _starts(shape[1])]
 
 
 def validation_tiles(shape: tuple) -> list:
-    """The part below the split, in one tile."""
+    """Returns the part below the split as a single tile."""
     return [Tile(SPLIT_ROW, 0, *shape)]
 
 
 def _starts(length: int) -> list:
-    """Evenly spaced starts of tiles that cover [0, length), at most STRIDE apart."""
+    """Returns evenly spaced start positions, at most STRIDE apart, of tiles that cover [0, length)."""
     last = length - TILE
     return np.linspace(0, last, -(-last // STRIDE) + 1).round().astype(int).tolist()
 
 
 def check_split(labels: np.ndarray, training: list, validation: list) -> None:
-    """Raise if a coin is in both parts, is missing, or is cut or repeated in the validation part."""
+    """Raises an error if a coin is in both parts, is missing, or is cut or repeated in the validation part."""
 
     def coins(tile):
         return [int(i) for i in np.unique(tile.cut(labels)) if i]
@@ -109,13 +109,13 @@ def check_split(labels: np.ndarray, training: list, validation: list) -> None:
 
 
 def encode_rle(mask: np.ndarray) -> dict:
-    """COCO's uncompressed run-length code of a binary mask: runs of 0 and 1 in turn, down the columns, 0 first."""
+    """Encodes a binary mask as COCO's uncompressed RLE: alternating runs of 0 and 1, column by column, 0 first."""
     changes = np.flatnonzero(np.diff(mask.ravel(order='F').astype(np.int8), prepend=0))
     return dict(size=list(mask.shape), counts=np.diff(changes, prepend=0, append=mask.size).tolist())
 
 
 def write_part(name: str, tiles: list, photo: np.ndarray, labels: np.ndarray, out_dir: Path) -> None:
-    """Write images, semantic maps and the instance file of one part, ``training`` or ``validation``."""
+    """Writes the images, semantic maps and instance file of one part, ``training`` or ``validation``."""
     image_dir, map_dir = out_dir / 'images' / name, out_dir / 'annotations' / name
     image_dir.mkdir(parents=True, exist_ok=True)
     map_dir.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def write_part(name: str, tiles: list, photo: np.ndarray, labels: np.ndarray, ou
                     id=len(annotations) + 1,
                     image_id=image_id,
                     category_id=1,
-                    coin_id=int(coin.label),  # not COCO's: which coin of the photograph this is
+                    coin_id=int(coin.label),  # not part of COCO: the index of the coin in the photograph
                     bbox=[left, top, right - left, bottom - top],
                     area=int(coin.area),
                     segmentation=encode_rle(tile_labels == coin.label),
@@ -150,7 +150,7 @@ def write_part(name: str, tiles: list, photo: np.ndarray, labels: np.ndarray, ou
 
 
 def draw_split(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The photograph with the outlines of the coins in the colour of their part: (H, W, 3) uint8."""
+    """Draws the outlines of the coins on the photograph, in the colour of their part; returns (H, W, 3) uint8."""
     picture = np.stack([photo] * 3, axis=-1)
     outlines = segmentation.find_boundaries(labels, mode='inner')
     held_out = np.arange(len(picture))[:, None] >= SPLIT_ROW
@@ -160,7 +160,7 @@ def draw_split(photo: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Make the coins data set from the photograph of scikit-image.')
+    parser = argparse.ArgumentParser(description='Creates the coins dataset from the photograph in scikit-image.')
     parser.add_argument('--out-dir', type=Path, default=Path('data/coins'), help='default: %(default)s')
     out_dir = parser.parse_args().out_dir
 

@@ -1,13 +1,13 @@
-"""Make a small, real data set for classification: handwritten digits.
+"""Creates a small, real dataset for classification: handwritten digits.
 
-The digits are scikit-learn's `load_digits`: 1,797 scans of 8 x 8 pixels, written by 13 people, from the UCI repository
-(https://doi.org/10.24432/C50P49). They are part of the installed package, so nothing is downloaded. Each is enlarged
-four times, so that the first map of a backbone of stride 4 has a position for every pixel of the scan.
+The digits are scikit-learn's `load_digits`: 1,797 images of 8 x 8 pixels, written by 13 people, from the UCI repository
+(https://doi.org/10.24432/C50P49). They are part of the installed package, so nothing is downloaded. Each image is
+enlarged by a factor of four, so the first map of a backbone with stride 4 has one position per original pixel.
 
-The first two thirds are for training, the last third is held out. They are not shuffled: neighbours in the file are by
-the same hand, and a random split would put each hand into both parts.
+The first two thirds are used for training, the last third is held out. The digits are not shuffled: consecutive digits
+are by the same writer, and a random split would put every writer into both parts.
 
-Output, a folder for each class as in ImageNet::
+Output, one folder per class as in ImageNet::
 
     data/digits/{training,validation}/{0,...,9}/*.png
 """
@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 
 NUM_DIGITS = 1797
 NUM_TRAINING = 1198
-BRIGHTEST = 16  # of the scans
+BRIGHTEST = 16  # maximum pixel value in the source
 SIDE = 32
 
 
@@ -39,7 +39,7 @@ def main() -> None:
         path = args.out_dir / part / str(label) / f'{number:04d}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(digit).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(path)
-    print(f'{NUM_TRAINING} digits to train on and {NUM_DIGITS - NUM_TRAINING} held out: {args.out_dir}')
+    print(f'{NUM_TRAINING} training digits and {NUM_DIGITS - NUM_TRAINING} held-out digits written to {args.out_dir}')
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
-"""Writes a model of mmdet, mmseg or mmpretrain as an ONNX or a .pt2 file, and compares it with the model.
+"""Exports an mmdet, mmseg or mmpretrain model to an ONNX or .pt2 file, and compares the file with the model.
 
-The file takes RGB images (B, 3, H, W) from 0 to 255 in float32, and normalises them as the config says. It gives the
-logits of a classifier, the class of every pixel of a segmentor, and the feature maps of a detector: its backbone and
-neck. A detector's heads belong to mmdeploy.
+The exported model takes RGB images (B, 3, H, W) in float32, with values from 0 to 255, and normalises them as the
+config specifies. It returns logits for a classifier, the class of every pixel for a segmentor, and feature maps for a
+detector, which is exported as backbone and neck. Use mmdeploy to export the heads of a detector.
 """
 
 import time
@@ -28,12 +28,12 @@ OUTPUTS = {'mmdet': 'maps', 'mmseg': 'classes', 'mmpretrain': 'logits'}
 
 
 class Exported(nn.Module):
-    """From RGB images (B, 3, H, W), 0 to 255, to what is asked of the model: one tensor or several."""
+    """The exported model: maps RGB images (B, 3, H, W), 0 to 255, to the requested outputs, one tensor or several."""
 
     def __init__(self, cfg: Config, model: nn.Module, what: str):
         super().__init__()
         settings = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
-        # a pipeline reads BGR, so that a model of RGB is one that swaps
+        # The pipeline loads BGR images, so a model expects RGB if its preprocessor swaps the channels.
         self.is_rgb = settings.get('bgr_to_rgb', settings.get('to_rgb', False))
         for name, default in (('mean', 0.0), ('std', 1.0)):
             values = torch.tensor(settings.get(name) or [default] * 3)
@@ -66,7 +66,7 @@ def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
 
 
 def write_onnx(module: nn.Module, shape: tuple[int, int] | None, unrolled: bool, out: str) -> Callable:
-    """Returns what runs the file."""
+    """Writes an ONNX file and returns a function that runs it in onnxruntime."""
     try:
         import onnxruntime
 
@@ -93,7 +93,7 @@ def write_program(module: nn.Module, shape: tuple[int, int] | None, unrolled: bo
 
 
 def compare(module: nn.Module, run: Callable, images: Tensor, label: str, repeats: int) -> None:
-    """Prints how far the file's results are from the model's, and what both take, in turns."""
+    """Compares the outputs and run times of the exported file and the model, which run alternately."""
     seconds = {module: [], run: []}
     with torch.inference_mode():
         for _ in range(repeats):
@@ -120,29 +120,33 @@ def as_tuple(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tenso
 
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file of mmdet, mmseg or mmpretrain')
-    parser.add_argument('checkpoint', help="file or URL; 'none' for random weights")
-    parser.add_argument('out', help='file to write, .onnx or .pt2')
+    parser.add_argument('config', help='mmdet, mmseg or mmpretrain config file')
+    parser.add_argument('checkpoint', help="checkpoint file or URL, or 'none' for random weights")
+    parser.add_argument('out', help='output file, .onnx or .pt2')
     parser.add_argument(
         '--shape',
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help='for one image of this size alone (default: any number of images of any size)',
+        help='export for a single image of this size (default: any number of images of any size)',
     )
     parser.add_argument(
         '--unrolled',
         action='store_true',
-        help='write down every step of the scans, for runtimes without Scan and GPUs, which needs --shape',
+        help='unroll the scans, for GPUs and runtimes without the Scan operator; requires --shape',
     )
-    parser.add_argument('--backbone', action='store_true', help='the backbone alone, with its feature maps')
-    parser.add_argument('--images', nargs='+', metavar='FILE', help='to compare on (default: noise of two sizes)')
-    parser.add_argument('--repeats', type=int, default=3, help='runs of the comparison (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
+    parser.add_argument('--backbone', action='store_true', help='export only the backbone, which returns feature maps')
+    parser.add_argument(
+        '--images', nargs='+', metavar='FILE', help='images for the comparison (default: noise of two sizes)'
+    )
+    parser.add_argument('--repeats', type=int, default=3, help='repeats of the comparison (default: %(default)s)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config settings'
+    )
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
-        help='also read a checkpoint that holds more than data; this runs the code that it names',
+        help='allow a checkpoint that contains more than data; loading it can execute arbitrary code',
     )
     parser.set_defaults(launcher='none', work_dir=None)
     return parser.parse_args(argv)

@@ -1,9 +1,9 @@
-"""Converts a released checkpoint to a clean mmengine one, or back; the suffixes choose the format.
+"""Converts a released checkpoint to a clean mmengine checkpoint, or back. The file suffixes select the format.
 
     python tools/model_converters/convert_checkpoint.py vssm1_tiny.pth vmamba-t.safetensors
 
-It keeps the weights and the names of the classes, and drops optimizer, scheduler and training config. Tensors get their
-present names and shapes; if one is missing or of another shape, nothing is written.
+The weights and the class names are kept; optimizer, scheduler and training config are dropped. Tensors are converted to
+their current keys and shapes. If a tensor is missing or has a different shape, no file is written.
 """
 
 import sys
@@ -25,19 +25,21 @@ SUFFIXES = ('.pth', '.safetensors')
 
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('checkpoint', help='file or URL')
-    parser.add_argument('out', type=Path, help='file to write, .pth or .safetensors')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('out', type=Path, help='output file, .pth or .safetensors')
     parser.add_argument(
         '--to',
         choices=['mmengine', 'official'],
         default='mmengine',
-        help='names to write: those that mmdet, mmseg and mmpretrain load, or those of the released files, which '
-        'differ for a classifier',
+        help='keys to write: those of mmdet, mmseg and mmpretrain, or those of the released files, which differ for a '
+        'classifier (default: %(default)s)',
     )
-    parser.add_argument('--config', help='config of the model, needed if it is not a released variant')
-    parser.add_argument('--ema', action='store_true', help='take the averaged weights (model_ema)')
+    parser.add_argument('--config', help='model config, required if the model is not a released variant')
+    parser.add_argument('--ema', action='store_true', help='use the averaged weights (model_ema)')
     parser.add_argument(
-        '--trust-checkpoint', action='store_true', help='also read a file that holds more than data; this runs its code'
+        '--trust-checkpoint',
+        action='store_true',
+        help='allow a checkpoint that contains more than data; loading it can execute arbitrary code',
     )
     args = parser.parse_args(argv)
     if args.out.suffix not in SUFFIXES:
@@ -68,7 +70,7 @@ def build(config):
 
 
 def save(tensors, meta, out):
-    # a copy each: views of a larger storage would drag it along
+    # Clone the tensors, because saving a view would save its whole storage.
     tensors = OrderedDict((name, tensor.detach().clone().contiguous()) for name, tensor in tensors.items())
     if out.suffix == '.safetensors':
         from safetensors.torch import save_file
