@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the native scan, and the files that mim expects inside the package."""
+"""Build steps that pyproject.toml cannot express: the native scan, and the files that mim expects in the package."""
 
 import subprocess
 from pathlib import Path
@@ -11,21 +11,21 @@ from setuptools.errors import CompileError, LinkError
 
 NATIVE = 'mmvmamba/ops/native'
 
-# No -ffast-math: rounding and NaN handling are meant as written. No contraction: fused operations are explicit.
+# No -ffast-math: the code relies on exact rounding and NaN handling. No contraction: fused operations are explicit.
 FLAGS = ['-std=c11', '-O3', '-g0', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=off', '-fvisibility=hidden']
 
-# What one file may use beyond that, on x86-64; dispatch.c asks the processor for the same.
+# Additional flags of single files on x86-64. dispatch.c checks at run time that the processor supports them.
 INSTRUCTION_SETS = {
     'variant_avx2.c': ['-mavx2', '-mfma'],
     'variant_avx512.c': ['-mavx512f', '-mavx512dq', '-mavx512bw', '-mavx512vl', '-mavx2', '-mfma'],
 }
 
-# Tools that are of no use without the repository.
+# Tools that only work in a checkout of the repository.
 OF_A_CHECKOUT = ('tools/build_wheel.sh', 'tools/demo.sh', 'tools/setup_classic.sh', 'tools/setup_venv.sh')
 
 
 def mim_files():
-    """Configs, tools, demos and the model index, which mim looks up in mmvmamba/.mim of an installed package."""
+    """Lists configs, tools, demos and the model index, which mim reads from mmvmamba/.mim of an installed package."""
     found = sorted(path for folder in ('configs', 'demo', 'tools') for path in Path(folder).rglob('*'))
     files = [str(path) for path in found if path.is_file() and '__pycache__' not in path.parts]
     return ['model-index.yml', *(path for path in files if path not in OF_A_CHECKOUT)]
@@ -41,29 +41,29 @@ class BuildPy(build_py):
                 self.copy_file(path, str(target))
 
     def get_source_files(self):
-        return [*super().get_source_files(), *mim_files()]  # what a source distribution takes along
+        return [*super().get_source_files(), *mim_files()]  # included in the source distribution
 
 
 class BuildExt(build_ext):
     def get_ext_filename(self, fullname):
-        return fullname.replace('.', '/') + '.so'  # loaded with ctypes: not tied to a Python version
+        return fullname.replace('.', '/') + '.so'  # loaded with ctypes, so it does not depend on the Python version
 
     def build_extension(self, ext):
         try:
             self.compile_and_link(ext, ['-fopenmp'])
         except (CompileError, LinkError):
-            self.compile_and_link(ext, [])  # a compiler without OpenMP: one thread
+            self.compile_and_link(ext, [])  # compiler without OpenMP: single-threaded kernels
 
     def compile_and_link(self, ext, openmp):
-        """Like build_ext, but each file with its own flags, and always: it takes seconds."""
+        """Like build_ext, but with flags per file and without checking timestamps, because compiling takes seconds."""
         objects = []
         for source in ext.sources:
             own = INSTRUCTION_SETS.get(Path(source).name, []) if self.plat_name.endswith('x86_64') else []
             objects += self.compiler.compile(
                 [source], output_dir=self.build_temp, extra_postargs=[*FLAGS, *own, *openmp], depends=ext.depends
             )
-        # GCC's code finds the OpenMP runtime that torch brings, under whatever name, when library.py loads it; Clang's
-        # needs Clang's own.
+        # Code from GCC uses the OpenMP runtime bundled with torch, whatever its file name, which library.py loads. Code
+        # from Clang requires Clang's own runtime.
         version = subprocess.run([*self.compiler.compiler_so, '--version'], capture_output=True, text=True).stdout
         libraries = openmp if 'clang' in version else []
         path = self.get_ext_fullpath(ext.name)
@@ -77,7 +77,7 @@ class BdistWheel(bdist_wheel):
         return 'py3', 'none', super().get_tag()[2]
 
 
-# optional: without a working compiler the package installs all the same, and the blocked PyTorch scan takes over.
+# optional: without a working compiler, the package is still installed and uses the blocked PyTorch scan.
 scan = Extension(
     'mmvmamba.ops.native._scan',
     sources=sorted(map(str, Path(NATIVE).glob('*.c'))),

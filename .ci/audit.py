@@ -1,7 +1,7 @@
-"""Known vulnerabilities of all packages in the lock files, for each supported Python: `make audit`.
+"""Checks all packages in the lock files for known vulnerabilities, for each supported Python: `make audit`.
 
-pip-audit asks PyPI. It reports a package for which PyPI gives no answer as skipped and still exits with status 0, so
-every package would pass without network access. This script tells the results apart.
+pip-audit queries PyPI. If PyPI does not answer, pip-audit reports the package as skipped but still exits with status 0,
+so every package would pass without network access. This script distinguishes skipped packages from safe ones.
 """
 
 import argparse
@@ -20,7 +20,7 @@ PYTHONS = ('3.10', '3.11', '3.12')
 
 
 def locked(path):
-    """The requirements in a lock file."""
+    """Returns the requirements in a lock file."""
     return [Requirement(line) for line in re.findall(r'^(\w.*?) \\$', path.read_text(), re.M)]
 
 
@@ -31,7 +31,7 @@ def applies(requirement, python):
 
 
 def rounds(paths):
-    """All pins as lists for pip-audit, which takes one version of a package at a time."""
+    """Splits all pins into lists for pip-audit, which accepts only one version of a package per run."""
     versions = {}
     for requirement in (requirement for path in paths for requirement in locked(path)):
         if any(applies(requirement, python) for python in PYTHONS):
@@ -41,7 +41,7 @@ def rounds(paths):
 
 
 def ask(pins):
-    """What pip-audit reports on each package."""
+    """Runs pip-audit and returns its report for each package."""
     with tempfile.NamedTemporaryFile('w', suffix='.txt') as file:
         file.write('\n'.join(pins))
         file.flush()
@@ -58,7 +58,10 @@ def ask(pins):
 
 
 def judge(packages, require_answer):
-    """Lines for people, and the exit status: 1 for a vulnerability and, on request, for a package without an answer."""
+    """Returns the lines to print and the exit status.
+
+    The status is 1 for a known vulnerability and, with `require_answer`, for a package that could not be audited.
+    """
     lines = [
         f'{package["name"]} {package["version"]}: {found["id"]}, '
         f'fixed in {", ".join(found["fix_versions"]) or "no release"}'

@@ -1,6 +1,6 @@
-"""Checks the English of the Markdown pages, with the checks of proselint and the style of this project.
+"""Checks the English of the Markdown pages with proselint and the style rules of this project.
 
-    python .ci/prose.py            # all pages that git tracks
+    python .ci/prose.py            # all tracked pages
     python .ci/prose.py PAGE ...
 
 The exit status is 1 if a page has a problem.
@@ -17,12 +17,12 @@ from proselint.registry import CheckRegistry
 from proselint.registry.checks import Check, Padding, engine, types
 from proselint.tools import LintFile
 
-# Switched off are checks for typeset prose (curly quotes, the multiplication sign), and those that mistake "resume",
-# "multiply-add" and ranges of numbers for errors.
+# Disabled checks: those for typeset prose (curly quotes, the multiplication sign), and those that report "resume",
+# "multiply-add" and ranges of numbers as errors.
 SWITCHED_OFF = ('typography.symbols', 'typography.diacritical_marks', 'misc.phrasal_adjectives', 'dates_times.dates')
 CHECKS = {**dict.fromkeys(SWITCHED_OFF, False), **DEFAULT['checks'], 'style': True}
 
-# What to avoid, as a regular expression for whole words, and what to write instead.
+# Expressions to avoid, as regular expressions for whole words, and their replacements.
 STYLE = {
     r'(?<!there\s)(?:is|are|was|were) none': 'a verb with "not"',
     r'(?:this|that|which|what) (?:is|are) no': '"is not a"',
@@ -65,13 +65,13 @@ QUESTION = Check(
 
 
 def prose_of(page: str) -> str:
-    """The page without code, addresses and comments. Each of their characters is replaced, so that positions stay."""
+    """Masks code, URLs and comments of a page, character by character, so that positions do not change."""
     code = re.compile(r'^```.*?^```|<!--.*?-->|(`+).+?\1|(?<=\])\([^)]*\)|https?://\S+', re.M | re.S)
     return code.sub(lambda match: re.sub(r'\S', '~', match[0]), page)
 
 
 def problems_in(name: str, page: str) -> list[str]:
-    """One line for each problem, with its position."""
+    """Returns one line per problem, with its position."""
     lint, problems = LintFile(name, prose_of(page)), []
     for result, (row, column) in lint.lint({'max_errors': 1000, 'checks': CHECKS}):
         is_word_of_heading = '\n\n' in lint.content[slice(*result.span)]  # repeated in the paragraph below it

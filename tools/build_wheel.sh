@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds dist/mmvmamba-VERSION.tar.gz and, from it, a wheel with the compiled kernels for any Python 3 and any Linux with
-# glibc 2.17 or later: make wheel. The date of the commit is that of every file, so that the same commit and compiler
-# give the same bytes.
+# glibc 2.17 or later: make wheel. All files get the date of the commit, so the same commit and compiler produce
+# identical archives.
 #
 #   PYTHON=python3.12 bash tools/build_wheel.sh
 set -euo pipefail
@@ -22,7 +22,7 @@ mkdir build/plain && tar -xzf "$source" -C build/plain --strip-components 1
 plain=$(echo build/plain/dist/*.whl)
 unzip -l "$plain" | grep -q native/_scan.so ||
     { tail -n 30 build/wheel.log; echo 'build_wheel: the kernels were not compiled; all output is in build/wheel.log' >&2; exit 1; } >&2
-# The kernels need nothing but the C library: OpenMP is torch's, see mmvmamba/ops/native/library.py.
+# The kernels link only to the C library. OpenMP is provided by torch, see mmvmamba/ops/native/library.py.
 PATH="$PWD/$venv/bin:$PATH" "$venv/bin/auditwheel" repair --plat "manylinux_2_17_$(uname -m)" --wheel-dir dist "$plain" >>build/wheel.log 2>&1 ||
     { tail -n 30 build/wheel.log; exit 1; } >&2
 ls dist/*

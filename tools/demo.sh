@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Trains a small model on the photograph of coins, tests it on the coins that it has not seen, and draws what it finds;
-# or on handwritten digits, and tests it on those of other hands.
+# Trains a small model on a photograph of coins, tests it on held-out coins and draws the predictions; or trains a
+# classifier on handwritten digits and tests it on held-out digits by other writers.
 #
 #   bash tools/demo.sh det                        # Mask R-CNN with a small VMamba: make demo
 #   bash tools/demo.sh seg                        # UperNet with a small VMamba: make demo-seg
 #   bash tools/demo.sh cls                        # a classifier with a small VMamba: make demo-cls
-#   bash tools/demo.sh configs/demo/CONFIG.py     # any config of that folder, for instance the control with a ResNet-18
-#   bash tools/demo.sh det --cfg-options randomness.seed=1    # more arguments go to tools/train.py
+#   bash tools/demo.sh configs/demo/CONFIG.py     # any config in this folder, for example the ResNet-18 baseline
+#   bash tools/demo.sh det --cfg-options randomness.seed=1    # further arguments are passed to tools/train.py
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,10 +25,10 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 say() { printf '\n[demo] %s\n' "$*"; }
 
 if [[ $config == *digits* ]]; then
-    say 'data: 1,198 handwritten digits to train on, 599 others to test on'
+    say 'dataset: 1,198 handwritten digits for training, 599 for testing'
     "$python" tools/dataset_converters/digits.py
 else
-    say 'data: 12 coins of a photograph to train on, the other 12 to test on'
+    say 'dataset: 12 coins of a photograph for training, the other 12 for testing'
     "$python" tools/dataset_converters/coins.py
 fi
 
@@ -36,7 +36,7 @@ say "training from random weights: $config"
 rm -rf "$work_dir"
 "$python" tools/train.py "$config" --work-dir "$work_dir" "$@"
 
-say 'test on what was held out'
+say 'testing on the held-out part'
 "$python" tools/test.py "$config" "$(<"$work_dir/last_checkpoint")" --work-dir "$work_dir/test" \
     --show-dir "$work_dir/pictures"
 
@@ -50,4 +50,4 @@ else
     say "held-out coins: box AP $(metric coco/bbox_mAP), box AP50 $(metric coco/bbox_mAP_50)," \
         "mask AP $(metric coco/segm_mAP), mask AP50 $(metric coco/segm_mAP_50)"
 fi
-say "pictures with the predictions: $(find "$work_dir/pictures" -name '*.png' -printf '%h\n' | sort -u)"
+say "images with predictions: $(find "$work_dir/pictures" -name '*.png' -printf '%h\n' | sort -u)"

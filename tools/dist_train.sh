@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains with one process per GPU; on a machine without GPUs, so many processes share its cores:
+# Trains with one process per GPU. On a machine without GPUs, GPUS is the number of CPU processes:
 #     bash tools/dist_train.sh CONFIG GPUS [arguments of train.py]
-# Several machines: the same on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT set. PYTHON names the interpreter
-# (default: the active environment, else .venv of this checkout).
+# For several machines, run the command on each of them with NNODES, NODE_RANK, MASTER_ADDR and PORT set. PYTHON sets
+# the interpreter (default: the active environment, else .venv of this checkout).
 set -euo pipefail
 
 usage='usage: dist_train.sh CONFIG GPUS [arguments of train.py]'
@@ -14,7 +14,7 @@ python=python
 python=${PYTHON:-$python}
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 
-export MMVMAMBA_LAUNCHER=$$ # a rank whose parent is another one has lost it
+export MMVMAMBA_LAUNCHER=$$ # a rank detects that its launcher has died if its parent process differs
 exec "$python" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \

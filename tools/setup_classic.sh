@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv-classic, the environment of `make test-classic`: the original OpenMMLab libraries of
-# tests/requirements_classic.txt, and this project, editable. PYTHON=python3.10 chooses the Python (3.10 or 3.11).
+# Creates .venv-classic, the environment of `make test-classic`: the original OpenMMLab libraries in
+# tests/requirements_classic.txt and this project, editable. PYTHON=python3.10 selects the interpreter (3.10 or 3.11).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ for candidate in ${PYTHON:-python3 python3.11 python3.10}; do
         3.10 | 3.11) python=$candidate; break ;;
     esac
 done
-[[ $python ]] || fail 'no Python 3.10 or 3.11, which the original libraries need: PYTHON=/path/to/python3.11 names one'
+[[ $python ]] || fail 'no Python 3.10 or 3.11 found, which the original libraries need: set PYTHON=/path/to/python3.11'
 
 install() { "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --constraint "$requirements" "$@"; }
 
@@ -33,7 +33,7 @@ say '2/4 torch and torchvision (3 GB to download)'
 install torch torchvision numpy
 if ! "$venv/bin/python" -c 'import mmcv.ops' 2>/dev/null; then
     say '3/4 mmcv with its operators, compiled for the CPU against this torch (10 minutes on 2 cores)'
-    install mmengine opencv-python # what importing mmcv takes
+    install mmengine opencv-python # required to import mmcv
     CUDA_VISIBLE_DEVICES='' MAX_JOBS=${MAX_JOBS:-$(nproc)} install --no-cache-dir --no-deps --no-build-isolation --no-binary mmcv mmcv
     "$venv/bin/python" -c 'import mmcv.ops' || fail 'mmcv was installed but its operators do not import'
 fi

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Makes .venv, the development environment: everything in requirements.lock and this project, editable. pip compares each
-# file that it downloads with the hashes in the lock file.
+# Creates .venv, the development environment: all packages in requirements.lock and this project, editable. pip compares
+# each downloaded file with the hashes in the lock file.
 #
 #   bash tools/setup_venv.sh                    # or: make setup
-#   PYTHON=python3.12 bash tools/setup_venv.sh  # with another Python than the first fitting one on PATH
+#   PYTHON=python3.12 bash tools/setup_venv.sh  # default: the first supported Python on PATH
 #
-# It can be called any number of times. A finished .venv costs nothing; one that was interrupted, or made from other
-# pins, is completed.
+# The script can be run repeatedly. If .venv is complete, it exits at once. If a previous run was interrupted, or the
+# pins have changed, it completes .venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '[setup %(%H:%M:%S)T] %s\n' -1 "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
-# --- is there anything to do? -----------------------------------------------------------------------------------------
+# --- exit early if .venv is up to date --------------------------------------------------------------------------------
 inputs=(requirements.lock tests/requirements_peft.lock pyproject.toml tools/setup_venv.sh)
 [[ -f setup.py ]] && inputs+=(setup.py)
 while IFS= read -r source; do inputs+=("$source"); done < <(find mmvmamba/ops/native -name '*.[ch]' -o -name '*.inc' 2>/dev/null | sort)
@@ -28,12 +28,13 @@ finished() { [[ -f .venv/finished && $(<.venv/finished) == "$key" ]] && have_ven
 
 finished && exit 0
 
-# One set-up at a time. Children inherit the lock: a pip that outlives an interrupted script is waited for.
+# Only one setup runs at a time. Child processes inherit the lock, so the next run also waits for a pip process that
+# outlives an interrupted script.
 exec 9>>tools/setup_venv.sh
-flock --nonblock 9 || { say 'another set-up of this checkout is still running: waiting for it'; flock 9; }
+flock --nonblock 9 || { say 'waiting for another setup of this checkout to finish'; flock 9; }
 finished && exit 0
 
-# --- what the machine must have ---------------------------------------------------------------------------------------
+# --- check system requirements ----------------------------------------------------------------------------------------
 missing=() apt=() dnf=()
 need() { missing+=("$1"); apt+=("$2"); dnf+=("$3"); }
 
@@ -50,7 +51,7 @@ done
 if [[ -z $python ]]; then
     tried=
     for candidate in "${candidates[@]}"; do tried+=", $candidate: $(version_of "$candidate" || echo none)"; done
-    need "Python 3.10, 3.11 or 3.12 (found ${tried#, }); PYTHON=/path/to/python3.12 names one off PATH" \
+    need "Python 3.10, 3.11 or 3.12 (found ${tried#, }); set PYTHON=/path/to/python3.12 if it is not on PATH" \
         'python3 python3-venv python3-dev' 'python3.12 python3.12-devel'
 else
     name=python$(version_of "$python")
@@ -65,9 +66,9 @@ libraries=$(PATH=$PATH:/usr/sbin:/sbin ldconfig -p)
 
 if ((${#missing[@]})); then
     {
-        echo 'setup: this machine lacks'
+        echo 'setup: missing on this machine:'
         printf '  - %s\n' "${missing[@]}"
-        echo 'Install it and call again:'
+        echo 'Install the missing packages and run the setup again:'
         echo "  Debian, Ubuntu:  sudo apt-get install ${apt[*]}"
         echo "  Fedora:          sudo dnf install ${dnf[*]}"
     } >&2
@@ -75,7 +76,7 @@ if ((${#missing[@]})); then
 fi
 
 [[ ! -e .venv || -f .venv/creating || -f .venv/created ]] ||
-    fail '.venv was made by something else; move it away and call again'
+    fail '.venv was not created by this script; move it and run the setup again'
 
 # --- the environment --------------------------------------------------------------------------------------------------
 run() { .venv/bin/python "$@"; }
@@ -83,7 +84,7 @@ quiet=()
 [[ -t 1 ]] || quiet=(-qq) # progress bars for people, errors only for log files
 install() { run -m pip install --disable-pip-version-check "${quiet[@]}" "$@"; }
 
-# Writes the entries of the lock file for the packages NAME..., or with "but" for all others, to .venv/FILE.
+# Writes the lock file entries of the packages NAME... to .venv/FILE; with "but", those of all other packages.
 entries() { # FILE [but] NAME...
     local file=.venv/$1 but=0
     shift
@@ -94,12 +95,12 @@ entries() { # FILE [but] NAME...
     printf '%s' "$file"
 }
 
-# The lock file lists every package, so pip resolves nothing. Source distributions are built with the build tools that the
-# lock file pins; an isolated build would download others without hashes.
+# The lock file lists every package, so pip does not resolve dependencies. Source distributions are built with the build
+# tools pinned in the lock file; an isolated build would download others without checking hashes.
 install_locked() { install --require-hashes --no-deps --no-build-isolation "$@"; }
 
 started=$SECONDS
-say "making .venv (6 GB) with $python, Python $(version_of "$python"); an interrupted set-up goes on at the next call"
+say "creating .venv (6 GB) with $python, Python $(version_of "$python"); an interrupted setup continues at the next run"
 
 if ! have_venv_for "$python"; then
     say '1/5 virtual environment and build tools (1 minute)'
@@ -110,24 +111,24 @@ if ! have_venv_for "$python"; then
     mv .venv/creating .venv/created
 fi
 
-# pip writes a package's RECORD last: without one, the package is half there although pip takes it for installed.
+# pip writes RECORD last. Without it, a package is only partly installed, although pip considers it installed.
 for info in .venv/lib/python*/site-packages/*.dist-info; do
     [[ -f $info/RECORD ]] || rm -rf "$info"
 done
 
-# These have no wheels, and some of them import torch to build.
+# These packages have no wheels, and building some of them requires torch.
 source_only=(grad-cam onedl-mmcv onedl-mmdetection onedl-mmpretrain onedl-mmsegmentation)
-say '2/5 torch and all other wheels (3 GB to download; 3 minutes on a fast line)'
+say '2/5 torch and all other wheels (3 GB to download; 3 minutes with a fast connection)'
 install_locked --requirement "$(entries wheels.txt but "${source_only[@]}")"
 
 mmcv=$(grep -o '^onedl-mmcv==[^ ]*' requirements.lock)
 have_mmcv() { [[ $(run -m pip freeze) == *"$mmcv"* ]] && run -c 'import mmcv.ops' 2>/dev/null; }
-pip_mmcv() { # all output goes to .venv/mmcv.log; every tenth file that is compiled is printed
+pip_mmcv() { # writes all output to .venv/mmcv.log and prints every tenth compiled file
     run -m pip "$@" --disable-pip-version-check --verbose --no-deps \
         &> >(tee .venv/mmcv.log | grep --line-buffered -o '\[[0-9]*0/[0-9]*\]')
 }
 install_mmcv() { pip_mmcv install --no-index --only-binary onedl-mmcv --force-reinstall "$mmcv"; }
-compile_mmcv() { # no cache: pip would keep one wheel for every torch, even one built without operators
+compile_mmcv() { # without cache: pip would reuse a wheel built for a different torch or without operators
     rm -rf .venv/wheels
     pip_mmcv wheel --no-cache-dir --no-binary onedl-mmcv --no-build-isolation --require-hashes --wheel-dir .venv/wheels \
         --requirement "$(entries mmcv.txt onedl-mmcv)" &&
@@ -138,19 +139,19 @@ if ! have_mmcv; then
     # The lock file cannot know the hash of a wheel that was compiled elsewhere. --no-index: it comes from the folders that
     # the user names, never from a registry.
     if install_mmcv && ! have_mmcv; then
-        say '    the wheel from PIP_FIND_LINKS does not fit this torch'
+        say '    the wheel in PIP_FIND_LINKS does not match this torch'
     fi
 fi
 if ! have_mmcv; then
     if run -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' &&
         ! command -v nvcc >/dev/null && [[ ! -x ${CUDA_HOME:-/usr/local/cuda}/bin/nvcc ]]; then
-        say '    note: there is a GPU but no nvcc, so mmcv is compiled for the CPU only. To train detectors on the GPU,'
-        say "    install the CUDA $(run -c 'import torch; print(torch.version.cuda)') toolkit, remove .venv and call again."
+        say '    note: found a GPU but no nvcc, so mmcv is compiled for the CPU only. To train detectors on the GPU,'
+        say "    install the CUDA $(run -c 'import torch; print(torch.version.cuda)') toolkit, remove .venv and run setup again."
         export CUDA_VISIBLE_DEVICES=
     fi
     say '    compiling mmcv'
     MAX_JOBS=${MAX_JOBS:-$(nproc)} compile_mmcv ||
-        { tail -n 40 .venv/mmcv.log >&2; fail 'mmcv was not built; all of its output is in .venv/mmcv.log'; }
+        { tail -n 40 .venv/mmcv.log >&2; fail 'building mmcv failed; the full output is in .venv/mmcv.log'; }
     unset CUDA_VISIBLE_DEVICES
 fi
 
@@ -161,8 +162,8 @@ install_locked --target .venv/peft --requirement tests/requirements_peft.lock
 
 say '5/5 mmvmamba, editable, and a check that everything imports (1 minute)'
 install --no-deps --no-build-isolation --editable .
-run -m pip check --disable-pip-version-check || fail 'the installed packages do not fit together; remove .venv and call again'
-run - <<'PYTHON' || fail 'the environment was installed but does not work; remove .venv and call again'
+run -m pip check --disable-pip-version-check || fail 'the installed packages are not compatible; remove .venv and run the setup again'
+run - <<'PYTHON' || fail 'the environment was installed but does not work; remove .venv and run the setup again'
 import mmcv.ops
 import mmdet.models
 import mmpretrain.models

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Trains on a slurm cluster:
+# Trains on a Slurm cluster:
 #     GPUS=8 GPUS_PER_NODE=8 bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]
-# CPUS_PER_TASK and SRUN_ARGS (further options of srun) are read too. PYTHON names the interpreter
-# (default: the active environment, else .venv of this checkout).
+# CPUS_PER_TASK and SRUN_ARGS (further options of srun) can be set, too. PYTHON sets the interpreter (default: the
+# active environment, else .venv of this checkout).
 set -euo pipefail
 
 usage='usage: slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]'
@@ -18,7 +18,7 @@ python=python
 python=${PYTHON:-$python}
 export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 
-# SRUN_ARGS is several words on purpose
+# SRUN_ARGS is split into words on purpose.
 # shellcheck disable=SC2086
 exec srun \
     --partition="$partition" \
