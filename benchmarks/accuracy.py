@@ -1,9 +1,10 @@
-"""How far every scan that can run here is from the reference in float64: the output and all gradients.
+"""Measures the error of every available scan against the float64 reference, for the output and all gradients.
 
     python benchmarks/accuracy.py [--device cuda] [--dtype float16] [--json FILE]
 
-Relative L2 errors, beside those of the sequential recurrence in float32 on the same inputs. Exits with 1 if a backend
-is more than three times as far away as that, and one rounding of the inputs' type more.
+Prints relative L2 errors, together with those of the sequential recurrence in float32 on the same inputs. The exit
+status is 1 if an error of a backend exceeds three times that of the recurrence plus the machine epsilon of the input
+dtype.
 """
 
 import sys
@@ -14,7 +15,7 @@ import torch
 
 from mmvmamba.ops import CROSS, selective_scan_2d, use_backend
 
-OURS = ('blocked', 'native', 'triton')  # peers are shown, and not judged
+OURS = ('blocked', 'native', 'triton')  # peers are shown, but not checked
 CASES = {
     '28x28x96, N = 1': dict(size=(28, 28), channels=96),
     '31x33x40, N = 1, rank 6': dict(size=(31, 33), channels=40, rank=6),
@@ -27,7 +28,7 @@ CASES = {
 
 
 def results_of(function, backend: str, inputs: dict, traversals: tuple[str, ...], dtype: torch.dtype | None) -> dict:
-    """The output (in float32 at least) and the gradients, by name."""
+    """Returns the output (in float32 or wider) and the gradients, by name."""
     leaves = {
         name: None if t is None else t.detach().to(dtype or t.dtype).requires_grad_() for name, t in inputs.items()
     }
@@ -64,8 +65,8 @@ def main() -> None:
         measure.show(name, header, [[key, *(f'{of[n]:.1e}' for n in exact)] for key, of in errors.items()])
     measure.write_json(options.json, machine, options, results)
     if failed:
-        sys.exit('Too far from the reference: ' + '; '.join(failed) + '.')
-    print('\nAll within three times the error of the sequential float32 recurrence and one rounding.')
+        sys.exit('Errors over the tolerance: ' + '; '.join(failed) + '.')
+    print('\nAll errors are within three times the error of the sequential float32 recurrence plus one rounding.')
 
 
 if __name__ == '__main__':

@@ -1,9 +1,9 @@
-"""What the backbones cost beside their peers: inference and training, time and memory.
+"""Measures time and memory of the backbones and their peers, for inference and training.
 
     python benchmarks/backbone.py [--family vim [--fpn]] [--device cuda] [--dtype float16] [--batch 128] [--full]
                                   [--with-cp] [--compiled] [--json FILE] [--plot FILE]
 
-VMamba stands beside Swin, ConvNeXt and ResNet-50, Vim beside DeiT. benchmarks/README.md says how it is measured.
+VMamba is compared with Swin, ConvNeXt and ResNet-50, and Vim with DeiT. benchmarks/README.md describes the method.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from mmvmamba.ops import use_backend
 from mmvmamba.ops.backend import BACKENDS
 
 WITHOUT_CUDNN = ', no cuDNN'
-SCAN = ', scan '  # 'VMamba-T, scan blocked'
+SCAN = ', scan '  # as in 'VMamba-T, scan blocked'
 
 
 def step(name: str, model: nn.Module, training: bool, options: argparse.Namespace, images: Tensor) -> None:
-    """One inference, or forward and backward with the sum of the outputs' means as the loss."""
+    """Runs one inference, or one forward and backward pass with the sum of the output means as the loss."""
     model.zero_grad()
     scan = name.split(SCAN)[1].split(',')[0] if SCAN in name else 'auto'
     autocast = torch.autocast(options.device, measure.DTYPES[options.dtype], enabled=options.dtype != 'float32')
@@ -52,11 +52,11 @@ def time_all(names: list[str], size: int, training: bool, options: argparse.Name
 
 
 def memory_of(name: str, jobs: list[tuple[int, bool]], options: argparse.Namespace) -> list[int | None]:
-    """Peak above the loaded model, for each (size, training); meant for a process of its own."""
+    """Returns the peak memory above the loaded model for each (size, training). Call it in a separate process."""
     if options.threads:
         torch.set_num_threads(options.threads)
     measure.return_memory_at_once()
-    for training in (True, False):  # what libraries load and keep at first use
+    for training in (True, False):  # warm-up: libraries allocate memory at first use
         model = build(name, 64).to(options.device).train(training)
         step(name, model, training, options, make_images(0, 64, options))
     peaks = []
@@ -67,11 +67,11 @@ def memory_of(name: str, jobs: list[tuple[int, bool]], options: argparse.Namespa
 
 
 def jobs_of(name: str, options: argparse.Namespace) -> list[tuple[int, bool]]:
-    """The (size, training) that a model is measured at."""
+    """Returns the (size, training) pairs at which a model is measured."""
     family = FAMILIES[options.family]
     largest = name.removesuffix(FPN) in (family.names[0], family.baseline) or options.full or options.device == 'cuda'
     inference = [(size, False) for size in options.sizes if (size < 2048 or largest) and WITH_CP not in name]
-    hungry = PLAIN_ATTENTION in name and not options.full  # several GiB from 1024 on
+    hungry = PLAIN_ATTENTION in name and not options.full  # needs several GiB from size 1024
     return inference + [(size, True) for size in options.train_sizes if size <= 512 or not hungry]
 
 
@@ -112,11 +112,11 @@ def show(size: int, training: bool, rows: list[dict], options: argparse.Namespac
 
 
 def plot(file: Path, results: list[dict], batch: int) -> None:
-    """Time and memory per pixel against the image size: of inference, and of training steps at several sizes below."""
+    """Plots time and memory per pixel over the image size: inference and, below it, training if at several sizes."""
     try:
         import matplotlib
     except ImportError:
-        print('--plot: matplotlib is not installed; `pip install matplotlib` gets it. No picture is drawn.')
+        print('--plot: matplotlib is not installed, so no figure is written; run `pip install matplotlib`.')
         return
     matplotlib.use('agg')
     from matplotlib import pyplot as plt
@@ -128,11 +128,11 @@ def plot(file: Path, results: list[dict], batch: int) -> None:
         pair[0].set_title('training step' if training else 'inference', loc='left')
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
-    print(f'Drawn in {file}.')
+    print(f'Figure written to {file}.')
 
 
 def plot_kind(left, right, rows: list[dict], batch: int) -> None:
-    """Time on one pair of axes, memory on the other."""
+    """Plots time on the left axes and memory on the right axes."""
     for name in dict.fromkeys(row['model'] for row in rows):
         mine = [row for row in rows if row['model'] == name]
         sizes = [row['size'] for row in mine]
@@ -152,31 +152,35 @@ def plot_kind(left, right, rows: list[dict], batch: int) -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = measure.parser(__doc__.splitlines()[0])
-    parser.add_argument('--family', choices=FAMILIES, default='vmamba', help='whom to compare (default: vmamba)')
-    parser.add_argument('--fpn', action='store_true', help='with a simple feature pyramid on top, for vim')
-    parser.add_argument('--sizes', type=int, nargs='*', help="of images for inference (default: the family's)")
-    parser.add_argument('--train-sizes', type=int, nargs='*', help="of images for training steps (the family's)")
-    parser.add_argument('--scans', nargs='*', choices=list(BACKENDS), help='ours with these, too (default: peers)')
-    parser.add_argument('--with-cp', action='store_true', help='ours with recomputed blocks, too')
-    parser.add_argument('--compiled', action='store_true', help='ours and the baseline after torch.compile, too')
-    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw time and memory per pixel there')
+    parser.add_argument('--family', choices=FAMILIES, default='vmamba', help='networks to compare (default: vmamba)')
+    parser.add_argument('--fpn', action='store_true', help='add a simple feature pyramid (only for vim)')
+    parser.add_argument('--sizes', type=int, nargs='*', help='image sizes for inference (default: set by the family)')
+    parser.add_argument('--train-sizes', type=int, nargs='*', help='image sizes for training (default: as for --sizes)')
+    parser.add_argument(
+        '--scans', nargs='*', choices=list(BACKENDS), help='additionally measure ours with these scans (default: peers)'
+    )
+    parser.add_argument('--with-cp', action='store_true', help='additionally measure ours with checkpointed blocks')
+    parser.add_argument(
+        '--compiled', action='store_true', help='additionally measure ours and the baseline with torch.compile'
+    )
+    parser.add_argument('--plot', type=Path, metavar='FILE', help='write a figure of time and memory per pixel here')
     options = parser.parse_args()
     family = FAMILIES[options.family]
     options.sizes = family.sizes if options.sizes is None else options.sizes
     options.train_sizes = family.train_sizes if options.train_sizes is None else options.train_sizes
     if options.fpn and not family.pyramid:
-        parser.error(f'--fpn: the networks of --family {options.family} have several maps each; use --family vim.')
+        parser.error(f'--fpn: the networks of --family {options.family} already return several maps; use --family vim.')
     if options.family == 'vim' and find_spec('timm') is None:
-        sys.exit("--family vim compares with timm's DeiT, and timm is not installed; `pip install timm` gets it.")
+        sys.exit("--family vim needs timm's DeiT, but timm is not installed; run `pip install timm`.")
     return options
 
 
 def main() -> None:
     options = parse_options()
     machine = measure.start(options)
-    print('\nMedians of interleaved rounds.')
-    print(f'x {baseline(options)}: ratio of times, median and quartiles of the rounds.')
-    print('peak MiB: above the loaded model, from a process of its own for each model.')
+    print('\nTimes are medians of interleaved rounds.')
+    print(f'x {baseline(options)}: time ratio, median and quartiles over the rounds.')
+    print('peak MiB: peak memory above the loaded model, measured in a separate process per model.')
 
     names = variants(options)
     peaks = {}

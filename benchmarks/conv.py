@@ -1,11 +1,11 @@
-"""What the depthwise convolution with SiLU costs beside PyTorch's own, on the shapes of VMamba and Vim.
+"""Compares the speed of the depthwise convolution with SiLU with that of PyTorch, on the shapes of VMamba and Vim.
 
     python benchmarks/conv.py [--device cuda] [--dtype bfloat16] [--batch 128] [--cases 56x56] [--json FILE]
 
-Forward alone, and forward + backward with gradients for every input. PyTorch's is a channels-last convolution and a
-SiLU; on CUDA also with cuDNN switched off, whose depthwise convolutions can be slow. "at best" compares the fastest
-rounds, which other work on the machine disturbs less. Errors are relative to float64, in the norm. benchmarks/README.md
-says how it is measured.
+Measures the forward pass alone, and forward + backward with gradients for every input. The PyTorch version is a
+channels-last convolution followed by SiLU. On CUDA it is also measured without cuDNN, whose depthwise convolutions can
+be slow. "at best" compares the fastest rounds, which are less affected by other load on the machine. Errors are
+relative L2 errors against float64. benchmarks/README.md describes the method.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ from mmvmamba.ops import conv_silu_1d, conv_silu_2d
 OURS, PEER, WITHOUT_CUDNN = 'mmvmamba', 'PyTorch', 'PyTorch, cuDNN off'
 REVERSE = (False, True)
 
-# (H, W, E) for the 3x3 convolution, (L, E) for the two causal ones.
+# (H, W, E) for the 3x3 convolution, (L, E) for the two causal convolutions.
 CASES = {
     'VMamba-T stage 1 at 224: 56x56x96': (56, 56, 96),
     'VMamba-T stage 2 at 224: 28x28x192': (28, 28, 192),
@@ -33,7 +33,7 @@ CASES = {
 
 
 def make_inputs(seed: int, device: str, dtype: torch.dtype, batch: int, size: tuple[int, ...]) -> list[Tensor]:
-    """x, weight, bias."""
+    """Returns x, weight and bias."""
     generator = torch.Generator(device).manual_seed(seed & 0xFFFFFFFF)
     channels = size[-1]
     weight, bias = ((channels, 1, 3, 3), (channels,)) if len(size) == 3 else ((2, channels, 4), (2, channels))
@@ -52,7 +52,7 @@ def pytorchs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=len(weight))
         return F.silu(y).permute(0, 2, 3, 1)
     others, y = weight.shape[-1] - 1, []
-    x = x.mT.unsqueeze(2)  # a channels-last map of height 1: PyTorch's 1-D convolution would copy it
+    x = x.mT.unsqueeze(2)  # a channels-last map of height 1, because PyTorch's 1-D convolution would copy x
     for w, b, ahead in zip(weight, bias, REVERSE):
         w = (w.flip(-1) if ahead else w)[:, None, None]
         wide = F.conv2d(x, w, b, padding=(0, others), groups=len(w))
@@ -111,7 +111,7 @@ def show(name: str, rows: list[dict], batch: int) -> None:
 
 def main() -> None:
     parser = measure.parser(__doc__.splitlines()[0])
-    parser.add_argument('--cases', nargs='*', help='only those whose title holds one of these')
+    parser.add_argument('--cases', nargs='*', help='run only the cases whose title contains one of these')
     options = parser.parse_args()
     machine = measure.start(options)
     functions = {OURS: ours, PEER: pytorchs}

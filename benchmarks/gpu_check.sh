@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Tests and times the CUDA kernels on a machine with a GPU. Needs no network and, of the OpenMMLab libraries, MMEngine alone.
+# Tests and benchmarks the CUDA kernels on a machine with a GPU. No network is required, and MMEngine is the only
+# OpenMMLab library that is required.
 #
-#     bash benchmarks/gpu_check.sh [tests] [accuracy] [scan] [conv] [backbone]        (all five if none is named)
+#     bash benchmarks/gpu_check.sh [tests] [accuracy] [scan] [conv] [backbone]        (default: all five)
 #
-# The machine has Python 3.10 or newer, torch 2.4 or newer, torchvision, triton and numpy. Bring these wheels, all but PyYAML in
-# pure Python, fetched elsewhere with the same Python version and system:
+# The machine needs Python 3.10 or later, torch 2.4 or later, torchvision, triton and numpy. Download these wheels on
+# another machine with the same Python version and operating system (all except PyYAML are pure Python):
 #     pip download --no-deps --dest wheels onedl-mmengine addict termcolor pyyaml packaging einops \
 #         rich markdown-it-py mdurl pygments pytest iniconfig pluggy
-# and install them there:
+# and install them on the GPU machine:
 #     pip install --no-index --no-deps wheels/*.whl
-# (mmengine in place of onedl-mmengine wants yapf, platformdirs and opencv-python-headless, too.) For comparison, install mamba-ssm
-# with its CUDA kernel, or the official selective_scan_cuda_oflex: what can be imported is measured. So is Vim beside DeiT, if
-# timm is there (with its huggingface_hub and safetensors).
+# (mmengine instead of onedl-mmengine also requires yapf, platformdirs and opencv-python-headless.) If mamba-ssm with its
+# CUDA kernel, or the official selective_scan_cuda_oflex, is installed, it is measured for comparison. If timm is
+# installed (with huggingface_hub and safetensors), Vim is compared with DeiT.
 #
-# PYTHON chooses the interpreter (python3), OUT the folder for JSON and logs (benchmarks/results/<GPU>). Every step runs,
-# whatever became of those before; the exit status is 0 only if all succeeded.
+# PYTHON sets the interpreter (default: python3), OUT the folder for JSON files and logs (default:
+# benchmarks/results/<GPU>). All steps run, even if an earlier one fails; the exit status is 0 only if all succeed.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
@@ -35,11 +36,11 @@ import sys
 
 needed = ('torch', 'torchvision', 'triton', 'numpy', 'mmengine', 'addict', 'termcolor', 'yaml', 'packaging', 'einops', 'rich', 'pytest')
 if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-    sys.exit(f'gpu_check: {sys.executable} lacks {", ".join(missing)}; the head of this script lists the wheels to bring.')
+    sys.exit(f'gpu_check: {", ".join(missing)} not found in {sys.executable}; the top of this script lists the wheels.')
 import torch
 
 if not torch.cuda.is_available():
-    sys.exit(f'gpu_check: PyTorch {torch.__version__} sees no CUDA device here, so there is nothing to check.')
+    sys.exit(f'gpu_check: PyTorch {torch.__version__} does not find a CUDA device, so there is nothing to check.')
 print(torch.cuda.get_device_name().replace(' ', '_').replace('/', '_'))
 PYTHON
 ) || exit 1
@@ -48,7 +49,7 @@ out=${OUT:-benchmarks/results/$gpu}
 mkdir -p "$out"
 failed=()
 
-run() { # run NAME COMMAND...: one part, its output on the screen and in NAME.log
+run() { # run NAME COMMAND...: prints the output and writes it to NAME.log
     local name=$1
     shift
     echo "== $name: $*"
@@ -80,7 +81,7 @@ for step in "${steps[@]}"; do
             time_scan scan_float16_batch128 --dtype float16 --batch 128 --cases 56x56x96 VMamba-T
             time_scan scan_float32_batch1
             ;;
-        conv) # ours, and PyTorch's with cuDNN on and off
+        conv) # ours, and PyTorch with and without cuDNN
             run conv_float16_batch128 "$python" benchmarks/conv.py --device cuda --dtype float16 --batch 128 \
                 --json "$out/conv_float16_batch128.json"
             run conv_float32_batch1 "$python" benchmarks/conv.py --device cuda --json "$out/conv_float32_batch1.json"
@@ -89,7 +90,7 @@ for step in "${steps[@]}"; do
             time_backbone backbone_float16_batch128 --dtype float16 --batch 128 --sizes 224 --train-sizes 224
             time_backbone backbone_float16_batch1 --dtype float16 --batch 1 --sizes 512 1024 2048 --train-sizes 512
             if ! "$python" -c 'import timm' 2>/dev/null; then
-                echo 'gpu_check: without timm, Vim is not compared with DeiT.'
+                echo 'gpu_check: timm is not installed, so Vim is not compared with DeiT.'
             else
                 time_backbone vim_float16_batch1 --family vim --dtype float16 --batch 1
                 time_backbone vim_fpn_float16_batch1 --family vim --fpn --dtype float16 --batch 1 --train-sizes
@@ -100,6 +101,6 @@ done
 
 echo "Results are in $out."
 if ((${#failed[@]})); then
-    echo "gpu_check: failed: ${failed[*]}; see the .log files there." >&2
+    echo "gpu_check: failed: ${failed[*]}; see the .log files in this folder." >&2
     exit 1
 fi

@@ -1,9 +1,9 @@
-"""Prints what one block of each family keeps for its backward pass, line by line, beside what it cannot do without.
+"""Prints the memory that one block of each family saves for the backward pass, by source line, and the ideal.
 
     python benchmarks/kept_for_backward.py [--dtype bfloat16]
 
 The unit is a float32 map of C channels, the width of the block's input and output. The script counts the distinct
-storages that autograd still holds after a forward pass in training, without the parameters.
+storages that autograd still holds after a forward pass in training, excluding parameters.
 """
 
 import argparse
@@ -23,18 +23,18 @@ from mmvmamba.models.ss2d import SS2D
 from mmvmamba.models.vim import VimBlock
 from mmvmamba.models.vmamba import VSSBlock
 
-SIDE = 28  # of the map
+SIDE = 28  # height and width of the map
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block, and the maps without which its gradients take a second scan or another large product.
+    """A block and its ideal: the maps without which the backward pass must repeat the scan or a large matrix product.
 
     Attributes:
-        make: gives it, for maps of so many channels.
+        make: builds the block for the given number of channels.
         channels: C.
-        call: runs it on a map (1, SIDE, SIDE, C).
-        ideal: what each map takes, in maps of C channels.
+        call: runs the block on a map (1, SIDE, SIDE, C).
+        ideal: the size of each of these maps, in maps of C channels.
     """
 
     make: Callable[[int], nn.Module]
@@ -68,7 +68,7 @@ BLOCKS = {
 
 @dataclass(frozen=True)
 class Kept:
-    """A storage that autograd keeps: the line of the model that made it be kept, the tensor's shape, C-maps."""
+    """A storage saved by autograd: the source line in the model that saved it, shape, dtype and size in maps of C."""
 
     line: str
     shape: tuple[int, ...]
@@ -77,14 +77,14 @@ class Kept:
 
 
 class _Saved:
-    """What autograd holds in the place of a saved tensor: it lives as long as the graph keeps the tensor."""
+    """Replaces a saved tensor in autograd. It is freed when the graph releases the tensor."""
 
     def __init__(self, tensor: Tensor):
         self.tensor, self.line = tensor, _line()
 
 
 def kept_by(block: Block, dtype: torch.dtype = torch.float32) -> list[Kept]:
-    """The storages that one forward pass of the block keeps, the largest first; a 16-bit `dtype` is autocast's."""
+    """Returns the storages saved by one forward pass, largest first; a 16-bit `dtype` is used with autocast."""
     torch.manual_seed(0)
     module, x = block.make(block.channels).train(), torch.randn(1, SIDE, SIDE, block.channels, requires_grad=True)
     unit = x.nbytes
@@ -116,7 +116,7 @@ def kept_by(block: Block, dtype: torch.dtype = torch.float32) -> list[Kept]:
 
 
 def _line() -> str:
-    """The line of a model's file that is running."""
+    """Returns the line of a model's source file that is currently executed."""
     frame = sys._getframe()
     while frame and Path(frame.f_code.co_filename).parent.name != 'models':
         frame = frame.f_back
@@ -128,7 +128,7 @@ def _line() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--dtype', choices=measure.DTYPES, default='float32', help='autocast to it')
+    parser.add_argument('--dtype', choices=measure.DTYPES, default='float32', help='autocast to this dtype')
     options = parser.parse_args()
     for name, block in BLOCKS.items():
         kept = kept_by(block, measure.DTYPES[options.dtype])
@@ -136,10 +136,10 @@ def main() -> None:
             [one.line, 'x'.join(map(str, one.shape)), str(one.dtype).removeprefix('torch.'), f'{one.maps:.2f}']
             for one in kept
         ]
-        rows.append(['in all', '', '', f'{sum(one.maps for one in kept):.2f}'])
+        rows.append(['total', '', '', f'{sum(one.maps for one in kept):.2f}'])
         rows += [[f'ideal: {what}', '', '', f'{maps:.2f}'] for what, maps in block.ideal.items()]
-        rows.append(['ideal, in all', '', '', f'{sum(block.ideal.values()):.2f}'])
-        measure.show(f'{name}, C = {block.channels}', ['kept by', 'shape', 'type', 'maps of C'], rows)
+        rows.append(['ideal, total', '', '', f'{sum(block.ideal.values()):.2f}'])
+        measure.show(f'{name}, C = {block.channels}', ['saved by', 'shape', 'dtype', 'maps of C'], rows)
 
 
 if __name__ == '__main__':

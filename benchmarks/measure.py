@@ -1,4 +1,4 @@
-"""What the benchmarks share: fair timing, peak memory, the description of a machine, and how results are written."""
+"""Shared by all benchmarks: interleaved timing, peak memory, a description of the machine, and output of results."""
 
 import argparse
 import contextlib
@@ -20,25 +20,25 @@ import mmvmamba
 from mmvmamba.ops import native, triton
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
-# A shorter run is repeated, each time on another input; the mean of the repeats is one sample.
+# Shorter runs are repeated with different inputs; one sample is the mean of the repeats.
 SAMPLE_SECONDS = {'cpu': 0.02, 'cuda': 0.002}
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Returns a parser with the options of all benchmarks."""
     options = argparse.ArgumentParser(description=description)
     options.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     options.add_argument('--dtype', choices=DTYPES, default='float32')
     options.add_argument('--batch', type=int, default=1)
-    options.add_argument('--rounds', type=int, default=9, help='measured rounds, at least (default: 9)')
+    options.add_argument('--rounds', type=int, default=9, help='minimum number of measured rounds (default: 9)')
     options.add_argument('--threads', type=int, help="CPU threads (default: PyTorch's choice)")
-    options.add_argument('--full', action='store_true', help='everything, however long it takes')
-    options.add_argument('--json', type=Path, metavar='FILE', help='write the results there')
+    options.add_argument('--full', action='store_true', help='run everything, including very slow cases')
+    options.add_argument('--json', type=Path, metavar='FILE', help='write the results to this file')
     return options
 
 
 def start(options: argparse.Namespace) -> dict:
-    """Apply the common options, print the machine and return its description."""
+    """Applies the common options, and prints and returns the description of the machine."""
     if options.device == 'cuda' and not torch.cuda.is_available():
         sys.exit('--device cuda: PyTorch sees no CUDA device. Install a CUDA build of PyTorch, or use --device cpu.')
     if options.threads:
@@ -53,7 +53,7 @@ def machine(device: str) -> dict:
     packages = ('torch', 'torchvision', 'timm', 'triton', 'mamba_ssm', 'causal_conv1d')
     description = {
         'CPU': f'{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads',
-        'load': ' '.join(f'{load:.1f}' for load in os.getloadavg()) + ' (of other work, too, which blurs times)',
+        'load': ' '.join(f'{load:.1f}' for load in os.getloadavg()) + ' (other load on the machine affects times)',
         'native scan': native.unavailable_reason() or native.info(),
         'triton scan': triton.unavailable_reason() or 'can run',
         'versions': ', '.join(
@@ -86,7 +86,7 @@ def _version(package: str) -> str | None:
 
 
 def seconds(run: Callable, inputs: list, device: str) -> float:
-    """Mean time of `run` on each of the inputs: by the wall clock on the CPU, by events on a GPU."""
+    """Returns the mean time of `run` over the inputs, measured by wall clock on a CPU and by CUDA events on a GPU."""
     if device == 'cuda':
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
@@ -109,26 +109,27 @@ def interleave(
     rounds: int,
     limit: float = float('inf'),
 ) -> dict[str, list[float]]:
-    """Time several things against each other.
+    """Times several functions in interleaved rounds.
 
-    In every round each of them gets the same fresh inputs, and every other round goes through them backwards, so that a
-    slow spell of the machine, or what one leaves in the caches for the next, does not favour any.
+    In every round, all functions get the same new inputs. Every second round runs them in reverse order, so slow phases
+    of the machine and cache contents left by the previous function do not favour any of them.
 
     Args:
         runs: functions of one input, by name.
-        make_input: of a seed.
-        rounds: at least this many; up to four times as many while that takes less than five seconds in all.
-        limit: what takes more seconds than this is run once, in the warm-up, and not again.
+        make_input: creates an input from a seed.
+        rounds: minimum number of rounds; up to four times as many are run if they take less than five seconds in total.
+        limit: a function that takes longer than this number of seconds is run only in the warm-up.
 
     Returns:
-        seconds of each round, by name; a single time for what is over the limit, none for what the memory did not hold.
+        The seconds of each round, by name: a single time for functions over the limit, and an empty list for those that
+        ran out of GPU memory.
     """
     first = [make_input(-1)]
     times = {}
     for name, run in runs.items():
         try:
             times[name] = [seconds(run, first, device)]
-            if times[name][0] < min(limit, 10):  # the first of all also paid for compiling, loading and allocating
+            if times[name][0] < min(limit, 10):  # the first run includes compiling, loading and allocation
                 times[name] = [seconds(run, first, device)]
         except torch.cuda.OutOfMemoryError:
             times[name] = []
@@ -145,7 +146,7 @@ def interleave(
 
 
 def ratios(times: list[float], others: list[float]) -> tuple[float, float, float]:
-    """times / others, round by round: median, and lower and upper quartile."""
+    """Returns median, lower quartile and upper quartile of times / others over the rounds."""
     if len(times) != len(others):
         ratio = statistics.median(times) / statistics.median(others)
         return ratio, ratio, ratio
@@ -157,16 +158,16 @@ def ratios(times: list[float], others: list[float]) -> tuple[float, float, float
 
 
 def return_memory_at_once() -> None:
-    """Have this process give freed tensors back to the system, which takes time but makes peaks repeatable.
+    """Makes this process return freed tensors to the system at once, which takes time but makes peaks reproducible.
 
-    Otherwise the C library's heap keeps holes of freed memory, more or fewer as it happens.
+    Otherwise the heap of the C library retains a varying amount of freed memory.
     """
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD
 
 
 def peak_memory(run: Callable[[], object], device: str) -> int | None:
-    """Bytes at the peak of `run()` above what is held before it; None if the system does not say (CPU, not Linux)."""
+    """Returns the peak memory of `run()` in bytes above the memory in use before; None if /proc is not available."""
     gc.collect()
     if device == 'cuda':
         torch.cuda.synchronize()
@@ -176,8 +177,8 @@ def peak_memory(run: Callable[[], object], device: str) -> int | None:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # or freed memory that the C library keeps would be filled first, unseen
-        Path('/proc/self/clear_refs').write_text('5')  # sets the peak back to what is resident now
+        ctypes.CDLL(None).malloc_trim(0)  # free heap memory would be reused without raising the peak
+        Path('/proc/self/clear_refs').write_text('5')  # resets the peak to the current resident size
     except (AttributeError, OSError):
         return None
     before = resident()
@@ -186,7 +187,7 @@ def peak_memory(run: Callable[[], object], device: str) -> int | None:
 
 
 def resident(field: str = 'VmRSS') -> int:
-    """Bytes of this process in memory: all now (VmRSS), at the peak (VmHWM), without mapped files (RssAnon)."""
+    """Returns the memory of this process in bytes: current (VmRSS), peak (VmHWM) or without mapped files (RssAnon)."""
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
@@ -194,7 +195,7 @@ def resident(field: str = 'VmRSS') -> int:
 
 
 def show(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """Print a table: the first column to the left, the others to the right."""
+    """Prints a table with the first column left-aligned and the others right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows)]
     print(f'\n{title}')
     for row in (header, *rows):
@@ -203,7 +204,7 @@ def show(title: str, header: list[str], rows: list[list[str]]) -> None:
 
 
 def milliseconds(times: list[float] | None) -> str:
-    """The median; a star says that there was only one run."""
+    """Formats the median; a star marks a single run."""
     if not times:
         return '-'
     return f'{statistics.median(times) * 1e3:.{3 if max(times) < 0.01 else 1}f}' + ('*' if len(times) == 1 else '')

@@ -1,6 +1,6 @@
-"""The networks that are compared: backbones alone, without pooling and classifier, with random weights.
+"""The networks to compare: backbones without pooling and classifier, with random weights.
 
-A name is that of a network, with variations after commas: 'VMamba-T, scan blocked', 'Vim-Ti, FPN, no cuDNN'.
+A name consists of a network and optional variations after commas: 'VMamba-T, scan blocked', 'Vim-Ti, FPN, no cuDNN'.
 """
 
 from collections.abc import Callable
@@ -17,20 +17,20 @@ FPN = ', FPN'
 WITH_CP = ', with_cp'
 COMPILED = ', compiled'
 PLAIN_ATTENTION = ', plain attention'
-EMBED_DIMS = {'Ti': 192, 'S': 384}  # of Vim and DeiT
+EMBED_DIMS = {'Ti': 192, 'S': 384}  # channels of Vim and DeiT
 
 
 @dataclass(frozen=True)
 class Family:
-    """What is measured side by side, and at which image sizes.
+    """A group of networks that are compared, with the image sizes.
 
     Attributes:
-        names: the networks; the first is ours, and runs with other scans too where asked for.
-        baseline: the one whose time the others' are divided by.
-        larger: further networks, with --full.
-        sizes: sides in pixels for inference.
-        train_sizes: sides in pixels for training steps.
-        pyramid: whether a feature pyramid can be put on top: the networks give one map each.
+        names: the networks; the first is ours and can also run with other scans.
+        baseline: the network whose time is the denominator of time ratios.
+        larger: additional networks for --full.
+        sizes: image sides for inference, in pixels.
+        train_sizes: image sides for training steps, in pixels.
+        pyramid: whether a feature pyramid can be added, which requires networks that return a single map.
     """
 
     names: tuple[str, ...]
@@ -62,7 +62,7 @@ FAMILIES = {
 
 
 def build(name: str, size: int) -> nn.Module:
-    """The network of that name for square images of that side; the result is a tensor or a tuple of maps."""
+    """Builds a network for square images of the given side. Its output is a tensor or a tuple of maps."""
     torch.manual_seed(0)
     network, *variations = name.split(', ')
     model = BUILDERS[network](size)
@@ -78,7 +78,7 @@ def build(name: str, size: int) -> nn.Module:
 
 
 class PlainTransformer(nn.Module):
-    """A timm vision transformer as the backbone of a dense task: the map of its last block."""
+    """A timm vision transformer as a backbone for dense tasks: returns the map of its last block."""
 
     def __init__(self, name: str, size: int):
         super().__init__()
@@ -87,7 +87,7 @@ class PlainTransformer(nn.Module):
         self.vit = timm.create_model(name, img_size=size, num_classes=0)
 
     def choose_attention(self, fused: bool) -> None:
-        """PyTorch's fused kernel, or the product of queries and keys, softmax and product with the values."""
+        """Selects PyTorch's fused kernel, or separate products with softmax in between."""
         for block in self.vit.blocks:
             block.attn.fused_attn = fused
 
@@ -104,7 +104,7 @@ def _vim(size: int, arch: str) -> nn.Module:
 
 
 def _features(size: int, model: Callable[[], nn.Module]) -> nn.Module:
-    """Of torchvision's Swin and ConvNeXt: all but norm, pooling and head."""
+    """Returns torchvision's Swin or ConvNeXt without norm, pooling and head."""
     return model().features
 
 

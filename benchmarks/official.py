@@ -1,12 +1,12 @@
-"""Compares our backbones with the official classes on the CPU: outputs and gradients.
+"""Compares outputs and gradients of our backbones with those of the official classes, on a CPU.
 
     python benchmarks/official.py --vmamba CHECKOUT_OF_VMAMBA --vim CHECKOUT_OF_VIM [--only tiny]
 
-Both get the same random weights (the official initialisation and 0.05 N(0, 1)) under the official names. An error is
-max |ours - official| / max |official| of a tensor, in float32. Printed are the largest error of VMamba's maps or Vim's
-logits, for Vim the error of the official logits against ours in float64, and with --gradients the largest error of the
-gradients of the image and of all parameters, which takes minutes. The official classes run as they are, on PyTorch in
-place of their CUDA and Triton kernels; stand-ins replace what they import and do not need here.
+Both use the same random weights (the official initialisation plus 0.05 N(0, 1)) with the official keys. The error of a
+tensor is max |ours - official| / max |official| in float32. The script prints the largest error of VMamba's maps or
+Vim's logits and, for Vim, the error of the official logits against ours in float64. With --gradients, which takes
+minutes, it also prints the largest error of the gradients of the image and all parameters. The official classes are
+unmodified, but run in PyTorch instead of their CUDA and Triton kernels. Their unused imports are replaced with stubs.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from mmvmamba import Vim, VMamba
 VMAMBAS = ('tiny_s1l8', 'tiny_s2l5', 'small_s2l15', 'base_s2l15', 'small_s1l20', 'base_s1l20')
 VANILLAS = ('vanilla_tiny', 'vanilla_small', 'vanilla_base')
 VMAMBA_SIZES = ((224, 224), (193, 257))
-GRADIENT_SIZE = (48, 80)  # of VMamba; autograd of the official scan is quadratic in the pixels on the CPU
-# The official factory, and our arguments.
+GRADIENT_SIZE = (48, 80)  # for VMamba: on a CPU, autograd of the official scan is quadratic in the number of pixels
+# The official factory and our arguments.
 VIMS = {
     'tiny': ('vim_tiny_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2', {}),
     'small': ('vim_small_patch16_224_bimambav2_final_pool_mean_abs_pos_embed_with_midclstok_div2', {}),
@@ -45,7 +45,7 @@ VIMS = {
 
 
 def stand_in(name: str, **attributes) -> types.ModuleType:
-    """A module of this name that has these attributes, for every import that follows."""
+    """Registers a stub module with the given name and attributes for all later imports."""
     module = types.ModuleType(name)
     vars(module).update(attributes)
     sys.modules[name] = module
@@ -63,7 +63,7 @@ def error(ours: Tensor, official: Tensor) -> float:
 
 
 def gradient_error(ours: nn.Module, official: nn.Module, x: Tensor) -> float:
-    """Of the image and of every parameter that both have, for a random weighting of the outputs."""
+    """Returns the largest gradient error over the image and all parameters, for a randomly weighted sum of outputs."""
     gradients = []
     for model in (ours, official):
         image = x.clone().requires_grad_()
@@ -86,10 +86,10 @@ def import_vmamba(checkout: Path) -> types.ModuleType:
 
 
 def compare_vmamba(official: types.ModuleType, arch: str, gradients: bool) -> dict[str, float]:
-    """Of the four maps, by the size of the image, and of the gradients."""
+    """Returns the errors of the four maps, by image size, and optionally of the gradients."""
     vanilla = arch in VANILLAS
     theirs = getattr(official, arch.replace('_', '_vmamba_') if vanilla else f'vmamba_{arch}')()
-    theirs.__class__ = official.Backbone_VSSM  # its constructor would need the arguments that the factory has
+    theirs.__class__ = official.Backbone_VSSM  # avoids its constructor, which needs the arguments set in the factory
     theirs.out_indices, theirs.channel_first = (0, 1, 2, 3), not vanilla
     norm = nn.LayerNorm if vanilla else official.LayerNorm2d
     for i, channels in enumerate(theirs.dims):
@@ -110,7 +110,7 @@ def compare_vmamba(official: types.ModuleType, arch: str, gradients: bool) -> di
 
 
 def import_vim(checkout: Path) -> types.ModuleType:
-    """The package of Mamba that Vim brings, without what needs a GPU, then Vim."""
+    """Imports the Mamba package that is bundled with Vim, without the parts that need a GPU, and then Vim."""
     stand_in('selective_scan_cuda')
     stand_in('causal_conv1d', causal_conv1d_fn=None, causal_conv1d_update=None)
     stand_in('causal_conv1d_cuda')
@@ -137,7 +137,7 @@ def import_vim(checkout: Path) -> types.ModuleType:
 
 
 class Classifier(nn.Module):
-    """Our backbone and a linear head, under the official names."""
+    """Our backbone and a linear head, with the official parameter names."""
 
     def __init__(self, backbone: Vim, head: nn.Linear):
         super().__init__()
@@ -152,7 +152,7 @@ class Classifier(nn.Module):
 
 
 def compare_vim(official: types.ModuleType, name: str, gradients: bool) -> dict[str, float]:
-    """Of the logits, of the gradients, and of the official logits against ours in float64."""
+    """Returns the errors of the logits, optionally the gradients, and the official logits against ours in float64."""
     factory, options = VIMS[name]
     theirs = getattr(official, factory)()
     perturb(theirs)
@@ -172,8 +172,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--vmamba', type=Path, help='checkout of MzeroMiko/VMamba')
     parser.add_argument('--vim', type=Path, help='checkout of hustvl/Vim')
-    parser.add_argument('--gradients', action='store_true', help='compare gradients, too')
-    parser.add_argument('--only', default='', help='a part of the names of the variants')
+    parser.add_argument('--gradients', action='store_true', help='also compare gradients')
+    parser.add_argument('--only', default='', help='run only variants whose name contains this')
     options = parser.parse_args()
     families = (
         ('VMamba', options.vmamba, import_vmamba, VMAMBAS + VANILLAS, compare_vmamba),
@@ -186,7 +186,7 @@ def main() -> None:
         for name in variants:
             if options.only in name:
                 torch.manual_seed(0)
-                # The official cross scan enters the device of its input, which here is not a GPU.
+                # The official cross scan calls torch.cuda.device for its input, which fails on a CPU.
                 with patch('torch.cuda.device', nullcontext):
                     found = compare(official, name, options.gradients)
                 print(

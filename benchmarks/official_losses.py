@@ -1,12 +1,12 @@
-"""Compares the losses of whole models with our and with the official VMamba-T, on the CPU.
+"""Compares the losses of whole models between our VMamba-T and the official one, on a CPU.
 
     python benchmarks/official_losses.py --vmamba CHECKOUT_OF_VMAMBA
 
-Mask R-CNN and UperNet of the shipped configs get random weights, p (1 + 0.1 N) + 0.03 N for an initial p, and random
-images; mmdet or mmseg computes the losses once with our backbone and once with the official class, under the same
-weights and seed. Printed for each loss is |ours - official| / official. The second column shows what rounding does to
-the official model alone: the same for its maps times 1 + 1e-6 N(0, 1). For Mask R-CNN, the last line counts the places
-in the list of proposals that have another box: the box head draws its samples by their places.
+Mask R-CNN and UperNet, built from the shipped configs, get random weights, p (1 + 0.1 N) + 0.03 N for an initial p, and
+random images. mmdet or mmseg computes the losses with our backbone and with the official class, using the same weights
+and seed. For each loss, the first column is |ours - official| / official. The second column shows the effect of
+rounding on the official model: the same error if its maps are multiplied by 1 + 1e-6 N(0, 1). For Mask R-CNN, the last
+line counts the positions in the list of proposals with different boxes, because the box head samples by position.
 """
 
 import argparse
@@ -36,7 +36,7 @@ ARGUMENTS = dict(
 
 
 class Rounded(nn.Module):
-    """A backbone whose maps are off by rounding."""
+    """A backbone whose maps have simulated rounding errors."""
 
     def __init__(self, backbone: nn.Module):
         super().__init__()
@@ -47,12 +47,12 @@ class Rounded(nn.Module):
 
 
 def losses(model: nn.Module, batch: dict) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The losses, and for a detector the proposals of each image."""
+    """Returns the losses and, for a detector, the proposals of each image."""
     proposals = []
     torch.manual_seed(0)
     data = model.data_preprocessor(copy.deepcopy(batch), training=True)
     maps = model.extract_feat(data['inputs'])
-    torch.manual_seed(1)  # for the samples of the heads
+    torch.manual_seed(1)  # for the random sampling in the heads
     with patch.object(model, 'extract_feat', lambda inputs: maps), torch.no_grad():
         if hasattr(model, 'rpn_head'):
             predict = model.rpn_head.loss_and_predict
@@ -70,7 +70,7 @@ def losses(model: nn.Module, batch: dict) -> tuple[dict[str, Tensor], list[Tenso
 
 
 def moved_places(a: list[Tensor], b: list[Tensor]) -> int:
-    """Places in the lists of proposals where the two have different boxes, by more than a hundredth of a pixel."""
+    """Counts the positions in the lists of proposals where boxes differ by more than 0.01 pixels."""
     different = 0
     for x, y in zip(a, b):
         both = min(len(x), len(y))
@@ -98,14 +98,14 @@ def compare(official: type[nn.Module], name: str, seed: int) -> None:
     (ours, boxes), (theirs, official_boxes), (moved, moved_boxes) = (
         losses(each, batch) for each in (model, twin, rounded)
     )
-    print(f'{name}, seed {seed}: ours, official with rounding')
+    print(f'{name}, seed {seed}: ours, official with rounding errors')
     for key, value in theirs.items():
         if 'loss' in key:
             print(f'  {key:20}', *(f'{float(abs(found[key] - value) / value):.1e}' for found in (ours, moved)))
     if boxes:
         count = sum(map(len, official_boxes))
         places = (moved_places(found, official_boxes) for found in (boxes, moved_boxes))
-        print(f'  {f"places of {count}":20}', *places)
+        print(f'  {f"moved, of {count}":20}', *places)
 
 
 def main() -> None:

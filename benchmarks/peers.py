@@ -1,4 +1,4 @@
-"""Other ways to compute the scan, with the arguments of `mmvmamba.ops.selective_scan_2d`: what it is compared with."""
+"""Other implementations of the scan for comparison, with the arguments of `mmvmamba.ops.selective_scan_2d`."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from mmvmamba.ops.traversal import is_reversed, to_map, to_sequence, traversal_c
 
 
 def sequences(maps: Tensor, codes: list[int], dim: int) -> Tensor:
-    """(b, K, H, W, c) -> (b, K, L, c) for dim=2, (b, K, c, L) for dim=3: every map in the order of its traversal."""
+    """Arranges each map in the order of its traversal: (b, K, H, W, c) -> (b, K, L, c), or (b, K, c, L) for dim=3."""
     ordered = []
     for k, code in enumerate(codes):
         sequence = to_sequence(maps[:, k], code)
@@ -20,7 +20,7 @@ def sequences(maps: Tensor, codes: list[int], dim: int) -> Tensor:
 
 
 def merge(y: Tensor, codes: list[int], height: int, width: int) -> Tensor:
-    """(b, K, L, c), each in the order of its traversal -> their sum, (b, H, W, c)."""
+    """Sums sequences (b, K, L, c), each in the order of its traversal, to a map (b, H, W, c)."""
     total = 0
     for k, code in enumerate(codes):
         sequence = y[:, k].flip(1) if is_reversed(code) else y[:, k]
@@ -29,16 +29,16 @@ def merge(y: Tensor, codes: list[int], height: int, width: int) -> Tensor:
 
 
 def _arguments(x: Tensor, dt: Tensor, dt_weight: Tensor | None, codes: list[int]) -> tuple[Tensor, Tensor]:
-    """x once for each traversal, and dt at its full width."""
+    """Returns x expanded to one map per traversal, and dt at full width."""
     if x.dim() == 4:
         x = x.unsqueeze(1).expand(-1, len(codes), -1, -1, -1)
     return x, dt if dt_weight is None else torch.einsum('bkhwr,kdr->bkhwd', dt, dt_weight.to(dt.dtype))
 
 
 def batched_loop(x, dt, A, B, C, D, dt_bias, dt_weight, *, traversals=CROSS) -> Tensor:
-    """A PyTorch loop over the positions that steps all traversals, channels and states at once.
+    """A PyTorch loop over positions that updates all traversals, channels and states at once.
 
-    The algorithm of the official repository without a compiled kernel: discretise everything first, then step.
+    The official repository uses this algorithm if its kernel is not compiled: discretise all positions, then loop.
     """
     codes = traversal_codes(traversals)
     height, width = x.shape[-3:-1]
@@ -56,7 +56,7 @@ def batched_loop(x, dt, A, B, C, D, dt_bias, dt_weight, *, traversals=CROSS) -> 
 
 
 class _Oflex(torch.autograd.Function):
-    """The official CUDA kernel, with its own backward: u, delta (b, K d, L), B, C (b, K, n, L), float32 out."""
+    """The official CUDA kernel and its backward: u, delta (b, K * d, L), B, C (b, K, n, L), float32 output."""
 
     @staticmethod
     def forward(ctx, u, delta, A, B, C, D, bias):
@@ -75,7 +75,7 @@ class _Oflex(torch.autograd.Function):
 
 
 def oflex(x, dt, A, B, C, D, dt_bias, dt_weight, *, traversals=CROSS) -> Tensor:
-    """The official repository's kernel, between copies to and from sequences in plain PyTorch."""
+    """The kernel of the official repository, with copies to and from sequences in plain PyTorch."""
     codes = traversal_codes(traversals)
     height, width = x.shape[-3:-1]
     x, dt = _arguments(x, dt, dt_weight, codes)

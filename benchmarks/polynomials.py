@@ -1,19 +1,19 @@
-"""Derives the polynomials of the scan's exp2 and softplus and prints their coefficients and largest errors.
+"""Derives the polynomials for exp2 and softplus in the scan, and prints their coefficients and maximum errors.
 
     python benchmarks/polynomials.py
 
-Each is the polynomial with the smallest largest error relative to its function (Remez exchange), given what has to be
-exact at 0. Its coefficients are float32: from the lowest order on, where it matters most, one is rounded and the others
-are fitted anew around it. Errors are those of the rounded polynomial without the rounding of its evaluation, which adds
-about 6e-8. `mmvmamba/ops/native/simd.inc` has both. `mmvmamba/ops/triton/device_functions.py` has the second, since a
-GPU has an exp2.
+Each polynomial is the minimax approximation of its function in relative error (Remez exchange), subject to exact values
+at 0. The coefficients are float32: starting at the lowest order, where rounding matters most, each coefficient is
+rounded and the remaining ones are refitted. The printed errors are those of the rounded polynomial, without the
+rounding of its evaluation, which adds about 6e-8. `mmvmamba/ops/native/simd.inc` uses both polynomials.
+`mmvmamba/ops/triton/device_functions.py` uses only the second, because GPUs have an exp2 instruction.
 """
 
 import numpy as np
 
 
 def remez(basis: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The coefficients for which the largest |basis coefficients - target| over the rows, in order, is smallest."""
+    """Returns the coefficients that minimise max |basis @ coefficients - target| over the (ordered) rows."""
     points, terms = basis.shape
     chosen = np.round((1 - np.cos(np.pi * np.arange(terms + 1) / terms)) / 2 * (points - 1)).astype(int)
     signs = (-1.0) ** np.arange(terms + 1)
@@ -27,24 +27,27 @@ def remez(basis: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def extremes(error: np.ndarray, count: int) -> np.ndarray:
-    """Where `error` is largest between its changes of sign: `count` places, of alternating sign."""
+    """Returns `count` positions of the extrema of `error` between its sign changes, with alternating signs."""
     runs = np.split(np.arange(len(error)), np.flatnonzero(np.diff(np.sign(error))) + 1)
     places = np.array([run[np.abs(error[run]).argmax()] for run in runs])
     while len(places) > count:
         sizes = np.abs(error[places])
         if len(places) == count + 1:
             places = places[1:] if sizes[0] < sizes[-1] else places[:-1]
-        else:  # two neighbours, or signs would no longer alternate
+        else:  # remove two neighbours, so that signs still alternate
             pair = np.maximum(sizes[1:], sizes[:-1]).argmin()
             places = np.delete(places, [pair, pair + 1])
     return places
 
 
 def fit(x: np.ndarray, function: np.ndarray, known: list[float], degree: int) -> tuple[list[float], float]:
-    """Float32 coefficients of a polynomial close to `function`, lowest order first, and its largest relative error.
+    """Fits a polynomial and returns its float32 coefficients, lowest order first, and its maximum relative error.
 
     Args:
-        known: the first coefficients, which are given.
+        x: sample points.
+        function: values of the function at these points.
+        known: the fixed coefficients of the lowest orders.
+        degree: degree of the polynomial.
     """
     powers = x[:, None] ** np.arange(degree + 1) / function[:, None]
     found = [float(np.float32(c)) for c in known]
@@ -55,13 +58,13 @@ def fit(x: np.ndarray, function: np.ndarray, known: list[float], degree: int) ->
 
 
 def exp2() -> tuple[list[float], float]:
-    """2^f on [-1/2, 1/2]; at 0 its value is exact, and its slope but for rounding."""
+    """2^f on [-1/2, 1/2]; the value at 0 is exact, and the slope is exact except for rounding."""
     f = np.linspace(-0.5, 0.5, 20000)
     return fit(f, np.exp2(f), [1, np.log(2)], 6)
 
 
 def log1p() -> tuple[list[float], float]:
-    """log(1 + u) on [0, 1], of which softplus is made; at 0 value and slope are exact."""
+    """log(1 + u) on [0, 1], which softplus is computed from; the value and slope at 0 are exact."""
     u = np.linspace(0, 1, 20001)[1:]
     return fit(u, np.log1p(u), [0, 1], 9)
 
@@ -69,6 +72,6 @@ def log1p() -> tuple[list[float], float]:
 if __name__ == '__main__':
     for function in (exp2, log1p):
         coefficients, error = function()
-        print(f'{function.__doc__}\nlargest relative error {error:.2g}')
+        print(f'{function.__doc__}\nmaximum relative error {error:.2g}')
         for order, coefficient in enumerate(coefficients):
             print(f'  {order}: {coefficient!r}')

@@ -1,8 +1,9 @@
-"""What the selective scan costs: every backend that can run here, and peers, on the shapes of VMamba and Vim.
+"""Measures time and memory of the selective scan, for all available backends and peers, on VMamba and Vim shapes.
 
     python benchmarks/scan.py [--device cuda] [--dtype float16] [--batch 128] [--cases 'N = 1'] [--full] [--json FILE]
 
-Forward alone, and forward + backward with gradients for every input. benchmarks/README.md says how it is measured.
+Measures the forward pass alone, and forward + backward with gradients for every input. benchmarks/README.md describes
+the method.
 """
 
 from functools import partial
@@ -17,9 +18,9 @@ from mmvmamba.ops import CROSS, selective_scan_2d, use_backend
 from mmvmamba.ops.backend import BACKENDS
 
 LOOP = 'PyTorch loop'
-LONG = 1000  # positions from which on autograd through the reference, quadratic in them, is not worth the wait
+LONG = 1000  # maximum number of positions for the backward pass of the reference, whose cost is quadratic in them
 
-# VMamba: one map for four traversals; rank 0 takes dt at its full width. Vim: two maps of height 1, N = 16.
+# VMamba: one map for four traversals; rank 0 means dt at full width. Vim: two maps of height 1, N = 16.
 CASES = {
     '56x56x96, N = 1': dict(size=(56, 56), channels=96),
     '256x256x96, N = 1': dict(size=(256, 256), channels=96),
@@ -46,7 +47,7 @@ def make_inputs(
     traversals: tuple[str, ...] = CROSS,
     shared: bool = True,
 ) -> dict[str, Tensor | None]:
-    """Inputs as a network gives them: B, C and the low-rank dt are views of one projection; A is -1 to -n."""
+    """Creates inputs like those in a network: B, C and the low-rank dt are views of one projection; A is -1 to -n."""
     generator = torch.Generator(device).manual_seed(seed & 0xFFFFFFFF)
     K = len(traversals)
 
@@ -68,7 +69,7 @@ def make_inputs(
 
 
 def implementations(device: str) -> dict:
-    """Name -> (function, backend to choose)."""
+    """Returns (function, backend to select) of each available implementation, by name."""
     found = {LOOP: (peers.batched_loop, 'auto')}
     skipped = {}
     for name, backend in BACKENDS.items():
@@ -84,7 +85,7 @@ def implementations(device: str) -> dict:
         else:
             found['oflex'] = (peers.oflex, 'auto')
     for name, reason in skipped.items():
-        print(f'not run: {name}: {reason}')
+        print(f'skipped: {name}: {reason}')
     return found
 
 
@@ -141,15 +142,15 @@ def show(name: str, rows: list[dict], batch: int) -> None:
 
 def main() -> None:
     parser = measure.parser(__doc__.splitlines()[0])
-    parser.add_argument('--limit', type=float, default=1.0, help='seconds; what takes longer is run once (default: 1)')
-    parser.add_argument('--cases', nargs='*', help='only those whose title holds one of these')
+    parser.add_argument('--limit', type=float, default=1.0, help='run slower cases only once (default: 1 second)')
+    parser.add_argument('--cases', nargs='*', help='run only the cases whose title contains one of these')
     options = parser.parse_args()
     machine = measure.start(options)
     functions = implementations(options.device)
     print(
-        '\nMedians of interleaved rounds. "x loop": how many times faster than the PyTorch loop, median and quartiles'
+        '\nTimes are medians of interleaved rounds. "x loop": speed-up over the PyTorch loop, median and quartiles over'
     )
-    print('of the rounds. MiB: peak above the inputs. *: one run only, it is over --limit.')
+    print('the rounds. MiB: peak memory above the inputs. *: single run, because it takes longer than --limit.')
     results = []
     for name, case in CASES.items():
         if options.cases and not any(part in name for part in options.cases):

@@ -1,10 +1,11 @@
-"""Compares a backend's kernels with the blocked scan as the self-check does, and prints how far they are off.
+"""Compares the kernels of a backend with the blocked scan, as the self-check does, and prints the errors.
 
     python benchmarks/self_check.py [--backend triton] [--device cuda]
 
-For small maps of each type, with weights in float32, and 1 and 16 states: the largest error of the output and of each
-gradient, as a part of the largest value, and the seconds that a process's first scan takes for it (compiling included,
-unless Triton's cache has the kernels). The exit status is 1 if an error is over the tolerance.
+For small maps of each dtype with float32 weights, and for 1 and 16 states, the script prints the maximum error of the
+output and each gradient relative to the largest value, and the time that the check adds to the first scan of a process
+(including compilation, unless the kernels are in Triton's cache). The exit status is 1 if an error exceeds the
+tolerance.
 """
 
 import argparse
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument('--device', type=torch.device, default=torch.device('cuda'))
     options = parser.parse_args()
     backend = BACKENDS[options.backend]
-    device = torch.empty(0, device=options.device).device  # with its index
+    device = torch.empty(0, device=options.device).device  # includes the device index
     failed = False
     for map_type in (torch.float32, torch.bfloat16, torch.float16):
         for states in (1, 16):
@@ -33,12 +34,12 @@ def main() -> None:
             begin = time.perf_counter()
             try:
                 found = errors(backend.forward, backend.backward, use)
-            except Exception:  # the other kinds may still work
+            except Exception:  # the remaining combinations may still work
                 print(f'{use}:')
                 traceback.print_exc()
                 failed = True
                 continue
-            print(f'{use}: {time.perf_counter() - begin:.2f} s, {use.tolerance:.1e} is allowed')
+            print(f'{use}: {time.perf_counter() - begin:.2f} s, tolerance {use.tolerance:.1e}')
             print('  ' + ', '.join(f'{name} {error:.1e}' for name, error in found.items()), flush=True)
             failed |= not all(error <= use.tolerance for error in found.values())
     sys.exit(failed)

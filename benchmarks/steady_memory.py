@@ -1,11 +1,11 @@
-"""Runs a backbone many times and fails if its process's memory grows after the warm-up (Linux).
+"""Runs a backbone many times and fails if the memory of the process grows after the warm-up (Linux only).
 
     python benchmarks/steady_memory.py [--family vmamba vim] [--inferences 1000] [--steps 300]
 
-Inferences are of images of 16 sizes, training steps of one size with an optimizer. The first third of each is the warm-
-up; compared are the medians over the second and the last third, which may differ by 2 %. Counted is what is resident
-without the mapped files (RssAnon), beside whose 600 MiB a leak would look small. 16 sizes, because PyTorch keeps what
-oneDNN has prepared for each new one until its caches are full, for ResNet-18 as for these.
+Inference uses images of 16 sizes; training uses a single size and an optimizer. The first third of each is the warm-up.
+The medians of the second and the last third may differ by 2 %. The script measures resident memory without mapped files
+(RssAnon), because a leak would be small compared with their 600 MiB. The number of sizes is fixed, because for each new
+size PyTorch caches data prepared by oneDNN until its caches are full. This is also the case for ResNet-18.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def train(model: nn.Module) -> Callable[[int], None]:
 
 
 def growth(resident: list[int]) -> float:
-    """How much more is resident in the last third than in the second, as a part of it."""
+    """Returns the relative growth of resident memory from the second to the last third."""
     third = len(resident) // 3
     return statistics.median(resident[-third:]) / statistics.median(resident[third:-third]) - 1
 

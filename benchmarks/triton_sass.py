@@ -1,11 +1,11 @@
-"""Compiles the Triton kernels of the scan and the convolution without a GPU and reports what the compiler made of them.
+"""Compiles the Triton kernels of the scan and the convolution without a GPU and reports properties of the machine code.
 
     python benchmarks/triton_sass.py [--arch 80 90] [--states 1 16] [--dtype fp16] [--json FILE]
 
-For every kernel, architecture and number of states (0: the kernels of the convolution): registers and spilled bytes as
-ptxas reports them, shuffles, shared memory, and of the largest inner loop the instructions and shuffles for a step and
-the order of its loads (L) and stores (S). Loads in one run before the stores can be in flight together. Nothing is
-executed: this says nothing about time.
+For every kernel, architecture and number of states (0: the kernels of the convolution), the script prints registers and
+spilled bytes as reported by ptxas, shuffles and shared memory. For the largest inner loop, it prints the instructions
+and shuffles per step and the order of loads (L) and stores (S). Consecutive loads before the stores can be in flight at
+the same time. No kernel is executed, so the results do not predict run times.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from mmvmamba.ops.triton.conv import convolve, convolve_back, spread_back
 from mmvmamba.ops.triton.forward import chunk_state_kernel, reduce_kernel, scan_fwd_kernel, state_passing_kernel
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
-# Pointers (p_) to what is in the network's dtype; all others are to float32.
+# Pointers (p_) to data in the dtype of the network; all other pointers are to float32.
 MAPS = {'p_x', 'p_dt', 'p_B', 'p_C', 'p_grad_y', 'p_dx', 'p_ddt', 'p_out'}
-# What is a multiple of 16 when the number of states is, which Triton compiles a variant for; other strides (s_) and
-# pointers always are.
+# Arguments that are multiples of 16 only if the number of states is; Triton compiles a separate variant for this case.
+# Other strides (s_) and pointers are always multiples of 16.
 WITH_STATES = {'s_B_b', 's_B_k', 's_B_p', 's_C_b', 's_C_k', 's_C_p', 'states'}
 
 
 def variants(states):
-    """(label, kernel, constants and options, steps unrolled) with a shared map, softplus, D and bias."""
+    """Yields (label, kernel, constants and options, unrolled steps), with a shared map, softplus, D and bias."""
     if states == 0:
         yield from conv_variants()
         return
@@ -70,7 +70,7 @@ def compile_kernel(kernel, constants, dtype, arch, states):
     signature.update({name: '*fp32' for name in names if name.startswith('p_')})
     signature.update(dict.fromkeys(MAPS & signature.keys(), f'*{dtype}'))
     if kernel is convolve:
-        signature['p_y'] = f'*{dtype}'  # the scan's holds sums
+        signature['p_y'] = f'*{dtype}'  # in the scan kernels, p_y points to float32 sums
     signature.update(dict.fromkeys(constants, 'constexpr'))
     multiples = {name for name in names if name.startswith(('p_', 's_')) or name == 'channels'} - WITH_STATES
     if states and states % 16 == 0:
@@ -86,7 +86,7 @@ def compile_kernel(kernel, constants, dtype, arch, states):
 
 
 def innermost_loop(sass):
-    """The instructions of the largest backward branch that encloses no other."""
+    """Returns the instructions of the largest loop (backward branch) that does not contain another loop."""
     code = [(int(address, 16), text) for address, text in re.findall(r'/\*([0-9a-f]{4,})\*/\s+(.*?);', sass)]
     loops = []
     for address, text in code:
@@ -137,10 +137,10 @@ def inspect(kernel, constants, dtype, arch, states, unroll):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--arch', type=int, nargs='+', default=[80, 90], help='compute capabilities, times ten')
+    parser.add_argument('--arch', type=int, nargs='+', default=[80, 90], help='compute capabilities times ten')
     parser.add_argument('--states', type=int, nargs='+', default=[1, 16, 0])
-    parser.add_argument('--dtype', choices=['fp16', 'bf16', 'fp32'], default='fp16', help='of the maps')
-    parser.add_argument('--json', type=Path, help='write the figures to this file')
+    parser.add_argument('--dtype', choices=['fp16', 'bf16', 'fp32'], default='fp16', help='dtype of the maps')
+    parser.add_argument('--json', type=Path, help='write the results to this file')
     args = parser.parse_args()
 
     print(f'Triton {triton.__version__}, {args.dtype} maps')
@@ -159,7 +159,7 @@ def main():
                 print(
                     'sm_{arch} n={states:<2} {kernel:<20} {registers:>3} registers, {spilled_bytes} bytes spilled, '
                     '{shuffles} shuffles, {shared_bytes} bytes shared | loop: {loop_instructions_per_step} '
-                    'instructions and {loop_shuffles_per_step:g} shuffles a step, {loop_memory_order}'.format(**row),
+                    'instructions and {loop_shuffles_per_step:g} shuffles per step, {loop_memory_order}'.format(**row),
                     flush=True,
                 )
     if args.json:
