@@ -10,8 +10,8 @@
 #         rich markdown-it-py mdurl pygments pytest iniconfig pluggy
 # and install them on the GPU machine:
 #     pip install --no-index --no-deps wheels/*.whl
-# (mmengine instead of onedl-mmengine also requires yapf, platformdirs and opencv-python-headless.) If mamba-ssm with its
-# CUDA kernel, or the official selective_scan_cuda_oflex, is installed, it is measured for comparison. If timm is
+# (mmengine instead of onedl-mmengine also requires yapf, platformdirs and opencv-python-headless.) If mamba-ssm with
+# its CUDA kernel, or the official selective_scan_cuda_oflex, is installed, it is measured for comparison. If timm is
 # installed (with huggingface_hub and safetensors), Vim is compared with DeiT.
 #
 # PYTHON sets the interpreter (default: python3), OUT the folder for JSON files and logs (default:

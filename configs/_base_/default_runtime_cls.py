@@ -1,4 +1,4 @@
-# Registers the backbones. A child's list replaces this one: keep 'mmvmamba' in it.
+# Registers the backbones. A child config that sets this list must keep 'mmvmamba' in it.
 custom_imports = dict(imports=['mmvmamba'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
@@ -13,7 +13,7 @@ default_hooks = dict(
 )
 
 env_cfg = dict(
-    cudnn_benchmark=True,  # images have one size
+    cudnn_benchmark=True,  # all images have the same size
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )

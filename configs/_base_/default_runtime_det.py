@@ -1,4 +1,4 @@
-# Registers the backbones. A child's list replaces this one: keep 'mmvmamba' in it.
+# Registers the backbones. A child config that sets this list must keep 'mmvmamba' in it.
 custom_imports = dict(imports=['mmvmamba'], allow_failed_imports=False)
 default_scope = 'mmdet'
 

@@ -4,7 +4,7 @@ model = dict(
     backbone=dict(
         type='VMamba',
         arch=dict(dims=32, depths=(1, 1, 2, 1), ssm_ratio=1.0),
-        out_indices=(2,),  # at stride 16: the next map would have one position
+        out_indices=(2,),  # stride 16; the next map would have a single position
         drop_path_rate=0.0,
         init_cfg=None,
     ),  # random weights

@@ -1,4 +1,4 @@
-# Control of Vim-S: DeiT-S in the same frame with the same recipe. Starts from mmpretrain's training of DeiT-S.
+# Baseline for Vim-S: DeiT-S with the same heads and recipe. Starts from mmpretrain's ImageNet weights of DeiT-S.
 _base_ = './cascade-mask-rcnn_deit-t_sfp_lsj-380k_coco.py'
 
 checkpoint = 'https://mmassets.onedl.ai/mmclassification/v0/deit/deit-small_pt-4xb256_in1k_20220218-9425b9bb.pth'

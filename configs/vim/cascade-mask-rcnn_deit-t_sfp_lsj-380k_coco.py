@@ -1,5 +1,5 @@
-# Control of Vim-Ti: DeiT-Ti in the same frame with the same recipe. Every block attends globally; ViTDet, and the
-# paper's DeiT-Ti with it, has windows in most. Starts from mmpretrain's training of DeiT-Ti.
+# Baseline for Vim-Ti: DeiT-Ti with the same heads and recipe. All blocks use global attention, whereas ViTDet, and with
+# it the paper's DeiT-Ti, uses window attention in most blocks. Starts from mmpretrain's ImageNet weights of DeiT-Ti.
 _base_ = './cascade-mask-rcnn_vim-t_sfp_lsj-380k_coco.py'
 
 checkpoint = 'https://mmassets.onedl.ai/mmclassification/v0/deit/deit-tiny_pt-4xb256_in1k_20220218-13b382a0.pth'

@@ -1,5 +1,5 @@
-# Control of Vim: Swin-T, which has an FPN in place of the simple pyramid, with the same heads and recipe. Its table of
-# relative positions does not decay.
+# Baseline for Vim: Swin-T with the same heads and recipe, and with an FPN instead of the simple feature pyramid. No
+# weight decay for its relative position bias table.
 _base_ = './cascade-mask-rcnn_vim-t_sfp_lsj-380k_coco.py'
 
 checkpoint = 'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth'

@@ -1,7 +1,7 @@
-# Vim-S, recipe of the released code: that of Vim-Ti. Like the official code, which removes the first position entry of
-# a file with a class token and not the token's own, this config sets pretrained_cls_slot='official'; 'middle' removes
-# the token's. The file differs as for Vim-Ti: the official one has a class token and a rotary embedding (79.8 % top-1)
-# and was not released.
+# Vim-S, recipe of the released code: that of Vim-Ti. If a checkpoint has a class token, the official code removes the
+# first entry of the position embedding instead of that of the token. This config does the same with
+# pretrained_cls_slot='official'; 'middle' removes the entry of the token. As for Vim-Ti, the official code starts from
+# a checkpoint that was not released. It has a class token and a rotary embedding (79.8 % top-1).
 _base_ = './cascade-mask-rcnn_vim-t_sfp_amp-lsj-100e_coco.py'
 
 checkpoint = 'https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth'

@@ -1,4 +1,4 @@
-# Vim-S, which the paper does not use for detection, with the paper's recipe of Vim-Ti.
+# Vim-S with the paper's recipe for Vim-Ti. The paper does not use Vim-S for detection.
 _base_ = './cascade-mask-rcnn_vim-t_sfp_lsj-380k_coco.py'
 
 checkpoint = 'https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth'

@@ -1,12 +1,12 @@
-# Vim-Ti, recipe of the released code, which differs from the paper's: 100 epochs (184,375 iterations) in steps, fp16,
-# a rotary position embedding, layer decay. If fp16 overflows: --cfg-options optim_wrapper.dtype=bfloat16.
+# Vim-Ti, recipe of the released code, which differs from the paper's: 100 epochs (184,375 iterations) with step decay,
+# fp16, a rotary position embedding, layer decay. If fp16 overflows, use --cfg-options optim_wrapper.dtype=bfloat16.
 # Differences:
-# - Training starts from the released ImageNet file, which has a class token, whose position entry is removed, and was
-#   trained without a rotary embedding. The official code starts from a file without class token and with a rotary
-#   embedding, which was not released, and fails on the released one.
-# - Norms, biases and D do not decay. In the official code everything but the position embedding decays, because
-#   detectron2's exemption of norms covers neither RMSNorm nor its own LayerNorm.
-# - Processes exchange gradients in float32, there in float16.
+# - Training starts from the released ImageNet checkpoint, which has a class token and was trained without a rotary
+#   embedding. The position entry of the class token is removed. The official code starts from a checkpoint without
+#   class token and with a rotary embedding, which was not released, and fails to load the released one.
+# - No weight decay for norms, biases and D. The official code applies weight decay to everything except the position
+#   embedding, because detectron2's exemption of norms covers neither RMSNorm nor its own LayerNorm.
+# - Processes exchange gradients in float32; in the official code, in float16.
 _base_ = './cascade-mask-rcnn_vim-t_sfp_lsj-380k_coco.py'
 
 model = dict(backbone=dict(rope_grid=14))

@@ -1,5 +1,5 @@
 # Vim-Ti with the heads of ViTDet, recipe of the paper: no windows, 380K iterations of 64 images, linear decay. The
-# paper does not give drop path; it is that of the released code.
+# paper does not specify the drop path rate; the value is that of the released code.
 _base_ = [
     '../_base_/models/cascade-mask-rcnn_vitdet.py',
     '../_base_/datasets/coco_lsj_1024.py',

@@ -1,4 +1,4 @@
-# Control of Vim-S: DeiT-S with the same recipe.
+# Baseline for Vim-S: DeiT-S with the same recipe.
 _base_ = './vim-s_8xb64_in1k.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# Control of Vim-Ti: DeiT-Ti with the same recipe.
+# Baseline for Vim-Ti: DeiT-Ti with the same recipe.
 _base_ = './vim-t_8xb128_in1k.py'
 
 model = dict(

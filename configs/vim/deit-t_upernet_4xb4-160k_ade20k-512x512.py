@@ -1,4 +1,4 @@
-# Control of Vim-Ti: DeiT-Ti in the same frame with the same recipe. Starts from mmpretrain's training of DeiT-Ti.
+# Baseline for Vim-Ti: DeiT-Ti with the same head and recipe. Starts from mmpretrain's ImageNet weights of DeiT-Ti.
 _base_ = './vim-t_upernet_4xb4-160k_ade20k-512x512.py'
 custom_imports = dict(imports=['mmpretrain.models', 'mmvmamba'], allow_failed_imports=False)
 

@@ -1,4 +1,5 @@
-# Control of Vim-S: Swin-T with the same recipe and its own drop path. Its table of relative positions does not decay.
+# Baseline for Vim-S: Swin-T with the same recipe and its own drop path. No weight decay for its relative position bias
+# table.
 _base_ = './vim-s_8xb64_in1k.py'
 
 model = dict(

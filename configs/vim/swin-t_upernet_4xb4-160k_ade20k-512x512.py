@@ -1,4 +1,4 @@
-# Control of Vim: Swin-T, which needs no pyramid, with its own recipe, which is also that of the Vim paper.
+# Baseline for Vim: Swin-T, which needs no feature pyramid, with its own recipe, which is also that of the Vim paper.
 _base_ = [
     '../_base_/models/upernet.py',
     '../_base_/datasets/ade20k_512.py',

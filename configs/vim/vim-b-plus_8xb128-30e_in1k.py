@@ -1,4 +1,4 @@
-# Vim-B+: long-sequence fine-tuning of Vim-B, whose script was not released, with the recipe of Vim-Ti+.
+# Vim-B+: long-sequence fine-tuning of Vim-B with the recipe of Vim-Ti+. The official script was not released.
 _base_ = './vim-t-plus_8xb128-30e_in1k.py'
 
 model = dict(backbone=dict(arch='base'), head=dict(in_channels=768))

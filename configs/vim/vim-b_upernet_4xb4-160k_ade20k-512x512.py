@@ -1,4 +1,4 @@
-# Vim-B, which the paper does not use for segmentation, with the paper's recipe of Vim-Ti.
+# Vim-B with the paper's recipe for Vim-Ti. The paper does not use Vim-B for segmentation.
 _base_ = './vim-t_upernet_4xb4-160k_ade20k-512x512.py'
 
 checkpoint = 'https://huggingface.co/hustvl/Vim-base-midclstok/resolve/main/vim_b_midclstok_81p9acc.pth'

@@ -1,7 +1,8 @@
-# Vim-S, recipe of the released code: that of Vim-Ti with other learning rates, maps of the residual stream, and a
-# rotary position embedding, which the released ImageNet file was not trained with. Two quirks of the official code are
-# kept: the next block's rotary embedding has already rotated all maps but the last (feature='residual' avoids this),
-# and the first position entry is removed, not that of the class token (pretrained_cls_slot='middle' avoids this).
+# Vim-S, recipe of the released code: that of Vim-Ti with different learning rates, maps of the residual stream, and a
+# rotary position embedding, which the released ImageNet checkpoint was not trained with. Two quirks of the official
+# code are kept: all maps except the last are already rotated by the rotary embedding of the next block
+# (feature='residual' avoids this), and the first entry of the position embedding is removed instead of that of the
+# class token (pretrained_cls_slot='middle' avoids this).
 _base_ = './vim-t_upernet_4xb8-60k_ade20k-512x512.py'
 
 checkpoint = 'https://huggingface.co/hustvl/Vim-small-midclstok/resolve/main/vim_s_midclstok_80p5acc.pth'

@@ -1,8 +1,8 @@
 # Vim-Ti, recipe of the released code: DeiT's with Swin's augmentation, weight decay 0.1, no drop path, float32.
 # Differences:
-# - The averaged weights are validated and select the best checkpoint; there, the plain weights.
-# - The learning rate changes every iteration, along a cosine from epoch 5 to 300; there once an epoch and one epoch
-#   late, along a cosine that starts at epoch 0.
+# - The averaged weights are validated and select the best checkpoint. The released code uses the raw weights.
+# - The learning rate changes every iteration along a cosine from epoch 5 to 300. In the released code, it changes once
+#   per epoch, one epoch late, along a cosine that starts at epoch 0.
 _base_ = [
     '../_base_/models/image-classifier.py',
     '../_base_/datasets/imagenet_swin_224.py',

@@ -1,5 +1,5 @@
-# Vim-Ti with a Segmenter head of two layers, as in the paper's ablations. The paper gives no recipe for it: training is
-# that of its UperNet, tests use mmseg's windows for Segmenter.
+# Vim-Ti with a Segmenter head of two layers, as in the paper's ablations. The paper does not specify a recipe: training
+# follows its UperNet recipe, and tests use mmseg's sliding windows for Segmenter.
 _base_ = [
     '../_base_/models/segmenter.py',
     '../_base_/datasets/ade20k_512.py',
@@ -9,7 +9,7 @@ _base_ = [
 
 checkpoint = 'https://huggingface.co/hustvl/Vim-tiny-midclstok/resolve/main/vim_t_midclstok_76p1acc.pth'
 model = dict(
-    # Only a test image smaller than a window is padded, so padding moves no window.
+    # Only test images smaller than a window are padded, so padding does not shift any window.
     data_preprocessor=dict(size={{_base_.crop_size}}, test_cfg=dict(size={{_base_.crop_size}})),
     backbone=dict(
         type='Vim',

@@ -1,6 +1,6 @@
-# Vim-Ti, recipe of the paper: AdamW, 160K iterations of 16 images, tests on whole images with a short side of 512. What
-# the paper leaves open: drop path is that of the released code; norms, biases, position embeddings, D and A do not
-# decay; test images are padded to multiples of 32, so that whole patches cover them.
+# Vim-Ti, recipe of the paper: AdamW, 160K iterations of 16 images, tests on whole images with a short side of 512.
+# Settings that the paper does not specify: drop path is that of the released code; norms, biases, position embeddings,
+# D and A have no weight decay; test images are padded to multiples of 32, so that whole patches cover them.
 _base_ = [
     '../_base_/models/upernet.py',
     '../_base_/datasets/ade20k_512.py',

@@ -1,16 +1,17 @@
 # Vim-Ti, recipe of the released code, which differs from the paper's: 60K iterations of 32 images, maps of the mixers'
 # outputs, sliding windows in tests. Differences:
-# - Training starts from the released ImageNet file, without the position entry of its class token. The official Tiny
-#   starts from a file without class token, which was not released, and fails on the released one.
-# - Layer decay reaches the blocks. The official rule looks for `blocks`, but they are named `layers`, and leaves them
-#   at the full rate (paramwise_cfg.layer_decay_rate=1.0 comes closest to that).
-# - The position embedding does not decay. In the official code it does, because the rule compares its name without the
-#   prefix `backbone.`.
-# - A test image smaller than a window is padded to one; the official code refuses it.
+# - Training starts from the released ImageNet checkpoint, without the position entry of its class token. The official
+#   config of Vim-Ti starts from a checkpoint without class token, which was not released, and fails on the released
+#   checkpoint.
+# - Layer decay is applied to the blocks. The official rule looks for `blocks`, but they are named `layers`, so they
+#   keep the full learning rate (paramwise_cfg.layer_decay_rate=1.0 is the closest equivalent).
+# - No weight decay for the position embedding. The official code applies it, because its rule compares the name without
+#   the prefix `backbone.`.
+# - Test images smaller than a window are padded to its size; the official code rejects them.
 _base_ = './vim-t_upernet_4xb4-160k_ade20k-512x512.py'
 
 model = dict(
-    # Only a test image smaller than a window is padded, so padding moves no window.
+    # Only test images smaller than a window are padded, so padding does not shift any window.
     data_preprocessor=dict(test_cfg=dict(_delete_=True, size={{_base_.crop_size}})),
     backbone=dict(feature='mixer'),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),

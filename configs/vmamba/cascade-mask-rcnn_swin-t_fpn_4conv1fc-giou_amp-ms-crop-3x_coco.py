@@ -1,4 +1,4 @@
-# Control: Swin-T with the Cascade Mask R-CNN 3x recipe of VMamba-T, with the drop path of Mask R-CNN.
+# Baseline: Swin-T with the Cascade Mask R-CNN 3x recipe of VMamba-T, with the drop path of Mask R-CNN.
 _base_ = [
     '../_base_/models/cascade-mask-rcnn_fpn_4conv1fc-giou.py',
     '../_base_/datasets/coco_instance_ms-crop.py',

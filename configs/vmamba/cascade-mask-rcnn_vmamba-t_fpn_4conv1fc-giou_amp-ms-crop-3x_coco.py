@@ -1,5 +1,5 @@
-# Cascade Mask R-CNN with Swin's recipe (arXiv 2103.14030), which is also ConvNeXt's but for its layer-wise learning
-# rates. Not published for VMamba.
+# Cascade Mask R-CNN with Swin's recipe (arXiv 2103.14030), which is also that of ConvNeXt, except for layer-wise
+# learning rates. Not published for VMamba.
 _base_ = [
     '../_base_/models/cascade-mask-rcnn_fpn_4conv1fc-giou.py',
     '../_base_/datasets/coco_instance_ms-crop.py',

@@ -1,4 +1,4 @@
-# Control: ConvNeXt-T with the UperNet recipe of VMamba-T and ConvNeXt's own drop path, without its layer-wise
+# Baseline: ConvNeXt-T with the UperNet recipe of VMamba-T and ConvNeXt's own drop path, without its layer-wise
 # learning rates.
 _base_ = [
     '../_base_/models/upernet.py',

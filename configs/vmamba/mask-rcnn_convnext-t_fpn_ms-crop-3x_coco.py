@@ -1,4 +1,4 @@
-# Control: ConvNeXt-T with the Mask R-CNN 3x recipe of VMamba-T and ConvNeXt's own drop path, without its layer-wise
+# Baseline: ConvNeXt-T with the Mask R-CNN 3x recipe of VMamba-T and ConvNeXt's own drop path, without its layer-wise
 # learning rates.
 _base_ = [
     '../_base_/models/mask-rcnn_fpn.py',

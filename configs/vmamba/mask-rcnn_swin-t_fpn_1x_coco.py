@@ -1,4 +1,4 @@
-# Control: Swin-T with the Mask R-CNN 1x recipe of VMamba-T, recipe and model of mmdet.
+# Baseline: Swin-T with the Mask R-CNN 1x recipe of VMamba-T, recipe and model of mmdet.
 _base_ = [
     '../_base_/models/mask-rcnn_fpn.py',
     '../_base_/datasets/coco_instance.py',

@@ -1,5 +1,5 @@
-# VMamba-T (s1l8), recipe of the released code, including its weight-decay groups. Difference: init_cfg names the
-# ImageNet file, which the official code takes from the command line.
+# VMamba-T (s1l8), recipe of the released code, including its weight-decay groups. Difference: init_cfg sets the
+# ImageNet checkpoint, which is a command-line argument of the official code.
 _base_ = [
     '../_base_/models/mask-rcnn_fpn.py',
     '../_base_/datasets/coco_instance.py',

@@ -1,6 +1,6 @@
 # Vanilla VMamba-B, recipe of the released code: that of VMamba-T with drop path 0.2, inherited from Swin-T, on 16
-# GPUs with one image each. Starts from the ImageNet file that its authors link; their config names another one (drop
-# path 0.5, epoch 260), which they do not link.
+# GPUs with one image each. Starts from the ImageNet checkpoint that the authors link; their config uses a different one
+# (drop path 0.5, epoch 260), which they do not link.
 _base_ = './mask-rcnn_vmamba-t_fpn_1x_coco.py'
 
 checkpoint = 'https://github.com/MzeroMiko/VMamba/releases/download/%23v0cls/vssmbase_dp06_ckpt_epoch_241.pth'

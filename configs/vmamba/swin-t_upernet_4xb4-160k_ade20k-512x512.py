@@ -1,4 +1,4 @@
-# Control: Swin-T with the UperNet recipe of VMamba-T and drop path 0.3, recipe and model of mmseg.
+# Baseline: Swin-T with the UperNet recipe of VMamba-T and drop path 0.3, recipe and model of mmseg.
 _base_ = [
     '../_base_/models/upernet.py',
     '../_base_/datasets/ade20k_512.py',

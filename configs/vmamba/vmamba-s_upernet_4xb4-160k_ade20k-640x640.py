@@ -1,4 +1,4 @@
-# VMamba-S (s2l15), recipe of the released code: that of 512x512 with crops of 640x640, and 4 images per GPU as there.
+# VMamba-S (s2l15), recipe of the released code: that of 512x512 with crops of 640x640 and also 4 images per GPU.
 # No result was published.
 _base_ = [
     '../_base_/models/upernet.py',

@@ -1,6 +1,6 @@
-# VMamba-T (s1l8), recipe of the released code, including its weight-decay groups. Differences: 4 images per GPU, as the
-# name says (the released file inherits 2, for 8 GPUs; both make 16), and init_cfg names the ImageNet file, which the
-# official code takes from the command line.
+# VMamba-T (s1l8), recipe of the released code, including its weight-decay groups. Differences: 4 images per GPU, as in
+# the name (the released config inherits 2, for 8 GPUs; both total 16), and init_cfg sets the ImageNet checkpoint, which
+# is a command-line argument of the official code.
 _base_ = [
     '../_base_/models/upernet.py',
     '../_base_/datasets/ade20k_512.py',

@@ -1,7 +1,7 @@
-# COCO 2017 instance segmentation with large-scale jitter: images are scaled by 0.1 to 2.0 and cropped to 1024x1024, for
-# training by iterations. Test images have a long side of 1024. The model's preprocessor pads smaller images.
-# Difference from detectron2, which comes from mmdet: a crop without objects is replaced by another image, where
-# detectron2 trains on it as background.
+# COCO 2017 instance segmentation with large-scale jitter, for iteration-based training: images are scaled by 0.1 to 2.0
+# and cropped to 1024x1024. Test images have a long side of 1024. The model's preprocessor pads smaller images.
+# Difference from detectron2, caused by mmdet: a crop without objects is replaced by another image; detectron2 trains on
+# it as background.
 _base_ = './coco_instance.py'
 
 image_size = (1024, 1024)

@@ -1,5 +1,5 @@
-# ImageNet-1K at 224x224 with Swin's augmentation: RandAugment (timm's rand-m9-mstd0.5-inc1, which leaves colour jitter
-# out) and random erasing with noise; tested on the centre of the image resized to 256.
+# ImageNet-1K at 224x224 with Swin's augmentation: RandAugment (timm's rand-m9-mstd0.5-inc1, which excludes colour
+# jitter) and random erasing with noise. Tests use the centre crop of the image resized to 256.
 dataset_type = 'ImageNet'
 data_root = 'data/imagenet'
 bgr_mean = [103.53, 116.28, 123.675]

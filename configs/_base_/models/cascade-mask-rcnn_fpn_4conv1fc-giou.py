@@ -1,6 +1,6 @@
 # Cascade Mask R-CNN with FPN for any backbone with maps at strides 4, 8, 16, 32, with the box heads of Swin and
 # ConvNeXt: three stages of 4 convolutions and 1 linear layer, GIoU loss on decoded boxes.
-# The child fills `backbone` and `neck.in_channels`, the channels of those four maps.
+# Child configs set `backbone` and `neck.in_channels` (the channels of these four maps).
 _base_ = './mask-rcnn_fpn.py'
 
 model = dict(

@@ -1,9 +1,9 @@
 # Cascade Mask R-CNN as in ViTDet: simple feature pyramid, two RPN convolutions, box heads of four convolutions and one
-# fully connected layer, all norms LayerNorms over channels. For any plain backbone that gives one map of stride 16.
-# Differences from detectron2, which are those of mmdet's cascade: each of the three stages has a mask head, where
-# detectron2 has one in all; stages 2 and 3 sample 512 boxes with the ground truth among them, where detectron2 takes
-# all boxes of the stage before.
-# The child fills `backbone` and `neck.in_channels`, the channels of that map, and imports mmpretrain.models for LN2d.
+# fully connected layer, LayerNorm over channels for all norms. For any plain backbone that returns one stride-16 map.
+# Differences from detectron2, which are those of mmdet's cascade: each of the three stages has a mask head, while
+# detectron2 has a single one; stages 2 and 3 sample 512 boxes including the ground truth, while detectron2 uses all
+# boxes of the previous stage.
+# Child configs set `backbone` and `neck.in_channels` (the channels of this map) and import mmpretrain.models for LN2d.
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
 
 model = dict(
@@ -30,8 +30,8 @@ model = dict(
     roi_head=dict(
         type='CascadeRoIHead',
         num_stages=3,
-        # detectron2 adds the box losses and passes a third of each stage's gradient on to the features. With
-        # Adam this is equivalent, because the scale of a head's own gradients has no effect.
+        # detectron2 sums the box losses and scales the gradient of each stage to the features by one third. With Adam
+        # this is equivalent, because the scale of a head's own gradients has no effect.
         stage_loss_weights=[1 / 3, 1 / 3, 1 / 3],
         bbox_roi_extractor=dict(
             type='SingleRoIExtractor',

@@ -1,5 +1,5 @@
 # A linear classifier on the pooled last map, with Swin's label smoothing, mixup and cutmix.
-# The child fills `backbone`, with one output, and `head.in_channels`, its channels.
+# Child configs set `backbone`, with a single output, and `head.in_channels`, the channels of this output.
 model = dict(
     type='ImageClassifier',
     data_preprocessor=dict(num_classes=1000, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True),

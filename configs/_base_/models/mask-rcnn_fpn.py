@@ -1,5 +1,5 @@
 # Mask R-CNN with FPN for any backbone with maps at strides 4, 8, 16, 32.
-# The child fills `backbone` and `neck.in_channels`, the channels of those four maps.
+# Child configs set `backbone` and `neck.in_channels` (the channels of these four maps).
 model = dict(
     type='MaskRCNN',
     data_preprocessor=dict(

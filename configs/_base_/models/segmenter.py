@@ -1,6 +1,6 @@
-# Segmenter with a mask transformer of two layers, for any backbone that gives one map of stride 16.
-# The child fills `backbone`, `data_preprocessor.size` (the crop) and of `decode_head`: `in_channels`, `channels` and
-# `embed_dims` (the channels of that map), and `num_heads`, one for 64 channels.
+# Segmenter with a mask transformer of two layers, for any backbone that returns a single map with stride 16.
+# Child configs set `backbone`, `data_preprocessor.size` (the crop size), and in `decode_head` the keys `in_channels`,
+# `channels` and `embed_dims` (the channels of this map) and `num_heads` (one head per 64 channels).
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(

@@ -1,6 +1,6 @@
 # UPerNet with an FCN auxiliary head for any backbone with maps at strides 4, 8, 16, 32.
-# The child fills `backbone`, `decode_head.in_channels` (the channels of those four maps),
-# `auxiliary_head.in_channels` (those of the third) and `data_preprocessor.size` (the crop).
+# Child configs set `backbone`, `decode_head.in_channels` (the channels of these four maps),
+# `auxiliary_head.in_channels` (the channels of the third map) and `data_preprocessor.size` (the crop size).
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 
 model = dict(

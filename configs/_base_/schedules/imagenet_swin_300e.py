@@ -1,15 +1,15 @@
-# Swin's ImageNet recipe as VMamba's code runs it: AdamW, 300 epochs, cosine, total batch 1024, float16 autocast.
+# Swin's ImageNet recipe as used by VMamba's code: AdamW, 300 epochs, cosine, total batch 1024, float16 autocast.
 train_cfg = dict(by_epoch=True, max_epochs=300, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
 
-# lr = 5e-4 * 1024 / 512; both parts step every iteration
+# lr = 5e-4 * 1024 / 512; both schedulers step every iteration
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0, end=20, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, begin=20, end=300, convert_to_iter_based=True),
 ]
 
-# No weight decay for biases and flat parameters, norms among them.
+# No weight decay for biases and one-dimensional parameters, including norms.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
     loss_scale='dynamic',

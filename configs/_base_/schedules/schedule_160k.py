@@ -8,8 +8,8 @@ param_scheduler = [
     dict(type='PolyLR', eta_min=0.0, power=1.0, begin=1500, end=160000, by_epoch=False),
 ]
 
-# No weight decay for what these substrings name. Every other norm, bias and flat parameter decays,
-# which `norm_decay_mult=0` would change.
+# No weight decay for parameters whose names contain these substrings. All other norms, biases and one-dimensional
+# parameters have weight decay, which `norm_decay_mult=0` would change.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),

@@ -8,8 +8,8 @@ param_scheduler = [
     dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
 ]
 
-# No weight decay for what these substrings name. Every other norm, bias and flat parameter decays,
-# which `norm_decay_mult=0` would change.
+# No weight decay for parameters whose names contain these substrings. All other norms, biases and one-dimensional
+# parameters have weight decay, which `norm_decay_mult=0` would change.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),

@@ -1,4 +1,4 @@
-# The coins data set (tools/dataset_converters/coins.py) in COCO's layout.
+# The coins dataset (tools/dataset_converters/coins.py) in COCO's layout.
 data_root = 'data/coins/'
 metainfo = dict(classes=('coin',), palette=[(255, 128, 0)])
 
@@ -12,7 +12,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    # scale_factor rather than scale: the tiles keep the photograph's scale whatever their size
+    # scale_factor instead of scale, so that all tiles keep the scale of the photograph
     dict(type='Resize', scale_factor=1.0, keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
@@ -20,7 +20,7 @@ test_pipeline = [
 
 train_dataloader = dict(
     batch_size=2,
-    num_workers=0,  # the tiles are small, and the cores of a small machine are for the model
+    num_workers=0,  # loading the small tiles is fast, so all cores are left to the model
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='CocoDataset',

@@ -1,4 +1,4 @@
-# The coins data set (tools/dataset_converters/coins.py) in ADE20K's layout.
+# The coins dataset (tools/dataset_converters/coins.py) in ADE20K's layout.
 data_root = 'data/coins/'
 metainfo = dict(classes=('ground', 'coin'), palette=[[40, 40, 40], [255, 128, 0]])
 
@@ -19,7 +19,7 @@ test_pipeline = [
 
 train_dataloader = dict(
     batch_size=2,
-    num_workers=0,  # the tiles are small, and the cores of a small machine are for the model
+    num_workers=0,  # loading the small tiles is fast, so all cores are left to the model
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='BaseSegDataset',

@@ -1,4 +1,4 @@
-# The handwritten digits (tools/dataset_converters/digits.py), a folder for each class.
+# The handwritten digits (tools/dataset_converters/digits.py), with one folder per class.
 data_root = 'data/digits/'
 classes = list('0123456789')
 

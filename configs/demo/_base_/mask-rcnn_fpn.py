@@ -1,4 +1,4 @@
-# Mask R-CNN with small heads; the config that inherits this gives the backbone and the neck's in_channels.
+# Mask R-CNN with small heads. Child configs set the backbone and the neck's in_channels.
 channels = 96
 model = dict(
     type='MaskRCNN',

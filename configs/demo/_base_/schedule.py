@@ -1,4 +1,4 @@
-# 240 steps of two tiles, from random weights.
+# 240 iterations of two tiles, starting from random weights.
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=240, val_interval=120)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,4 +1,4 @@
-# 30 epochs of 1,198 digits, from random weights.
+# 30 epochs of 1,198 digits, starting from random weights.
 train_cfg = dict(by_epoch=True, max_epochs=30, val_interval=10)
 val_cfg = dict()
 test_cfg = dict()

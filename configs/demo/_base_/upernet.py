@@ -1,4 +1,4 @@
-# UperNet with a small head; the config that inherits this gives the backbone and the head's in_channels.
+# UperNet with a small head. Child configs set the backbone and the head's in_channels.
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
@@ -17,7 +17,7 @@ model = dict(
         pool_scales=(1, 2, 3, 6),
         channels=64,
         num_classes=2,
-        # Two images are too few for batch statistics of maps that are pooled to 1x1.
+        # A batch of two images is too small for batch statistics of maps that are pooled to 1x1.
         norm_cfg=dict(type='GN', num_groups=16),
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss'),
