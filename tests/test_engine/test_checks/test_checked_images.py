@@ -128,7 +128,7 @@ def test_what_is_no_image_is_left_to_the_decoder(tmp_path):
 
 def test_the_demo_ends_with_a_sentence(tmp_path):
     """A folder with a named pipe: reading it would wait for ever."""
-    from mmvmamba.analysis.subjects import find_photographs, read_photograph
+    from mmvmamba.analysis.networks import find_photographs, read_photograph
 
     guard_files()
     (tmp_path / 'a.png').write_bytes(png(31000, 31000))
