@@ -49,6 +49,8 @@ def check_metric(metric: BaseMetric, metainfo: Mapping) -> None:
     annotations = getattr(metric, '_coco_api', None)
     if annotations is None:  # no ann_file, or another metric
         return
+    if not annotations.imgs:
+        raise DataError(f'{annotations.annotation_file}: it has no images to evaluate')
     if metainfo.get('classes'):
         annotations.get_cat_ids(cat_names=metainfo['classes'])  # which checks them
     fault = missing_mask(annotations.dataset) if 'segm' in getattr(metric, 'metrics', ()) else None

@@ -210,6 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--cases', type=int, default=3000)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--first', type=int, default=0, help='number of the first case (default: %(default)s)')
     parser.add_argument('--minutes', type=float, help='stop after these, whatever --cases says')
     parser.add_argument('--show', type=int, default=10, help='faults to print (default: %(default)s)')
     args = parser.parse_args()
@@ -221,7 +222,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix='fuzz_annotations') as root:
         warm_up(Path(root))
         while tried < args.cases and not (args.minutes and time.monotonic() - started > 60 * args.minutes):
-            reports, growth = run_batch(tried, min(BATCH, args.cases - tried), args.seed, Path(root))
+            reports, growth = run_batch(args.first + tried, min(BATCH, args.cases - tried), args.seed, Path(root))
             tried, largest = tried + len(reports), max(largest, growth)
             if growth > GROWTH:
                 faults.append(f'cases {reports[0][0]} to {reports[-1][0]} took {growth >> 20} MiB')

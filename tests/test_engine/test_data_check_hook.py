@@ -74,6 +74,13 @@ def test_the_file_of_a_metric_has_the_classes_and_the_masks(tmp_path):
         check_metric(coco_metric(tmp_path, 'segm', segmentation=None), dict(classes=('coin',)))
 
 
+def test_the_file_of_a_metric_has_images(tmp_path):
+    metric = coco_metric(tmp_path, 'bbox')
+    metric._coco_api.imgs.clear()
+    with pytest.raises(DataError, match='a.json: it has no images to evaluate'):
+        check_metric(metric, dict(classes=('coin',)))
+
+
 def test_the_file_of_a_metric_is_checked_when_it_is_built(tmp_path):
     with pytest.raises(DataError, match=r'a.json: the segmentation of annotation 1 has the coordinate 1e\+308'):
         coco_metric(tmp_path, 'bbox', segmentation=[[1e308] * 6])

@@ -272,6 +272,18 @@ def test_labels_of_images_are_those_of_the_classes(labels, tmp_path):
         CustomDataset(ann_file=str(tmp_path / 'list.txt'), classes=('a', 'b'), pipeline=[])
 
 
+@pytest.mark.parametrize(
+    'values, sentence', [({}, 'has no gt_label, but other images have one'), (dict(gt_label={}), 'has the label {}')]
+)
+def test_each_image_has_a_label(values, sentence, tmp_path):
+    datasets = pytest.importorskip('mmpretrain.datasets')
+    name_files()
+    samples = [dict(img_path='a.png', gt_label=0), dict(img_path='b.png') | values]
+    (tmp_path / 'a.json').write_text(json.dumps(dict(metainfo={}, data_list=samples)))
+    with pytest.raises(DataError, match=f"a.json: 'b.png' {sentence}"):
+        datasets.BaseDataset(ann_file=str(tmp_path / 'a.json'), metainfo=dict(classes=('a', 'b')), pipeline=[])
+
+
 def test_boxes_and_labels_of_mmengines_format(tmp_path):
     from mmdet.datasets import BaseDetDataset
 
@@ -281,8 +293,11 @@ def test_boxes_and_labels_of_mmengines_format(tmp_path):
         (dict(bbox=[0, 0, 1, float('nan')]), r'has the box \[0, 0, 1, nan\]'),
         (dict(bbox_label=1), r'has the label 1, but labels must be integers, 0 to 0 \(coin\)'),
         (dict(bbox_label='coin'), "has the label 'coin'"),
+        (0, 'instances of .*a.png.* is 0, but must be a list of objects'),
+        (None, 'instances of .*a.png.* is None, but must be a list of objects'),
     ]:
-        sample = dict(img_path='a.png', instances=[dict(bbox=[0, 0, 1, 1], bbox_label=0) | values])
+        instances = [dict(bbox=[0, 0, 1, 1], bbox_label=0) | values] if isinstance(values, dict) else values
+        sample = dict(img_path='a.png', instances=instances)
         (tmp_path / 'a.json').write_text(json.dumps(dict(metainfo={}, data_list=[sample])))
         with pytest.raises(DataError, match=f'a.json: .*{sentence}'):
             BaseDetDataset(ann_file=str(tmp_path / 'a.json'), metainfo=dict(classes=('coin',)), pipeline=[])

@@ -20,10 +20,12 @@ def check_samples(samples: list, file: str, metainfo: Mapping, needs_masks: bool
         DataError: names the file, the image, what was found and what was expected.
     """
     classes = metainfo.get('classes') or ()
+    samples = [sample for sample in samples if isinstance(sample, dict)]
+    are_labelled = any('gt_label' in sample for sample in samples)
     for sample in samples:
-        if not isinstance(sample, dict):
-            continue
-        if 'gt_label' in sample and not isinstance(sample['gt_label'], dict):  # a dict has the labels of several tasks
+        if are_labelled:
+            if 'gt_label' not in sample:
+                raise DataError(f'{file}: {quoted(sample.get("img_path"))} has no gt_label, but other images have one')
             labels = sample['gt_label']
             labels = labels.tolist() if hasattr(labels, 'tolist') else labels
             _check_labels(labels if isinstance(labels, (list, tuple)) else [labels], classes, file, sample)
@@ -90,7 +92,7 @@ def check_size(what: str, shape: Sequence[int], sample: dict) -> None:
 
 
 def _objects(sample: dict, file: str) -> list[dict]:
-    objects = sample.get('instances') or []
+    objects = sample.get('instances', [])
     if not isinstance(objects, list) or not all(isinstance(each, dict) for each in objects):
         raise DataError(
             f'{file}: instances of {quoted(sample.get("img_path"))} is {quoted(objects)}, but must be a list of objects'
