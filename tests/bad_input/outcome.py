@@ -54,7 +54,7 @@ class Case:
 def complaint(error: Exception, names: Iterable[str]) -> str:
     """Returns why an exception is not a valid error of this package, or '' if it is valid.
 
-    An exception is valid only if a `raise` statement of this package raised it, not an operator that the package called.
+    An exception is valid only if a `raise` statement of this package raised it, not an operator that it calls.
     """
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     file = Path(frame.f_code.co_filename)
