@@ -31,9 +31,7 @@ CROSS = [ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED]
 def test_in_the_interpreter():
     options = ['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-o', 'addopts=']
     command = [sys.executable, '-m', 'pytest', *options, __file__]
-    environment = {
-        k: v for k, v in os.environ.items() if not k.startswith('PYTEST_')
-    }  # xdist is disabled in the subprocess
+    environment = {k: v for k, v in os.environ.items() if not k.startswith('PYTEST_')}  # without xdist's variables
     environment.update(TRITON_INTERPRET='1', OMP_NUM_THREADS='1')
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -122,9 +120,7 @@ def check(inputs, traversals=CROSS, dt_softplus=True):
             continue
         rounding = 1e-7 if name == 'y' else torch.finfo(result.dtype).eps
         if inputs['dt_weight'] is not None:
-            rounding = max(
-                rounding, torch.finfo(inputs['dt'].dtype).eps
-            )  # the dtype in which the dt projection is computed
+            rounding = max(rounding, torch.finfo(inputs['dt'].dtype).eps)  # dtype of the dt projection
         error, allowed = ((r.double() - exact[name]).norm() for r in (result, sequential[name]))
         assert error <= 3 * allowed + rounding * exact[name].norm(), name
 
