@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# Several workers share the cores: one thread each, here (this runs before torch is imported) and in what tests start.
+# With several xdist workers, use one thread each, here and in subprocesses. This runs before torch is imported.
 if 'PYTEST_XDIST_WORKER' in os.environ:
     os.environ.setdefault('OMP_NUM_THREADS', '1')
 
@@ -15,7 +15,7 @@ OWN_NAMES = {'None', '', 'localhost', socket.gethostname()}
 
 
 def refuse_other_machines(event, arguments):
-    """Of Python's events, the connections and the look-ups of names; processes that tests start are not asked."""
+    """Audit hook that rejects connections and name lookups for other hosts. Subprocesses are not covered."""
     if event == 'socket.connect' and arguments[0].family in (socket.AF_INET, socket.AF_INET6):
         host = arguments[1][0]
     elif event in ('socket.getaddrinfo', 'socket.gethostbyname'):
@@ -36,7 +36,7 @@ sys.addaudithook(refuse_other_machines)
 
 @pytest.fixture
 def load():
-    """Loads a config in the scope of its library; skips the test where that library is missing."""
+    """Returns a function that loads a config in its library's scope and skips the test if the library is missing."""
     import torch
     from mmengine.config import Config
     from mmengine.registry import DefaultScope
@@ -58,7 +58,7 @@ def load():
 
 @pytest.fixture
 def photo(tmp_path):
-    """A 300 x 400 image with one square object, as each dataset describes it."""
+    """A 300 x 400 image with one square object, annotated in the format of each dataset."""
     import mmcv
     import numpy as np
 

@@ -1,9 +1,10 @@
-"""Kills ranks and launchers of distributed trainings, on one machine and on two, and looks at what is left.
+"""Kills ranks and launchers of distributed training jobs, on one and on two nodes, and checks what remains.
 
     python -m tests.kill_ranks configs/demo/mask-rcnn_vmamba-demo_fpn_coins.py
 
-Whoever ends by SIGKILL, every process of the job, data loaders' included, has to be gone within a minute, and every
-launcher that is left has to say so and fail. The second machine is another launcher on this one.
+After SIGKILL of any process, every process of the job, including data loader workers, must end within a minute, and
+every remaining launcher must report the failure and exit with an error. A second launcher on the same machine acts as
+the second node.
 """
 
 import argparse
@@ -22,17 +23,17 @@ LIMIT = 60  # seconds
 
 
 class Job:
-    """A training that goes on until it is killed, with one launcher for each node.
+    """A training job that runs until it is killed, with one launcher per node.
 
     Args:
-        config: file with an IterBasedTrainLoop.
-        folder: of logs, and of the work dir.
-        nodes, ranks: number of launchers, and of ranks of each.
-        more: changes of the config, KEY=VALUE.
+        config: config file with an IterBasedTrainLoop.
+        folder: directory for the logs and the work dir.
+        nodes, ranks: number of launchers, and number of ranks per launcher.
+        more: config overrides, KEY=VALUE.
     """
 
     def __init__(self, config: Path | str, folder: Path, nodes: int, ranks: int, *more: str):
-        self.mark = uuid.uuid4().hex  # processes inherit it
+        self.mark = uuid.uuid4().hex  # child processes inherit this environment variable
         with socket.socket() as free:
             free.bind(('127.0.0.1', 0))
             port = str(free.getsockname()[1])
@@ -60,7 +61,7 @@ class Job:
             time.sleep(0.2)
 
     def processes(self) -> set[int]:
-        """All that run, by their ids."""
+        """Returns the process ids of all running processes of the job."""
         found = set()
         for folder in Path('/proc').glob('[0-9]*'):
             try:
@@ -73,17 +74,17 @@ class Job:
         return found
 
     def ranks(self, node: int) -> list[int]:
-        """The ids of the ranks that a launcher has started."""
+        """Returns the process ids of the ranks that a launcher has started."""
         pid = self.launchers[node].pid
         if b'torch.distributed.run' not in Path(f'/proc/{pid}/cmdline').read_bytes():
-            return []  # it is still the shell
+            return []  # the process is still the shell
         return sorted(map(int, Path(f'/proc/{pid}/task/{pid}/children').read_text().split()))
 
     def kill(self, pid: int) -> float:
-        """Kills one process; the seconds until all are gone.
+        """Kills one process and returns the seconds until all processes of the job have ended.
 
         Raises:
-            AssertionError: some are still there after a minute, which then are killed, too.
+            AssertionError: some processes are still running after a minute; they are then killed too.
         """
         started = time.monotonic()
         os.kill(pid, signal.SIGKILL)
@@ -107,7 +108,7 @@ class Job:
 
 
 def kill_rank(job: Job) -> float:
-    """Kills the last rank of the last node; seconds until all are gone."""
+    """Kills the last rank of the last node; returns the seconds until all processes have ended."""
     job.wait_for_iterations()
     seconds = job.kill(job.ranks(-1)[-1])
     assert all(launcher.wait() not in (0, -signal.SIGKILL) for launcher in job.launchers), job.said()
@@ -117,7 +118,7 @@ def kill_rank(job: Job) -> float:
 
 
 def kill_launcher(job: Job) -> float:
-    """Kills the launcher of the last node; seconds until all are gone."""
+    """Kills the launcher of the last node; returns the seconds until all processes have ended."""
     job.wait_for_iterations()
     seconds = job.kill(job.launchers[-1].pid)
     assert all(launcher.wait() not in (0, -signal.SIGKILL) for launcher in job.launchers[:-1]), job.said()
@@ -125,9 +126,10 @@ def kill_launcher(job: Job) -> float:
 
 
 def kill_early(job: Job) -> float:
-    """Kills the launcher of the last node while the ranks still import; seconds until all are gone.
+    """Kills the launcher of the last node while its ranks are still importing.
 
-    Nobody tells the other nodes, which wait for it as long as `env_cfg.dist_cfg.timeout` says.
+    The other nodes are not notified and wait until `env_cfg.dist_cfg.timeout` expires. Returns the seconds until all
+    processes have ended.
     """
     while not job.ranks(-1):
         time.sleep(0.05)

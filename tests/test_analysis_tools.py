@@ -1,4 +1,4 @@
-"""The analysis tools from their command lines, on two pictures and the smallest models."""
+"""Runs the analysis tools from the command line on two images and the smallest models."""
 
 import importlib.util
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_receptive_field(files, tmp_path, capsys):
     assert all(f'{share} %'.replace(' ', '') in printed for share in (20, 30, 50, 99))
 
 
-def test_receptive_field_of_one_name_twice(files, tmp_path):
+def test_receptive_field_rejects_a_network_named_twice(files, tmp_path):
     with pytest.raises(SystemExit, match='ResNet-50 is there twice, and the picture has one place for it'):
         tool('receptive_field')('--images', files / 'images', 'ResNet-50=a.pth', 'ResNet-50=b.pth')
 
@@ -95,13 +95,13 @@ def test_activation_map(files, tmp_path, name, traversals):
         picture, files / f'{name}.py', *queries, '--stage', 0, '--out', out, '--statistics', steps, '--device', 'cpu'
     )
     saved = np.load(tmp_path / 'map.npz')
-    height, width = (16, 24) if name == 'vmamba' else (4, 6)  # 70 x 100 becomes 64 x 96
+    height, width = (16, 24) if name == 'vmamba' else (4, 6)  # 70 x 100 is resized to 64 x 96
     assert saved['weights'].shape[:4] == (2, traversals, height, width)
     assert saved['positions'].tolist() == [[0, 0], [height - 1, width - 1]]
     assert out.stat().st_size > 0 and steps.stat().st_size > 0
 
 
-def test_activation_map_refuses(files, tmp_path):
+def test_activation_map_rejects_invalid_arguments(files, tmp_path):
     run = tool('activation_map')
     picture, vmamba = files / 'images/0.png', files / 'vmamba.py'
     for arguments, message in (
@@ -126,10 +126,10 @@ def test_benchmark(files, capsys, options):
     for speed, median, high, _ in rows.values():
         batch = 2 if options else 1
         assert 0 < float(median) <= float(high)
-        # of two batches the mean is the median
+        # the mean of two batches equals their median
         assert float(speed) == pytest.approx(1e3 * batch / float(median), rel=0.01)
 
 
-def test_benchmark_refuses(files, tmp_path):
+def test_benchmark_rejects_invalid_arguments(files, tmp_path):
     with pytest.raises(SystemExit, match=r'image folder .* holds no picture'):
         tool('benchmark')('--images', tmp_path, files / 'vmamba.py')

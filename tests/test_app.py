@@ -1,4 +1,4 @@
-"""What demo/app.py puts on its page; the page itself needs gradio, the extra `web`."""
+"""Tests the content that demo/app.py shows; the page itself needs gradio (extra `web`)."""
 
 import importlib.util
 import sys
@@ -33,7 +33,7 @@ def load():
 
 
 def classifier(head, scores, label, classes=('a', 'b', 'c')):
-    """An inferencer, and what it predicts."""
+    """Returns an inferencer and its prediction."""
     models = pytest.importorskip('mmpretrain.models')
     structures = pytest.importorskip('mmpretrain.structures')
     built = getattr(models, head)(num_classes=len(scores), in_channels=4)
@@ -47,7 +47,7 @@ def test_summary_of_a_classifier(app):
 
 
 def test_summary_of_a_multi_label_classifier(app):
-    """All labels of at least the score that the page asks for, whatever the threshold of the head."""
+    """Shows all labels with at least the score set on the page, regardless of the head's threshold."""
     inferencer, sample = classifier('MultiLabelLinearClsHead', [0.4, 0.7, 0.2], [1])
     assert app.summary(inferencer, sample, 0.3) == 'b (0.70), a (0.40)'
     assert app.summary(inferencer, sample, 0.5) == 'b (0.70)'
@@ -57,7 +57,7 @@ def test_summary_of_a_multi_label_classifier(app):
 @pytest.mark.parametrize(
     'backbone', [VMamba(dict(dims=8, depths=(1, 1, 2, 1))), Vim(dict(embed_dims=16, depth=2))], ids=['VMamba', 'Vim']
 )
-def test_pixel_reads_most_around_itself(app, backbone):
+def test_pixel_depends_mostly_on_its_neighbourhood(app, backbone):
     image = np.random.default_rng(0).integers(0, 256, (70, 130, 3), np.uint8)
     shown = app.read_at(backbone.eval(), image, 100, 20)
     assert shown.shape == image.shape
@@ -65,12 +65,12 @@ def test_pixel_reads_most_around_itself(app, backbone):
     assert brightness[4:36, 84:116].mean() > brightness[40:, :64].mean()
 
 
-def test_backbone_without_scans_is_one_sentence(app):
+def test_backbone_without_scans_raises_a_one_sentence_error(app):
     with pytest.raises(LaunchError, match='Conv2d has no selective scan that a pixel could read through'):
         app.read_at(app.torch.nn.Conv2d(3, 1, 1), np.zeros((64, 64, 3), np.uint8), 1, 1)
 
 
-def test_page_offers_the_shipped_configs(app):
+def test_page_lists_the_shipped_configs(app):
     pytest.importorskip('gradio')
     page = app.build_page(app.parse_args(['mine.py']))
     [choices] = [block.choices for block in page.blocks.values() if isinstance(block, app.gr.Dropdown)]

@@ -1,4 +1,4 @@
-"""The data of the demo: right masks, and nothing of the held-out coins in the training tiles."""
+"""Tests the demo data set: masks are correct, and no held-out coin appears in the training tiles."""
 
 import filecmp
 import json
@@ -36,7 +36,7 @@ def instances(out_dir):
 
 
 def decode(rle):
-    """COCO's run lengths, read without the code that wrote them."""
+    """Decodes COCO run lengths independently of the encoder."""
     values = np.arange(len(rle['counts'])) % 2
     return np.repeat(values, rle['counts']).reshape(rle['size'], order='F').astype(bool)
 
@@ -48,31 +48,31 @@ def masks_by_image(coco):
     return masks
 
 
-def test_photograph_is_in_the_package():
+def test_photograph_is_available_from_the_package():
     assert (Path(skimage.__file__).parent / 'data' / 'coins.png').is_file()
 
 
-def test_24_round_coins(coins):
+def test_photograph_has_24_round_coins(coins):
     labels = coins.segment_coins(coins.load_photo())
     regions = coins.measure.regionprops(labels)
     assert len(regions) == 24
     for region in regions:
-        assert region.solidity > 0.95  # no bite, no spike
-        assert region.eccentricity < 0.6  # one coin, not two that touch
+        assert region.solidity > 0.95  # no notch, no spike
+        assert region.eccentricity < 0.6  # one coin, not two touching ones
         assert 4000 < region.area < 13000
         assert region.euler_number == 1  # no hole
         top, left, bottom, right = region.bbox
         assert top > 0 and left > 0 and bottom < labels.shape[0] and right < labels.shape[1]
 
 
-def test_no_coin_in_both_parts(instances):
+def test_no_coin_is_in_both_splits(instances):
     training, validation = ([a['coin_id'] for a in instances[part]['annotations']] for part in PARTS)
     assert len(set(training)) == 12
-    assert sorted(validation) == sorted(set(validation)) and len(validation) == 12  # each one once
+    assert sorted(validation) == sorted(set(validation)) and len(validation) == 12  # each coin once
     assert not set(training) & set(validation)
 
 
-def test_tiles_of_the_parts_do_not_overlap(coins, out_dir):
+def test_tiles_of_the_splits_do_not_overlap(coins, out_dir):
     shape = coins.load_photo().shape
     covered = {}
     for part, tiles in zip(PARTS, (coins.training_tiles(shape), coins.validation_tiles(shape))):
@@ -84,14 +84,14 @@ def test_tiles_of_the_parts_do_not_overlap(coins, out_dir):
     assert (covered['training'] | covered['validation']).all()
 
 
-def test_validation_coins_are_whole(coins, instances):
+def test_validation_coins_are_not_cut_off(coins, instances):
     labels = coins.segment_coins(coins.load_photo())
     for annotation in instances['validation']['annotations']:
         assert annotation['area'] == (labels == annotation['coin_id']).sum()
 
 
 @pytest.mark.parametrize('broken', ['shared', 'cut', 'lost'])
-def test_check_split_finds(coins, broken):
+def test_check_split_detects_broken_splits(coins, broken):
     photo = coins.load_photo()
     labels = coins.segment_coins(photo)
     training, validation = coins.training_tiles(photo.shape), coins.validation_tiles(photo.shape)
@@ -107,7 +107,7 @@ def test_check_split_finds(coins, broken):
 
 
 @pytest.mark.parametrize('part', PARTS)
-def test_annotations_fit_their_images(coins, out_dir, instances, part):
+def test_annotations_match_their_images(coins, out_dir, instances, part):
     coco = instances[part]
     images = {image['id']: image for image in coco['images']}
     assert {image['file_name'] for image in coco['images']} == {p.name for p in (out_dir / 'images' / part).iterdir()}
@@ -137,14 +137,14 @@ def test_semantic_map_is_the_union_of_the_instances(coins, out_dir, instances, p
         assert (union == labels.astype(bool)).all()
 
 
-def test_images_are_the_photograph(coins, out_dir, instances):
+def test_images_are_crops_of_the_photograph(coins, out_dir, instances):
     photo = coins.load_photo()
     for tile in coins.validation_tiles(photo.shape):
         pixels = coins.io.imread(out_dir / f'images/validation/y{tile.top:03d}_x{tile.left:03d}.png')
         assert (pixels == tile.cut(photo)).all()
 
 
-def test_coco_reads_the_files(out_dir, instances):
+def test_pycocotools_reads_the_files(out_dir, instances):
     pytest.importorskip('pycocotools')
     from pycocotools.coco import COCO
 
@@ -154,7 +154,7 @@ def test_coco_reads_the_files(out_dir, instances):
             assert (coco.annToMask(annotation) == decode(annotation['segmentation'])).all()
 
 
-def test_deterministic(out_dir, tmp_path):
+def test_generated_files_are_deterministic(out_dir, tmp_path):
     subprocess.run([sys.executable, SCRIPT, '--out-dir', tmp_path], check=True)
     files = sorted(path.relative_to(out_dir) for path in out_dir.rglob('*') if path.is_file())
     assert files == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob('*') if path.is_file())
@@ -162,6 +162,6 @@ def test_deterministic(out_dir, tmp_path):
     assert all(filecmp.cmp(out_dir / path, tmp_path / path, shallow=False) for path in files)
 
 
-def test_another_photograph_is_refused(coins):
+def test_another_photograph_is_rejected(coins):
     with pytest.raises(RuntimeError, match='coins instead of 24'):
         coins.segment_coins(np.zeros((606, 768), dtype=np.uint8))

@@ -1,4 +1,4 @@
-"""Released files of every layout and generation of names load whole, or not at all."""
+"""Tests that released files of every layout and naming generation load completely or are rejected."""
 
 import argparse
 import importlib.util
@@ -39,12 +39,12 @@ VIM = dict(embed_dims=16, depth=2)
 
 
 def official_names(variant, part):
-    """The names of a released variant with one block in each stage."""
+    """Returns the keys of a released variant with one block per stage."""
     return [name for name in KEYS[variant][part] if not re.search(r'blocks\.[1-9]', name)]
 
 
 def classifier(variant, classes=5):
-    """The tensors of a small classifier of this generation, under the released names."""
+    """Returns the tensors of a small classifier of this generation, under the released keys."""
     torch.manual_seed(1)
     tensors = dict(VMamba(ARCHS[variant], out_indices=(3,)).state_dict())
     for name in tensors:
@@ -58,7 +58,7 @@ def classifier(variant, classes=5):
 
 
 def first_names(tensors):
-    """The first generation of names: one matrix for all directions, 1x1 convolutions, other words."""
+    """Renames keys to the first generation: one matrix for all directions, 1x1 convolutions, other names."""
     older = OrderedDict()
     for name, tensor in tensors.items():
         if re.search(r'op\.(x_proj|dt_projs)_weight', name):
@@ -86,8 +86,8 @@ GENERATIONS = {'present': lambda tensors: tensors, 'first': first_names}
 
 @pytest.fixture
 def save(tmp_path, monkeypatch):
-    """Writes tensors in the layout of a released file."""
-    # official files are written where yacs is installed
+    """Returns a function that writes tensors in the layout of a released file."""
+    # official files are written in environments with yacs
     yacs, config = ModuleType('yacs'), ModuleType('yacs.config')
     config.CfgNode = type('CfgNode', (dict,), {'__module__': 'yacs.config', '__qualname__': 'CfgNode'})
 
@@ -119,7 +119,7 @@ def save(tmp_path, monkeypatch):
 
 
 def build(kind, backbone):
-    """A small detector, segmentor or classifier."""
+    """Builds a small detector, segmentor or classifier."""
     library = {'detector': 'mmdet', 'segmentor': 'mmseg', 'classifier': 'mmpretrain'}[kind]
     utils = pytest.importorskip(f'{library}.utils')
     utils.register_all_modules(init_default_scope=False)
@@ -162,10 +162,10 @@ def equal(model, expected):
 
 
 class TestReleasedVariants:
-    """Whole files, of which torch.save keeps one number a tensor."""
+    """Complete files in which torch.save stores one number per tensor."""
 
     @pytest.mark.parametrize('variant', KEYS)
-    def test_classifier_of_vmamba(self, variant, save):
+    def test_vmamba_classifier_loads(self, variant, save):
         tensors = {name: torch.zeros(1).half().expand(shape) for name, shape in KEYS[variant]['classifier'].items()}
         tensors = unwrap_state_dict(read_checkpoint(save(tensors)))
         converted = to_mmengine(tensors).taken
@@ -175,7 +175,7 @@ class TestReleasedVariants:
         assert {name: list(tensor.shape) for name, tensor in back.items()} == KEYS[variant]['classifier']
 
     @pytest.mark.parametrize('variant', VIM_KEYS)
-    def test_classifier_of_vim(self, variant, save):
+    def test_vim_classifier_loads(self, variant, save):
         tensors = {name: torch.zeros(1).half().expand(shape) for name, shape in VIM_KEYS[variant].items()}
         tensors = unwrap_state_dict(read_checkpoint(save(tensors, 'argparse')))
         converted = to_mmengine(tensors).taken
@@ -199,7 +199,7 @@ class TestReleasedVariants:
             ('vim_tiny_patch16', dict(type='Vim', arch='small'), 'is Vim tiny, the config asks for Vim small'),
         ],
     )
-    def test_wrong_variant_is_named(self, held, model, message, save):
+    def test_error_names_the_variant_of_the_file(self, held, model, message, save):
         shapes = KEYS[held]['classifier'] if held in KEYS else next(VIM_KEYS[key] for key in VIM_KEYS if held in key)
         path = save({name: torch.zeros(1).expand(shape) for name, shape in shapes.items()})
         with torch.device('meta'):
@@ -212,7 +212,7 @@ class TestReleasedVariants:
 @pytest.mark.parametrize('generation', GENERATIONS)
 @pytest.mark.parametrize('variant', ARCHS)
 class TestEveryLayoutAndGeneration:
-    def test_classification_file_as_init_cfg(self, variant, generation, save, caplog):
+    def test_classification_file_loads_through_init_cfg(self, variant, generation, save, caplog):
         tensors = classifier(variant)
         path = save(GENERATIONS[generation](tensors))
         model = VMamba(ARCHS[variant], init_cfg=dict(type='Pretrained', checkpoint=str(path)))
@@ -226,7 +226,7 @@ class TestEveryLayoutAndGeneration:
         assert equal(model, expected)
 
     @pytest.mark.parametrize('layout', ['yacs', 'argparse', 'bare'])
-    def test_classification_file_in_a_classifier(self, variant, generation, layout, save):
+    def test_classification_file_loads_into_a_classifier(self, variant, generation, layout, save):
         tensors = classifier(variant)
         path = save(GENERATIONS[generation](tensors), layout)
         model = build('classifier', dict(type='VMamba', arch=ARCHS[variant], out_indices=(3,)))
@@ -238,7 +238,7 @@ class TestEveryLayoutAndGeneration:
         )
 
     @pytest.mark.parametrize('kind', ['detector', 'segmentor'])
-    def test_whole_file(self, variant, generation, kind, save):
+    def test_file_of_a_whole_model_loads(self, variant, generation, kind, save):
         torch.manual_seed(0)
         source = build(kind, dict(type='VMamba', arch=ARCHS[variant]))
         tensors = snapshot(source)
@@ -251,7 +251,7 @@ class TestEveryLayoutAndGeneration:
         load_checked(model, unwrap_state_dict(read_checkpoint(path)), path)
         assert equal(model, tensors)
 
-        # its backbone alone, with and without saying so
+        # the backbone alone, with and without an explicit prefix
         for prefix in ({}, dict(prefix='backbone.')):
             backbone = VMamba(ARCHS[variant], init_cfg=dict(type='Pretrained', checkpoint=str(path), **prefix))
             backbone.init_weights()
@@ -268,7 +268,7 @@ def vim_classifier():
     return tensors
 
 
-def test_vim(save):
+def test_vim_classifier_loads_into_classifier_and_dense_backbone(save):
     tensors = vim_classifier()
     path = save(tensors, 'argparse')
     model = build('classifier', dict(type='Vim', arch=VIM, pooling='middle'))
@@ -285,7 +285,7 @@ def test_vim(save):
     assert ['resized', '1', 'pos_embed', 'pos_embed'] in [line.split() for line in lines]
 
 
-def test_averaged_weights(save):
+def test_averaged_weights_are_loaded_on_request(save):
     tensors = classifier('tiny_s1l8')
     path = save(tensors, 'ema')
     for ema, expected in ((True, tensors['patch_embed.0.bias']), (False, torch.zeros(4))):
@@ -298,11 +298,11 @@ def test_averaged_weights(save):
         unwrap_state_dict(read_checkpoint(save(tensors, 'yacs')), 'yacs.pth', ema=True)
 
 
-def test_classifier_file_starts_a_detector(save):
+def test_classifier_file_initialises_a_detector(save):
     tensors = first_names(classifier('tiny_s1l8'))
     model = build('detector', dict(type='VMamba', arch=CURRENT))
     before = snapshot(model)
-    # fine-tuning takes the backbone of it; testing needs all
+    # fine-tuning takes only the backbone from it; testing needs all weights
     with pytest.raises(CheckpointError, match='all must be there; .* missing in the file: .*outnorm'):
         load_checked(model, tensors, 'cls.pth')
     assert equal(model, before)
@@ -311,8 +311,8 @@ def test_classifier_file_starts_a_detector(save):
     assert torch.equal(model.backbone.outnorm3.weight, before['backbone.outnorm3.weight'])
 
 
-def test_own_classifier_starts_a_backbone(save):
-    """An ImageClassifier has one output norm, which a detector's backbone does not take for its last."""
+def test_mmpretrain_classifier_initialises_a_backbone(save):
+    """An ImageClassifier has one output norm, which is not loaded as the last output norm of a detector's backbone."""
     source = build('classifier', dict(type='VMamba', arch=CURRENT, out_indices=(3,)))
     path = save(source.state_dict(), 'mmengine')
     for prefix in ({}, dict(prefix='backbone.')):
@@ -323,7 +323,7 @@ def test_own_classifier_starts_a_backbone(save):
     load_checked(detector, source.state_dict(), 'own.pth', least=0.5)
 
 
-def test_the_norm_of_the_one_output_is_that_of_the_classifier(save):
+def test_norm_of_a_single_output_is_loaded_from_the_classifier(save):
     for tensors in (classifier('tiny_s1l8'), first_names(classifier('tiny_s1l8'))):
         model = VMamba(CURRENT, out_indices=(3,), init_cfg=dict(type='Pretrained', checkpoint=str(save(tensors))))
         model.init_weights()
@@ -332,14 +332,14 @@ def test_the_norm_of_the_one_output_is_that_of_the_classifier(save):
 
 
 @pytest.mark.parametrize('size', [160, 224, 256])
-def test_a_vim_of_another_image_size_keeps_its_position_embedding(size):
+def test_vim_classifier_of_another_image_size_keeps_its_position_embedding(size):
     source = Vim('tiny', img_size=size, pooling='middle')
     nn.init.normal_(source.pos_embed)
     converted = to_mmengine(source.state_dict()).taken
     assert torch.equal(converted['backbone.pos_embed'], source.pos_embed)
 
 
-def test_report(save):
+def test_report_lists_what_was_loaded(save):
     found = match(
         build('classifier', dict(type='VMamba', arch=VANILLA, out_indices=(3,))),
         first_names(classifier('vanilla_tiny')),
@@ -379,7 +379,7 @@ TENSOR = 'layers.1.blocks.0.op.in_proj.weight'
     ids=['renamed', 'missing', 'another-shape', 'nan', 'inf'],
 )
 @pytest.mark.parametrize('kind', ['backbone', 'classifier', 'detector', 'segmentor'])
-def test_one_bad_tensor_is_refused_and_nothing_is_loaded(kind, change, message, save):
+def test_one_bad_tensor_is_rejected_and_nothing_is_loaded(kind, change, message, save):
     if kind in ('backbone', 'classifier'):
         tensors, name, path = dict(classifier('tiny_s1l8')), TENSOR, 'yacs.pth'
     else:
@@ -407,7 +407,7 @@ def test_one_bad_tensor_is_refused_and_nothing_is_loaded(kind, change, message, 
 
 @pytest.mark.parametrize('part', ['neck.lateral_convs.1.conv.weight', 'bbox_head.retina_reg.bias'])
 @pytest.mark.parametrize('change', ['missing', 'another shape', 'NaN'])
-def test_one_bad_tensor_outside_the_backbone(part, change, save):
+def test_one_bad_tensor_outside_the_backbone_is_rejected(part, change, save):
     tensors = snapshot(build('detector', dict(type='VMamba', arch=CURRENT)))
     if change == 'missing':
         del tensors[part]
@@ -420,7 +420,7 @@ def test_one_bad_tensor_outside_the_backbone(part, change, save):
     assert equal(model, before)
 
 
-def test_damaged_and_malicious_files(save, tmp_path):
+def test_damaged_and_malicious_files_are_rejected(save, tmp_path):
     path = save(classifier('tiny_s1l8'))
     (tmp_path / 'half.pth').write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     torch.save(dict(model=dict(classifier('tiny_s1l8')), config=Exits()), tmp_path / 'bad.pth')
@@ -437,7 +437,7 @@ def test_damaged_and_malicious_files(save, tmp_path):
         assert equal(model, before)
 
 
-# The tools
+# Tools
 
 
 def tool(path):
@@ -466,8 +466,8 @@ custom_hooks = [dict(type='EMAHook', momentum=1e-4, priority='ABOVE_NORMAL')]
 
 
 @pytest.mark.parametrize('generation', GENERATIONS)
-def test_tools_test_takes_a_released_classifier(generation, save, tmp_path):
-    """With the hook that tests the average of the weights, which also has to take them from the file."""
+def test_tools_test_accepts_a_released_classifier(generation, save, tmp_path):
+    """Also with the hook that tests averaged weights, which must load them from the same file."""
     pytest.importorskip('mmpretrain')
     cv2 = pytest.importorskip('cv2')
     images = torch.randint(256, (2, 64, 64, 3), dtype=torch.uint8)
@@ -502,7 +502,7 @@ def test_tools_test_takes_a_released_classifier(generation, save, tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_converter(suffix, save, tmp_path, capsys):
+def test_converter_round_trip(suffix, save, tmp_path, capsys):
     pytest.importorskip('safetensors')
     convert = tool('model_converters/convert_checkpoint.py')
     config = tmp_path / 'config.py'
@@ -528,8 +528,8 @@ def test_converter(suffix, save, tmp_path, capsys):
     assert 'exists already' in capsys.readouterr().err
 
 
-def test_converter_of_a_detector(save, tmp_path):
-    """A released variant needs no config; the other parts keep their names."""
+def test_converter_converts_a_detector_without_a_config(save, tmp_path):
+    """A released variant needs no config; keys outside the backbone keep their names."""
     convert = tool('model_converters/convert_checkpoint.py')
     tensors = {f'backbone.{name}': torch.zeros(1).expand(s) for name, s in KEYS['vanilla_tiny']['backbone'].items()}
     tensors |= {'neck.weight': torch.ones(2), 'rpn_head.bias': torch.ones(1)}
@@ -539,10 +539,10 @@ def test_converter_of_a_detector(save, tmp_path):
     assert content['state_dict'].keys() == tensors.keys()
 
 
-# Other places
+# Other sources
 
 
-def test_safetensors(tmp_path):
+def test_safetensors_file_loads(tmp_path):
     files = pytest.importorskip('safetensors.torch')
     tensors = classifier('tiny_s1l8')
     path = tmp_path / 'vmamba.safetensors'
@@ -555,7 +555,7 @@ def test_safetensors(tmp_path):
         read_checkpoint(path)
 
 
-def test_hub(save, monkeypatch):
+def test_hub_file_is_downloaded_and_loaded(save, monkeypatch):
     hub = pytest.importorskip('huggingface_hub')
     path, asked = save(classifier('tiny_s1l8')), []
 

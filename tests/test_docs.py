@@ -1,4 +1,4 @@
-"""README and docs: links resolve, commands name what exists, configs build, quoted errors are those of the code."""
+"""Tests README and docs: links resolve, commands name existing files, configs build, quoted errors match the code."""
 
 import ast
 import json
@@ -46,7 +46,7 @@ def test_links_resolve(page):
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_name_what_exists(page):
+def test_commands_name_existing_files(page):
     targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.M))
     missing = []
     for block in blocks(page, 'bash'):
@@ -70,7 +70,7 @@ def configs():
 
 
 def load(block, tmp_path):
-    """The config of a block, whose `_base_` is here or in an installed library, without the weights that it names."""
+    """Loads the config of a code block without its weights; `_base_` is found here or in an installed library."""
     base = re.search(r"_base_ = '(.*)'", block)[1].replace('../mmsegmentation/configs/', 'mmseg::')
     if '::' in base:
         library, name = base.split('::')
@@ -83,10 +83,10 @@ def load(block, tmp_path):
 
 @pytest.mark.parametrize('block', configs())
 def test_configs_build(block, tmp_path):
-    """The maps have the strides that the heads expect, and every parameter of the backbone gets a gradient."""
+    """Feature maps have the strides that the heads expect, and every backbone parameter gets a gradient."""
     cfg = load(block, tmp_path)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = MODELS.build(cfg.model).eval()  # in training a dropped block has no gradient
+        model = MODELS.build(cfg.model).eval()  # in training mode, a dropped block has no gradient
     maps = model.extract_feat(torch.rand(1, 3, 64, 64))
     strides = dict(RetinaNet=(8, 16, 32, 64, 128), MaskRCNN=(4, 8, 16, 32, 64)).get(cfg.model.type)
     if strides:
@@ -95,11 +95,11 @@ def test_configs_build(block, tmp_path):
     assert all(parameter.grad is not None for parameter in model.backbone.parameters())
 
 
-KINDS = {'instances': 0, 'masks': 2}  # the first of two configs of docs/your_data.md, the other being for a GPU
+KINDS = {'instances': 0, 'masks': 2}  # docs/your_data.md has two configs for each kind, the second for a GPU
 
 
 def in_place(block, changes):
-    """A config whose settings are replaced by those of the same names; new ones come last."""
+    """Returns a config whose settings are replaced by those with the same name; new settings are appended."""
 
     def settings(text):
         return {node.targets[0].id: ast.get_source_segment(text, node) for node in ast.parse(text).body}
@@ -109,8 +109,8 @@ def in_place(block, changes):
 
 @pytest.mark.parametrize('gpu', [False, True], ids=['cpu', 'gpu'])
 @pytest.mark.parametrize('kind', KINDS)
-def test_your_data_loads(kind, gpu, tmp_path, monkeypatch):
-    """The data sets of docs/your_data.md, with the coins where the page says that they are, and heads that fit them."""
+def test_datasets_of_your_data_page_load(kind, gpu, tmp_path, monkeypatch):
+    """Uses the coins at the paths that docs/your_data.md names, and checks that the heads match the classes."""
     pytest.importorskip('skimage')
     block, changes = blocks(ROOT / 'docs/your_data.md', 'python')[KINDS[kind] :][:2]
     subprocess.run([sys.executable, ROOT / 'tools/dataset_converters/coins.py', '--out-dir', tmp_path / 'data/coins'])
@@ -131,8 +131,8 @@ def test_your_data_loads(kind, gpu, tmp_path, monkeypatch):
         assert model.decode_head.num_classes == 2
 
 
-def test_your_instances_are_those_of_the_demo(tmp_path):
-    """docs/your_data.md refers to the demo's figures."""
+def test_instances_of_your_data_page_match_the_demo(tmp_path):
+    """docs/your_data.md cites the demo's results."""
     pytest.importorskip('mmdet')
     mine = load(blocks(ROOT / 'docs/your_data.md', 'python')[0], tmp_path)
     assert mine.to_dict() == Config.fromfile(ROOT / 'configs/demo/mask-rcnn_vmamba-demo_fpn_coins.py').to_dict()
@@ -140,8 +140,8 @@ def test_your_instances_are_those_of_the_demo(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind, library, name', [('instances', 'mmdet', 'my_coins'), ('masks', 'mmseg', 'my_ground')])
-def test_your_data_to_a_result(kind, library, name, tmp_path):
-    """The commands of docs/your_data.md as they stand there, but for a training of one iteration."""
+def test_commands_of_your_data_page_run(kind, library, name, tmp_path):
+    """Runs the commands of docs/your_data.md unchanged, except for a training of one iteration."""
     pytest.importorskip('skimage')
     pytest.importorskip(library)
     page = ROOT / 'docs/your_data.md'
@@ -166,8 +166,8 @@ def test_your_data_to_a_result(kind, library, name, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_share_the_parameters(tmp_path):
-    """FSDP on the CPU, as docs/many_gpus.md has it: a step, and a checkpoint of the whole model."""
+def test_fsdp_on_two_ranks_trains_and_saves_the_whole_model(tmp_path):
+    """Runs FSDP on the CPU as docs/many_gpus.md describes: one step, then a checkpoint of the whole model."""
     pytest.importorskip('skimage')
     whole, for_cpu, *_ = blocks(ROOT / 'docs/many_gpus.md', 'python')
     (tmp_path / 'fsdp.py').write_text(whole.replace("'configs/", f"'{ROOT}/configs/"))
@@ -194,7 +194,7 @@ def test_two_ranks_share_the_parameters(tmp_path):
 
 
 def strings():
-    """All sentences of the package and its tools; what is put into them is an ellipsis."""
+    """Returns all string literals of the package and its tools; interpolated values become an ellipsis."""
     for folder in ('mmvmamba', 'tools', 'demo'):
         for path in (ROOT / folder).rglob('*.py'):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -204,7 +204,7 @@ def strings():
                     yield node.value
 
 
-def test_quoted_errors_are_those_of_the_code():
+def test_quoted_errors_match_the_code():
     rows = re.findall(r'^\| (.*?) \| ', (ROOT / 'docs/troubleshooting.md').read_text(), re.M)
     own = [quote for row in rows if not re.search(r"\((PyTorch|Python|MMEngine)'s\)", row) for quote in quotes(row)]
     said = list(strings())

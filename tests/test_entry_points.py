@@ -1,4 +1,4 @@
-"""Every command, demo and library function that takes a checkpoint, on every layout of a released file."""
+"""Runs every command, demo and library function that accepts a checkpoint on every layout of a released file."""
 
 import importlib.util
 import re
@@ -82,7 +82,7 @@ save = released.save
 
 @pytest.fixture
 def yacs(monkeypatch):
-    """mmengine unpickles a file by itself, which takes yacs for the files of VMamba."""
+    """mmengine unpickles files itself, which requires yacs for VMamba files."""
     package, config = ModuleType('yacs'), ModuleType('yacs.config')
     config.CfgNode = type('CfgNode', (dict,), {'__module__': 'yacs.config', '__qualname__': 'CfgNode'})
     monkeypatch.setitem(sys.modules, 'yacs', package)
@@ -91,7 +91,7 @@ def yacs(monkeypatch):
 
 @pytest.fixture
 def stock_loader(monkeypatch):
-    """The tools of this package make mmengine read files through `read_checkpoint`; here it is as it comes."""
+    """The tools make mmengine read files through `read_checkpoint`; this fixture restores mmengine's own loader."""
     monkeypatch.setattr(CheckpointLoader, '_schemes', {'': load_from_local})
 
 
@@ -101,7 +101,7 @@ def config(tmp_path, monkeypatch):
 
     def write(kind, backbone):
         scope = {'classifier': 'mmpretrain', 'detector': 'mmdet', 'segmentor': 'mmseg'}[kind]
-        DefaultScope.get_instance(str(tmp_path), scope_name=scope)  # as in a process of its own
+        DefaultScope.get_instance(str(tmp_path), scope_name=scope)  # as in a separate process
         neck = dict(type='GlobalAveragePooling') if backbone == 'VMamba' else None
         channels = 16 if backbone == 'Vim' else 64
         path = tmp_path / f'{kind}.py'
@@ -122,13 +122,13 @@ def loaded_config(config):
     return load_config(Namespace(config=str(config), cfg_options=None, launcher='none', work_dir='work'))
 
 
-# Entry points of this package: (config, checkpoint) -> the loaded model, or its backbone
+# Entry points of this package: (config, checkpoint) -> the loaded model or its backbone
 
 
 def runner(config, checkpoint, least):
     cfg = loaded_config(config)
     cfg.load_from = str(checkpoint)
-    cfg.experiment_name = str(config)  # its default, the time in seconds, is not unique here
+    cfg.experiment_name = str(config)  # the default name, a time in seconds, is not unique here
     runner = build_runner(cfg, least)
     runner.load_or_resume()
     return runner.model
@@ -180,7 +180,7 @@ OURS = {
     'init_cfg': lambda config, file, _: initialised(config, file),
 }
 
-# Entry points of the libraries, which read the file and load it without us
+# Entry points of the libraries, which read and load the file themselves
 
 
 def inferencer(config, checkpoint, kind):
@@ -238,7 +238,7 @@ LIBRARIES = {
     'torch, strict': lambda config, file, _: loaded_by_torch(config, file),
 }
 
-# Layouts of released files: the backbone's name, and what writes the file and returns the expected tensors
+# Layouts of released files: the backbone, and a function that writes the file and returns the expected tensors
 
 
 def expected_classifier(tensors, norm):
@@ -261,7 +261,7 @@ def vim_file(save):
 
 
 def both_weights_file(save):
-    """The averaged weights, `model_ema`, are taken on request alone."""
+    """The averaged weights, `model_ema`, are loaded only on request."""
     tensors = classifier('vanilla_tiny')
     path = save(tensors, 'ema')
     return path, expected_classifier({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, 'outnorm3.')
@@ -289,7 +289,7 @@ LAYOUTS = {
 
 
 def differing(model, expected):
-    """Names whose tensors are not those of the file; a bare backbone is compared with the file's backbone."""
+    """Returns the keys that differ from the file. A bare backbone is compared with the backbone of the file."""
     found = model.state_dict()
     if not any(name.startswith('backbone.') for name in found):
         expected = {name[9:]: tensor for name, tensor in expected.items() if name.startswith('backbone.')}
@@ -299,7 +299,7 @@ def differing(model, expected):
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('entry', OURS)
-def test_the_tools_and_demos_load_released_files(entry, layout, save, config, monkeypatch):
+def test_tools_and_demos_load_released_files(entry, layout, save, config, monkeypatch):
     kind, backbone, write = LAYOUTS[layout]
     file, expected = write(save)
     assert not differing(OURS[entry](config(kind, backbone), file, monkeypatch), expected)
@@ -307,7 +307,7 @@ def test_the_tools_and_demos_load_released_files(entry, layout, save, config, mo
 
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize('entry', LIBRARIES)
-def test_the_libraries_load_released_files(entry, layout, save, config, stock_loader, yacs):
+def test_libraries_load_released_files(entry, layout, save, config, stock_loader, yacs):
     kind, backbone, write = LAYOUTS[layout]
     file, expected = write(save)
     assert not differing(LIBRARIES[entry](config(kind, backbone), file, kind), expected)
@@ -322,7 +322,7 @@ def test_mmengine_loads_released_classifiers_into_a_backbone(layout, save, confi
 
 @pytest.mark.parametrize('kind', ['detector', 'segmentor'])
 @pytest.mark.parametrize('entry', list(LIBRARIES))
-def test_a_classifier_for_a_detector_is_refused_with_the_command_that_converts_it(
+def test_error_for_a_classifier_in_a_detector_names_the_conversion_command(
     entry,
     kind,
     save,
@@ -330,7 +330,7 @@ def test_a_classifier_for_a_detector_is_refused_with_the_command_that_converts_i
     stock_loader,
     yacs,
 ):
-    """Without this package around it, mmdet has no place where names could be changed."""
+    """Without this package's tools, mmdet has no hook that renames keys."""
     file, _ = vmamba_file(save, 'yacs')
     path = config(kind, 'dense')
     with pytest.raises(CheckpointError, match=r"no tensor whose name starts with 'backbone\.'") as error:

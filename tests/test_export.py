@@ -1,4 +1,4 @@
-"""Exported models give what the models give, for images of any size."""
+"""Tests that exported models match the original models for images of any size."""
 
 import importlib.util
 import re
@@ -40,7 +40,7 @@ def session(onnx):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
-def test_any_size_and_batch(name):
+def test_export_supports_any_size_and_batch(name):
     from mmvmamba.export.onnx_model import to_onnx
 
     torch.manual_seed(0)
@@ -60,8 +60,8 @@ def test_any_size_and_batch(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['vmamba', 'vim'])
-def test_unrolled_is_a_file_without_scan(name):
-    """Of standard operators alone, for one image of one size."""
+def test_unrolled_export_contains_no_scan_operator(name):
+    """The file uses standard operators only, for one image of one size."""
     from mmvmamba.export.onnx_model import to_onnx
 
     torch.manual_seed(0)
@@ -80,7 +80,7 @@ def test_unrolled_is_a_file_without_scan(name):
 
 
 class Scan(nn.Module):
-    """A scan as a model of one argument: what else it reads comes from x."""
+    """A scan as a model with one argument; all other inputs are computed from x."""
 
     def __init__(self, traversals, d_state, rank, each_its_own, dt_softplus=True):
         super().__init__()
@@ -107,7 +107,7 @@ class Scan(nn.Module):
     'arguments',
     [(CROSS, 1, 2, True), (CROSS, 4, None, False), (('column_reversed', 'row', 'row'), 1, 2, False)],
 )
-def test_scan_in_every_form(arguments):
+def test_every_form_of_the_scan_exports(arguments):
     from mmvmamba.export.onnx_model import to_onnx
 
     torch.manual_seed(0)
@@ -155,7 +155,7 @@ def tool():
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Twenty crops of four photographs, of twenty sizes."""
+    """Twenty crops of four photographs, in twenty sizes."""
     data, io = pytest.importorskip('skimage.data'), pytest.importorskip('skimage.io')
     paths = []
     for i in range(20):
@@ -166,13 +166,13 @@ def photographs(tmp_path):
 
 
 @pytest.mark.slow
-def test_segmentor_paints_photographs_alike(photographs, tmp_path, capsys):
+def test_exported_segmentor_predicts_the_same_classes(photographs, tmp_path, capsys):
     pytest.importorskip('mmseg')
     export, config = tool(), tmp_path / 'upernet.py'
     config.write_text(UPERNET)
     torch.manual_seed(0)
     model = export.build_model(export.load_config(export.parse_args([str(config), 'none', 'none'])), None)
-    model.decode_head.conv_seg.weight.data.normal_()  # the usual start makes one class win everywhere
+    model.decode_head.conv_seg.weight.data.normal_()  # with the default initialisation, one class wins everywhere
     torch.save(model.state_dict(), tmp_path / 'upernet.pth')
     export.main(
         [*map(str, (config, tmp_path / 'upernet.pth', tmp_path / 'upernet.onnx')), '--repeats', '1', '--images']
@@ -185,8 +185,8 @@ def test_segmentor_paints_photographs_alike(photographs, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_nodes_of_vmamba_t_are_those_of_the_page():
-    """The same for all widths, and for every block of a stage but the first: counted with one and with two."""
+def test_node_count_of_vmamba_t_matches_the_docs():
+    """The count does not depend on the width, and grows linearly with the depth: two depths are measured."""
     pytest.importorskip('mmpretrain')
     from mmvmamba.export.onnx_model import to_onnx
 
@@ -210,7 +210,7 @@ def test_nodes_of_vmamba_t_are_those_of_the_page():
 
 
 @pytest.mark.slow
-def test_unrolled_detector_is_a_program_without_our_operators(tmp_path, capsys):
+def test_unrolled_detector_contains_no_custom_operators(tmp_path, capsys):
     pytest.importorskip('mmdet')
     export, config = tool(), tmp_path / 'detector.py'
     config.write_text(DETECTOR)
@@ -230,6 +230,6 @@ def test_unrolled_detector_is_a_program_without_our_operators(tmp_path, capsys):
         (['model.onnx', '--unrolled'], '--unrolled writes down every step'),
     ],
 )
-def test_what_cannot_be_exported(arguments, message):
+def test_unsupported_exports_are_rejected(arguments, message):
     with pytest.raises(SystemExit, match=message):
         tool().main(['config.py', 'none', *arguments])

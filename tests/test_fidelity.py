@@ -1,4 +1,4 @@
-"""The figures of docs/fidelity.md are those that golden tensors give. `python -m tests.test_fidelity` prints them."""
+"""Tests that docs/fidelity.md has the errors of the golden tensors. `python -m tests.test_fidelity` prints them."""
 
 import math
 import re
@@ -14,11 +14,11 @@ from .test_ops.test_mamba_ssm_matrix import FORMS, LENGTHS, SWITCHES, TOLERANCES
 from .test_recipes import FAMILIES, MEMBERS
 
 PAGE = (Path(__file__).parents[1] / 'docs' / 'fidelity.md').read_text()
-ROW = re.compile(r'^\| `(\w+)` \| .+ \| (\S+) \| (\S+) \|$', re.MULTILINE)  # name, what, outputs, gradients
+ROW = re.compile(r'^\| `(\w+)` \| .+ \| (\S+) \| (\S+) \|$', re.MULTILINE)  # name, description, outputs, gradients
 
 
 def worst(pairs: list[tuple[Tensor, Tensor]]) -> float:
-    """The largest of max |ours - official| / max |official|."""
+    """Returns the largest max |ours - official| / max |official| over the pairs."""
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
 
 
@@ -47,7 +47,7 @@ def vim_pooled(name: str) -> tuple[float, float]:
 
 
 def vim_dense(name: str) -> tuple[float, float]:
-    """With each of the three kinds of maps."""
+    """Covers each of the three kinds of maps."""
     data, state = test_vim.load(name)
     streams = [data[f'hidden{i}'] + data[f'residual{i}'] for i in range(4)]
     expected = {
@@ -78,18 +78,18 @@ def rounded_up(error: float) -> str:
     return f'{math.ceil(error / 10**exponent) * 10.0**exponent:.0e}'.replace('e-0', 'e-')
 
 
-def test_the_page_has_a_row_for_every_golden_file():
+def test_page_has_a_row_for_every_golden_file():
     assert [name for name, *_ in ROW.findall(PAGE)] == list(FAMILY_OF)
 
 
 @pytest.mark.parametrize('name, outputs, grads', ROW.findall(PAGE))
-def test_golden_figures(name, outputs, grads):
-    """Not above the page's figure, which another processor or backend may stay below, but not far."""
+def test_errors_match_the_page(name, outputs, grads):
+    """The error may not exceed the page's value, but may be slightly lower on another processor or backend."""
     for measured, stated in zip(FAMILY_OF[name](name), (outputs, grads)):
         assert float(stated) / 10 < measured <= float(stated) * 2
 
 
-def test_counts():
+def test_counts_on_the_page_match_the_tests():
     cases = len(TOLERANCES) * len(FORMS) * len(SWITCHES) * len(LENGTHS)
     assert f'The {cases} cases' in PAGE
     for dtype, tolerance in TOLERANCES.items():

@@ -1,4 +1,4 @@
-"""demo/image_demo.py on tiny models of each library: what it writes is what the model found."""
+"""Tests demo/image_demo.py on tiny models of each library: the written files match the predictions."""
 
 import importlib.util
 import json
@@ -76,7 +76,7 @@ def demo():
 
 @pytest.fixture(scope='module', params=MODEL)
 def model(request, tmp_path_factory):
-    """Kind, config and checkpoint of a model with random weights and named classes."""
+    """Returns kind, config and checkpoint of a model with random weights and named classes."""
     pytest.importorskip(LIBRARY[request.param])
     folder = tmp_path_factory.mktemp(request.param)
     config = folder / 'config.py'
@@ -92,7 +92,7 @@ def model(request, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
-    """Two images of one size, and one of another size below."""
+    """Two images of one size, and one of another size in a subfolder."""
     folder = tmp_path_factory.mktemp('images')
     (folder / 'more').mkdir()
     numbers = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def files_below(folder):
     return {str(file.relative_to(folder)) for file in folder.rglob('*') if file.is_file()}
 
 
-def test_pattern(demo, model, images, tmp_path):
+def test_images_of_a_glob_pattern_are_processed(demo, model, images, tmp_path):
     kind, config, checkpoint = model
     options = ['--out-dir', tmp_path, '--device', 'cpu', '--batch-size', 2, '--score-thr', 0]
     demo(images / '**/*.*g', config, checkpoint, *options)
@@ -130,8 +130,8 @@ def test_pattern(demo, model, images, tmp_path):
         assert all(coco.getAnnIds(imgIds=[image]) for image in coco.getImgIds())
 
 
-def test_one_image_as_in_a_batch(demo, model, images, tmp_path):
-    """Neither the batch nor the folder changes what is found."""
+def test_single_image_gives_the_same_result_as_a_batch(demo, model, images, tmp_path):
+    """Neither the batch nor the folder affects the predictions."""
     kind, config, checkpoint = model
     demo(images, config, checkpoint, '--out-dir', tmp_path / 'folder', '--device', 'cpu', '--batch-size', 2)
     demo(images / '1.jpg', config, checkpoint, '--out-dir', tmp_path / 'one', '--device', 'cpu')
@@ -140,14 +140,14 @@ def test_one_image_as_in_a_batch(demo, model, images, tmp_path):
     assert abs(pictures[0] - cv2.imread(str(images / '1.jpg'))).max() > 50 or kind == 'detector', 'something is drawn'
 
 
-def test_label_maps_of_many_classes():
+def test_label_map_dtype_holds_all_class_ids():
     for labels, dtype in (([0, 255], np.uint8), ([0, 256, 300], np.uint16)):
         data = SimpleNamespace(data=torch.tensor(labels)[None, None])
         found = class_map(SimpleNamespace(pred_sem_seg=data))
         assert found.dtype == dtype and found.tolist() == [labels]
 
 
-def test_video(demo, model, tmp_path):
+def test_video_is_processed(demo, model, tmp_path):
     kind, config, checkpoint = model
     writer = cv2.VideoWriter(str(tmp_path / 'clip.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 5, (64, 64))
     for shade in range(0, 250, 50):
@@ -161,7 +161,7 @@ def test_video(demo, model, tmp_path):
         assert files_below(tmp_path / 'out') == expected
 
 
-def test_refusals_are_one_sentence(demo, model, images, tmp_path):
+def test_errors_are_one_sentence(demo, model, images, tmp_path):
     _, config, checkpoint = model
     (tmp_path / 'broken.jpg').write_text('no image')
     with pytest.raises(SystemExit, match=r'broken\.jpg cannot be read as an image'):
@@ -186,7 +186,7 @@ MULTI_LABEL = CLASSIFIER.replace('LinearClsHead', 'MultiLabelLinearClsHead')
 
 
 def save_model(folder, library, config, change=lambda model: None, meta=None):
-    """Writes the config and a checkpoint with random weights and, if given, the names of its classes."""
+    """Writes the config and a checkpoint with random weights and, if given, the class names."""
     pytest.importorskip(library)
     folder.joinpath('config.py').write_text(HEAD + config)
     torch.manual_seed(0)
@@ -199,7 +199,7 @@ def save_model(folder, library, config, change=lambda model: None, meta=None):
 
 
 def biases(head, **logits):
-    """Makes a head predict these labels, whatever the image is."""
+    """Makes a head predict these labels for every image."""
 
     def change(model):
         layer = model.get_submodule(head)
@@ -216,8 +216,8 @@ def drawn_pixels(folder, images, name='0.png'):
     return (cv2.imread(str(folder / 'pictures' / name)).astype(int) != cv2.imread(str(images / name))).any(-1).sum()
 
 
-def test_all_labels_of_a_multi_label_classifier(demo, images, tmp_path):
-    """In the order of their scores; the threshold is that of the command, not that of the head."""
+def test_all_labels_of_a_multi_label_classifier_are_written(demo, images, tmp_path):
+    """Labels are sorted by score; the threshold of the command applies, not that of the head."""
     config, checkpoint = save_model(
         tmp_path,
         'mmpretrain',
@@ -246,7 +246,7 @@ MORE_CLASSES = {
 
 @pytest.mark.parametrize('meta', ['two names', 'two names without colours', 'no names'])
 @pytest.mark.parametrize('library', MORE_CLASSES)
-def test_a_class_without_a_name_has_its_number(demo, library, meta, images, tmp_path):
+def test_class_without_a_name_is_shown_by_its_number(demo, library, meta, images, tmp_path):
     text, head = MORE_CLASSES[library]
     names = dict(dataset_meta=dict(classes=('a', 'b'), palette=[(255, 0, 0), (0, 255, 0)]))
     if meta == 'two names without colours':
@@ -296,7 +296,7 @@ model = dict(
 
 
 @pytest.mark.parametrize('kind', NOT_SHOWN)
-def test_a_model_for_another_task_is_refused_in_one_sentence(demo, kind, images, tmp_path):
+def test_model_for_an_unsupported_task_raises_a_one_sentence_error(demo, kind, images, tmp_path):
     rest = "default_scope = 'mmpretrain'\ndata_preprocessor" + CLASSIFIER.partition('data_preprocessor')[2]
     if kind == 'LinearRegressionHead' and not hasattr(pytest.importorskip('mmpretrain.models'), 'RegressionHead'):
         pytest.skip('the original mmpretrain has no such head')
@@ -308,8 +308,8 @@ def test_a_model_for_another_task_is_refused_in_one_sentence(demo, kind, images,
     assert not (tmp_path / 'out').exists()
 
 
-def test_a_prediction_that_is_not_drawn_is_named(demo, images, tmp_path):
-    """A depth estimator of mmseg has a map of numbers instead of classes."""
+def test_error_names_a_prediction_that_cannot_be_drawn(demo, images, tmp_path):
+    """A depth estimator of mmseg predicts a map of numbers instead of classes."""
     from mmengine.structures import PixelData
 
     models = pytest.importorskip('mmseg.models')

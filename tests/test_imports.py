@@ -1,4 +1,4 @@
-"""The arrows between the files of the package: down only, and never in a circle."""
+"""Tests that imports between the packages of mmvmamba follow the dependency diagram and contain no cycle."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / 'mmvmamba'
 
-# Each room, and those that it may look into besides itself.
+# Each package, and the other packages that it may import.
 ROOMS = {
     'checkpoint': set(),
     'ops': set(),
@@ -31,7 +31,7 @@ FILES = {module_name(path): path for path in PACKAGE.rglob('*.py') if '.mim' not
 
 
 def imported(name):
-    """The files of the package that a file imports, wherever in it."""
+    """Yields the modules of mmvmamba that a module imports, at any level of nesting."""
     path = FILES[name]
     home = path.parent.relative_to(PACKAGE).parts
     for node in ast.walk(ast.parse(path.read_text())):
@@ -46,7 +46,7 @@ def imported(name):
             assert not [name for name in names if name.split('.')[0] == 'mmvmamba'], f'{name}: relative imports only'
 
 
-def test_arrows_point_down():
+def test_packages_import_only_allowed_packages():
     assert {name.split('.')[0] for name in FILES} == set(ROOMS)
     for name in FILES:
         room = name.split('.')[0]
@@ -54,8 +54,8 @@ def test_arrows_point_down():
         assert not up, f'{name} looks up to {up}'
 
 
-def test_the_figure_shows_every_arrow():
-    """docs/design.md; that the root imports the rooms goes without saying."""
+def test_diagram_shows_every_dependency():
+    """Compares the diagram in docs/design.md with the imports. The root module may import every package."""
     figure = (PACKAGE.parent / 'docs/design.md').read_text().split('```')[1]
     drawn = {tuple(re.findall(r'(\w+)(?:\[[^]]*\])?', line)[:2]) for line in figure.splitlines() if '-->' in line}
     found = {(name.split('.')[0], target.split('.')[0]) for name in FILES for target in imported(name)}
@@ -63,5 +63,5 @@ def test_the_figure_shows_every_arrow():
     assert between == {(a, b) for a, b in drawn if a in ROOMS and b in ROOMS}
 
 
-def test_no_circle():
+def test_imports_have_no_cycle():
     list(TopologicalSorter({name: set(imported(name)) - {name} for name in FILES}).static_order())

@@ -1,4 +1,4 @@
-"""The libraries' own tools on our configs: every command of docs/mm_tools.md runs and leaves what it names."""
+"""Runs every command of docs/mm_tools.md with the libraries' own tools and checks the files they write."""
 
 import os
 import re
@@ -19,7 +19,7 @@ PAGE = (ROOT / 'docs' / 'mm_tools.md').read_text()
 [PYTHON] = re.findall(r'```python\n(.*?)```', PAGE, re.S)
 COMMANDS = re.findall(r'^\|.*\| `(.*)` \|$', PAGE, re.M)
 
-# What `make demo`, `make demo-seg` and `make demo-cls` leave, after two steps instead of all.
+# The files that `make demo`, `make demo-seg` and `make demo-cls` write, after two steps instead of the full training.
 STEPS = {
     'mask-rcnn_vmamba-demo_fpn_coins': 'train_cfg.max_iters=2 default_hooks.checkpoint.interval=2',
     'vmamba-demo_upernet_coins': 'train_cfg.max_iters=2 default_hooks.checkpoint.interval=2',
@@ -51,8 +51,8 @@ def checkout(tmp_path_factory):
     return folder
 
 
-def test_commands(checkout):
-    """In the order of the page: some take what an earlier one wrote."""
+def test_commands_of_the_page_run(checkout):
+    """Commands run in the order of the page, because some use the output of an earlier one."""
     assert len(COMMANDS) > 20
     for command in COMMANDS:
         shell(SETUP + command, checkout)
@@ -60,12 +60,12 @@ def test_commands(checkout):
             assert (checkout / written).exists(), command
     assert list(checkout.glob('work_dirs/demo/tensorboard/*/vis_data/events.out.tfevents.*'))
     for library in ('det', 'seg', 'cls'):
-        published = re.compile(rf'{library}(_\d{{8}})?-[0-9a-f]{{8}}\.pth')  # some libraries write the date, too
+        published = re.compile(rf'{library}(_\d{{8}})?-[0-9a-f]{{8}}\.pth')  # some libraries add the date
         assert any(published.fullmatch(file.name) for file in checkout.iterdir()), 'a hash is in its name'
 
 
 def test_class_activation_map_of_vim():
-    """The snippet of the page: the class token, which stands in the middle, is in no map."""
+    """Runs the snippet of the page. The class token, which is in the middle of the sequence, is in no map."""
     import torch
 
     from mmvmamba import Vim

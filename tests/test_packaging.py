@@ -1,4 +1,4 @@
-"""What goes into the source distribution and the wheel, and that both are of one version."""
+"""Tests the contents of the source distribution and the wheel, and that both have the same version."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ OF_A_CHECKOUT = {'tools/build_wheel.sh', 'tools/demo.sh', 'tools/setup_classic.s
 
 
 def files(*folders):
-    """Relative paths of what lies in these folders of the checkout and is no product."""
+    """Returns the relative paths of source files in these folders of the checkout."""
     found = (path.relative_to(ROOT) for folder in folders for path in ROOT.joinpath(folder).rglob('*'))
     return {
         str(path)
@@ -37,7 +37,7 @@ def mim(tmp_path_factory):
     return build / 'mmvmamba/.mim'
 
 
-def test_source_distribution_is_whole(tmp_path):
+def test_source_distribution_is_complete(tmp_path):
     setup('egg_info', '--egg-base', str(tmp_path), 'sdist', '--dist-dir', str(tmp_path))
     with tarfile.open(next(tmp_path.glob('*.tar.gz'))) as archive:
         names = {name.partition('/')[2] for name in archive.getnames() if archive.getmember(name).isfile()}
@@ -47,13 +47,13 @@ def test_source_distribution_is_whole(tmp_path):
     assert not [name for name in names if name.endswith('.so') or name.startswith('tests/')]
 
 
-def test_wheel_holds_what_mim_looks_up(mim):
+def test_wheel_contains_the_files_that_mim_needs(mim):
     inside = {str(path.relative_to(mim)) for path in mim.rglob('*') if path.is_file()}
     assert inside == files('configs', 'demo', 'tools') - OF_A_CHECKOUT | {'model-index.yml'}
 
 
-def test_tools_run_from_there(mim, tmp_path):
-    """Without anything of the checkout but the package."""
+def test_tools_run_from_the_wheel(mim, tmp_path):
+    """Nothing of the checkout but the package is used."""
     done = subprocess.run(
         [sys.executable, mim / 'tools/dataset_converters/digits.py', '--help'], cwd=tmp_path, capture_output=True
     )
@@ -62,10 +62,10 @@ def test_tools_run_from_there(mim, tmp_path):
     done = subprocess.run(
         [sys.executable, mim / 'tools/train.py', config], cwd=tmp_path, capture_output=True, text=True
     )
-    assert 'does not exist, and train_dataloader' in done.stderr  # no data here: the config was read
+    assert 'does not exist, and train_dataloader' in done.stderr  # the config was read; no data is available here
 
 
-def test_one_version():
+def test_version_is_the_same_everywhere():
     command = [sys.executable, 'setup.py', '--version']
     project = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     latest = re.search(r'^## (\d\S*)', ROOT.joinpath('CHANGELOG.md').read_text(), re.M)[1]
@@ -87,8 +87,8 @@ print(*{{line.split()[-1] for line in open('/proc/self/maps') if 'omp' in line.r
 
 @pytest.mark.skipif(library.load()[1] is not None, reason='the native scan is not built')
 @pytest.mark.parametrize('without_torch', [False, True])
-def test_kernels_run_on_the_openmp_that_is_there(without_torch):
-    """That of torch, whatever its file is called, and no second one; the system's where torch brings none."""
+def test_kernels_use_the_openmp_runtime_already_loaded(without_torch):
+    """Uses torch's runtime, whatever its file name, and no second one; without torch, the system's runtime."""
     if b'__kmpc_fork_call' in library.OBJECT.read_bytes():
         pytest.skip('built with Clang, whose code needs its own runtime')
     code = PROCESS.format(path=library.__file__, without_torch=without_torch)

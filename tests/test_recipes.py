@@ -1,6 +1,6 @@
-"""The configs that claim a published recipe have its values, but for the differences that they state.
+"""Tests that configs of published recipes have the published values, except for the differences they state.
 
-The values below are those of the official code and papers, written down once by reading them.
+The values below were transcribed once from the official code and the papers.
 """
 
 import re
@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 
 from .test_configs import NAMES, ROOT
 
-# Pipelines, without loading and packing.
+# Pipelines, without loading and packing steps.
 COCO = [dict(type='Resize', scale=(1333, 800), keep_ratio=True)]
 FLIP = dict(type='RandomFlip', prob=0.5)
 SIDES = [(side, 1333) for side in range(480, 801, 32)]
@@ -76,14 +76,14 @@ def poly(begin, end):
 
 
 def cosine(warm_up_epochs):
-    """Up to 1e-3 in so many epochs and down to 1e-5 in what is left of 300, by the iteration."""
+    """Increases to 1e-3 during the warm-up epochs, then decreases to 1e-5 by epoch 300, updated per iteration."""
     return [
         dict(type='LinearLR', start_factor=1e-3, begin=0, end=warm_up_epochs, convert_to_iter_based=True),
         dict(type='CosineAnnealingLR', eta_min=1e-5, begin=warm_up_epochs, end=300, convert_to_iter_based=True),
     ]
 
 
-# What several families share, by the path of the value in the config.
+# Values shared by several families, by config path.
 ADAM = {'optim_wrapper.optimizer.type': 'AdamW', 'optim_wrapper.optimizer.betas': (0.9, 0.999)}
 PLAIN = ADAM | {'optim_wrapper.type': 'OptimWrapper', 'optim_wrapper.clip_grad': None}
 RCNN_TEST = {
@@ -121,7 +121,7 @@ VITDET = RCNN_TEST | {
 MASK_RCNN = PLAIN | RCNN_TEST | {'model.data_preprocessor.pad_size_divisor': 32}
 
 
-# Name: pattern of the configs, learning rate, weight decay, images in a batch, length, schedule, pipelines, the rest.
+# Name: config pattern, learning rate, weight decay, batch size, length, schedule, pipelines, other values.
 FAMILIES = {
     'VMamba Mask R-CNN 1x': (
         r'vmamba/mask-rcnn_vmamba-.*fpn_(16xb1-)?1x_coco',
@@ -255,7 +255,7 @@ MEMBERS = [
     if re.fullmatch(FAMILIES[family][0], name.removesuffix('.py'))
 ]
 
-# Drop path that configs of one family have different values of: for the first pattern that is found in the name.
+# Drop path rates that differ within a family: the first pattern found in the config name applies.
 DROP_PATH = {
     'vanilla.*in1k': dict(t=0.2, s=0.3, b=0.6),
     'mask-rcnn_vmamba-vanilla': dict(t=0.2, s=0.2, b=0.2),
@@ -276,14 +276,14 @@ def transforms(pipeline):
 
 
 def assert_holds(found, expected):
-    """The same steps in the same order, with at least these arguments."""
+    """Checks that the steps have the same types and order, and at least these arguments."""
     assert [step['type'] for step in found] == [step['type'] for step in expected]
     for step, facts in zip(found, expected):
         assert {key: step.get(key) for key in facts} == facts
 
 
-def test_every_claim_has_its_values():
-    """A config that says that it has a recipe of the released code is in a family, and no family is empty."""
+def test_every_config_of_a_released_recipe_is_tested():
+    """Every config that claims a recipe of the released code belongs to a family, and no family is empty."""
     claims = [
         name
         for name in NAMES
@@ -295,7 +295,7 @@ def test_every_claim_has_its_values():
 
 
 @pytest.mark.parametrize('family, name', MEMBERS)
-def test_values(family, name, load):
+def test_values_match_the_published_recipe(family, name, load):
     cfg = load(name)
     _, (lr, weight_decay, batch, unit, length), schedule, (train, test), facts = FAMILIES[family]
     assert (cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.optimizer.weight_decay) == (lr, weight_decay)
@@ -313,7 +313,7 @@ def test_values(family, name, load):
         assert cfg.model.backbone.drop_path_rate == rates[re.search(r'vmamba-(?:vanilla-)?([tsb])', name)[1]]
 
 
-# What the official code gives a parameter: the factor of its learning rate, and whether it decays.
+# Learning-rate factor of each parameter in the official code, and whether it has weight decay.
 
 
 def official_swin(name, parameter, module):
@@ -333,7 +333,7 @@ def official_segmentation(name, parameter, module, rate):
 
 
 def published_vim(name, parameter, module):
-    """The papers give no rule: that of the configs' headers."""
+    """The papers state no rule; this is the rule in the headers of the configs."""
     undecayed = ('bias', 'pos_embed', 'cls_token', 'D', 'D_b', 'A_log', 'A_b_log')
     return 1, 'Norm' not in type(module).__name__ and name.rpartition('.')[2] not in undecayed
 
@@ -341,10 +341,10 @@ def published_vim(name, parameter, module):
 def official_detection(name, parameter, module, rate=0.837):
     block = re.match(r'backbone\.layers\.(\d+)\.', name)
     depth = 1 + int(block[1]) if block else 0 if name.startswith('backbone.') else 25
-    return rate ** (25 - depth), name != 'backbone.pos_embed'  # no norm there is one that detectron2 exempts
+    return rate ** (25 - depth), name != 'backbone.pos_embed'  # detectron2 exempts none of this model's norms
 
 
-# And where the configs say that they differ from it, with their own values.
+# Stated differences of the configs from these rules, with their values.
 
 
 def no_difference(name, official, module):
@@ -379,12 +379,12 @@ GROUPS = {
 }
 
 
-def test_every_family_has_a_rule():
+def test_every_family_has_a_parameter_rule():
     assert set(GROUPS) == set(FAMILIES)
 
 
 @pytest.mark.parametrize('family', GROUPS)
-def test_rate_and_decay_of_every_parameter(family, load):
+def test_rate_and_decay_of_every_parameter_match_the_rule(family, load):
     cfg = load(next(name for member, name in reversed(MEMBERS) if member == family))
     (lr, weight_decay, *_), (official, difference) = FAMILIES[family][1], GROUPS[family]
     cfg.optim_wrapper.type = 'OptimWrapper'  # AMP needs a GPU

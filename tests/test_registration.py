@@ -1,4 +1,4 @@
-"""One registration serves every library, and none of them is needed."""
+"""Tests that one registration works with every library, and that none of the libraries is required."""
 
 import subprocess
 import sys
@@ -16,14 +16,14 @@ OPTIONAL = ('mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'torchvision', 'mamba_ssm', 
 
 
 def run(code, blocked):
-    """Runs the code in an interpreter where the named packages cannot be imported."""
+    """Runs code in an interpreter in which the given packages cannot be imported."""
     block = f'import sys\nfor name in {blocked!r}:\n    sys.modules[name] = None\n'
     return subprocess.run(
         [sys.executable, '-c', block + code], capture_output=True, text=True, cwd=Path(mmvmamba.__file__).parents[1]
     )
 
 
-def test_torch_mmengine_and_einops_are_enough():
+def test_package_needs_only_torch_mmengine_and_einops():
     done = run(
         'import torch, mmvmamba\n'
         f'from mmengine.registry import MODELS\nmodel = MODELS.build({TINY!r})\n'
@@ -34,7 +34,7 @@ def test_torch_mmengine_and_einops_are_enough():
     assert '(1, 8, 16, 16), (1, 16, 8, 8), (1, 32, 4, 4), (1, 64, 2, 2)' in done.stdout
 
 
-def test_without_mmengine_one_sentence_says_what_to_install():
+def test_error_without_mmengine_names_the_package_to_install():
     done = run('import mmvmamba', ('mmengine',))
     assert done.returncode != 0
     assert 'mmvmamba needs MMEngine: run `pip install onedl-mmengine`' in done.stderr.splitlines()[-1]
@@ -48,7 +48,7 @@ def test_diagnosis_names_every_backend():
 
 
 @pytest.mark.parametrize('library', ['mmdet', 'mmseg', 'mmpretrain'])
-def test_each_library_finds_it(library):
+def test_each_library_finds_the_backbone(library):
     pytest.importorskip(library)
     registry = __import__(f'{library}.registry', fromlist=['MODELS']).MODELS
     assert type(registry.build(TINY)) is mmvmamba.VMamba
@@ -64,7 +64,7 @@ def test_full_name_needs_no_custom_imports():
     assert 'mmvmamba.models.vmamba.VMamba' in done.stdout, done.stderr
 
 
-# The lines that the README gives for a config of one's own.
+# The lines that the README gives for user configs.
 LINES = """
 custom_imports = dict(imports=['mmvmamba'], allow_failed_imports=False)
 model = dict(

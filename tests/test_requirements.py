@@ -1,4 +1,4 @@
-"""The lock files: pins, hashes, every supported Python; and the audit of them."""
+"""Tests the lock files (pins, hashes, supported Python versions) and their audit."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-LOCKED = {  # and the Pythons that they are for
+LOCKED = {  # lock file: Python versions
     'requirements': ('3.10', '3.11', '3.12'),
     'docs/requirements': ('3.11', '3.12'),
     'tests/requirements_peft': ('3.10', '3.11', '3.12'),
@@ -20,13 +20,13 @@ CASES = [(name, python) for name, pythons in LOCKED.items() for python in python
 
 
 def entries(name):
-    """The entries of a lock file: requirement, hashes and comments."""
+    """Returns the entries of a lock file: requirement, hashes and comments."""
     text = ROOT.joinpath(f'{name}.lock').read_text()
     return re.findall(r'^\w.*\n(?: +.*\n)+', text, re.M)
 
 
 def versions(requirements, python):
-    """Name and version of those that apply to Linux with this Python."""
+    """Returns the name and version of the entries that apply to Linux with this Python."""
     environment = {'python_version': python, 'python_full_version': f'{python}.0', 'sys_platform': 'linux'}
     environment |= {'platform_machine': 'x86_64'}
     found = [Requirement(line) for line in requirements]
@@ -54,8 +54,8 @@ def test_every_lock_file_is_tested():
 
 
 @pytest.mark.parametrize('name, python', CASES)
-def test_lock_file_has_the_pins(name, python):
-    """If this fails after a change of a pin, run `make lock`."""
+def test_lock_file_matches_the_pins(name, python):
+    """If this fails after changing a pin, run `make lock`."""
     wanted = pins(name, python)
     assert wanted
     assert all(re.fullmatch(r'==[\w.]+', version) for version in wanted.values())
@@ -64,14 +64,14 @@ def test_lock_file_has_the_pins(name, python):
 
 @pytest.mark.parametrize('name', LOCKED)
 def test_lock_file_was_made_from_these_requirements(name):
-    """A package that was removed from the requirements is no longer marked as required by them."""
+    """A package removed from the requirements must no longer be marked as required by them."""
     direct = {Requirement(e.partition('\\')[0]).name for e in entries(name) if f'-r {name}.txt' in e}
     assert direct == {package for python in LOCKED[name] for package in pins(name, python)}
 
 
 @pytest.mark.parametrize('name', LOCKED)
 def test_every_locked_package_has_hashes(name):
-    """And the lock file names no index, which would bind it to a machine."""
+    """The lock file also names no index, which would tie it to one machine."""
     assert entries(name)
     assert all(re.search(r'^ +--hash=sha256:[0-9a-f]{64}', entry, re.M) for entry in entries(name))
     options = [line for line in ROOT.joinpath(f'{name}.lock').read_text().splitlines() if line.startswith('-')]
@@ -79,8 +79,8 @@ def test_every_locked_package_has_hashes(name):
 
 
 @pytest.mark.parametrize('python', LOCKED['requirements'])
-def test_setup_knows_the_packages_without_wheels(python):
-    """tools/setup_venv.sh installs the packages that it names after all others; it would ignore an unknown name."""
+def test_packages_without_wheels_are_in_the_lock_file(python):
+    """tools/setup_venv.sh installs these packages last; it would silently ignore an unknown name."""
     script = ROOT.joinpath('tools/setup_venv.sh').read_text()
     late = re.search(r'^source_only=\((.*)\)', script, re.M)[1].split()
     tools = re.search(r'entries build_tools.txt (.*)\)"', script)[1].split()
@@ -118,7 +118,7 @@ def test_audit_reports(audit, packages, status, status_if_required, text):
 
 
 def test_audit_covers_every_version(audit):
-    """pip-audit refuses two versions of a package in one call, so they are in different calls."""
+    """pip-audit rejects two versions of a package in one call, so they are passed in separate calls."""
     paths = [ROOT / f'{name}.lock' for name in LOCKED]
     calls = audit.rounds(paths)
     for call in calls:
@@ -127,8 +127,8 @@ def test_audit_covers_every_version(audit):
     assert {pin for call in calls for pin in call} == wanted
 
 
-def test_audit_without_pip_audit_reports_no_answer(audit, monkeypatch):
-    """Whatever goes wrong in pip-audit, no package counts as audited."""
+def test_audit_reports_a_failure_of_pip_audit(audit, monkeypatch):
+    """If pip-audit fails for any reason, no package counts as audited."""
     monkeypatch.setattr(sys, 'executable', '/bin/false')
     packages = audit.ask(['numpy==2.2.6'])
     assert [package['name'] for package in packages] == ['numpy']

@@ -1,4 +1,4 @@
-"""Memory does not grow over inferences and training steps; `benchmarks/steady_memory.py` does the same for longer."""
+"""Tests that memory does not grow over inference and training steps; `benchmarks/steady_memory.py` runs longer."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A family that this package does not know loads, is named, and converts, with no file of the package touched."""
+"""Tests that a user-defined model family can be loaded, identified and converted without changes to the package."""
 
 from collections import OrderedDict
 
@@ -27,7 +27,7 @@ class Classifier(nn.Module):
         self.head.fc = nn.Linear(8, 5)
 
 
-def test_classification_file_of_older_names(tmp_path):
+def test_classification_file_with_older_keys_loads(tmp_path):
     tensors = classification_file()
     torch.save({'model': OrderedDict(tensors), 'epoch': 3}, tmp_path / 'file.pth')
     model = MODELS.build(dict(type='RowMamba', pretrained=str(tmp_path / 'file.pth')))
@@ -44,7 +44,7 @@ def test_classification_file_of_older_names(tmp_path):
     assert torch.equal(found.taken['head.fc.bias'], tensors['head.bias'])
 
 
-def test_conversion_and_back():
+def test_conversion_round_trip():
     tensors = classification_file(older=False)
     converted = to_mmengine(classification_file()).taken
     assert converted.keys() == Classifier().state_dict().keys()
@@ -53,7 +53,7 @@ def test_conversion_and_back():
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
 
 
-def test_wrong_variant_and_wrong_family_are_named(tmp_path):
+def test_error_names_the_variant_and_family_of_the_file(tmp_path):
     torch.save(classification_file('wide'), tmp_path / 'file.pth')
     for model, asked in ((RowMamba(), 'RowMamba tiny'), (MODELS.build(dict(type='Vim', arch='tiny')), 'Vim tiny')):
         with pytest.raises(CheckpointError, match=f'This file is RowMamba wide, the config asks for {asked}'):

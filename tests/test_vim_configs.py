@@ -1,4 +1,4 @@
-"""The Vim configs are what they claim to be: models, recipes and data; and images need not be square."""
+"""Tests that the Vim configs match their models, recipes and data, and support images that are not square."""
 
 import argparse
 import re
@@ -24,7 +24,7 @@ CODE_DET = 'vim/cascade-mask-rcnn_vim-{}_sfp_amp-lsj-100e_coco.py'
 CLS = {'t': 'vim/vim-t_8xb128_in1k.py', 's': 'vim/vim-s_8xb64_in1k.py', 'b': 'vim/vim-b_8xb128_in1k.py'}
 FINE_TUNING = 'vim/vim-{}-plus_8xb128-30e_in1k.py'
 
-# Of the released models. The released UperNet counts 192 more: a final norm of the backbone that it does not use.
+# Parameters of the released models. The released UperNet has 192 more, for an unused final norm of the backbone.
 PARAMETERS = {
     CLS['t']: 7_148_008,
     CLS['s']: 25_796_584,
@@ -37,16 +37,16 @@ PARAMETERS = {
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('vim/')])
-def test_builds_at_full_size(name, load):
+def test_config_builds_at_full_size(name, load):
     cfg = load(name)
-    # On the meta device, which computes nothing; mmdet and mmseg read their drop path rates from a tensor.
+    # The meta device computes nothing, but mmdet and mmseg read drop path rates from a tensor.
     with torch.device('meta'), patch('torch.linspace', partial(torch.linspace, device='cpu')):
         model = MODELS.build(cfg.model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert parameters == PARAMETERS.get(name, parameters)
 
 
-def test_uses_the_maps_of_the_paper(load):
+def test_configs_use_the_feature_maps_of_the_paper(load):
     paper, code = load(SEG.format('vim-t')).model, load(CODE_SEG.format('t')).model
     for model in (paper, code):
         assert model.backbone.out_indices == (5, 11, 17, 23)
@@ -64,7 +64,7 @@ def test_uses_the_maps_of_the_paper(load):
 
 
 @pytest.mark.parametrize('name', [SEG.format('vim-t'), CODE_SEG.format('t'), SEGMENTER, DET.format('vim-t_sfp')])
-def test_starts_from_the_official_file(name, load, tmp_path):
+def test_config_initialises_from_the_official_file(name, load, tmp_path):
     classifier = Vim('tiny', pooling='middle')
     tensors = dict(classifier.state_dict(), **{'head.weight': torch.zeros(1000, 192), 'head.bias': torch.zeros(1000)})
     torch.save(dict(model=tensors, epoch=299, args=argparse.Namespace(model='vim_tiny')), tmp_path / 'official.pth')
@@ -76,14 +76,14 @@ def test_starts_from_the_official_file(name, load, tmp_path):
     backbone.init_weights()
     assert torch.equal(backbone.layers[23].mixer.A_b_log, classifier.layers[23].mixer.A_b_log)
     assert backbone.pos_embed.shape == (1, (cfg.img_size // 16) ** 2, 192)
-    # What is left of the first row tells which entry was taken for that of the class token.
+    # The rest of the first row shows which entry was treated as the class token.
     first = classifier.pos_embed[0, 1 if cfg.get('pretrained_cls_slot') == 'official' else 0]
     others = classifier.pos_embed[0, [0, 1, 98, 99]]
     distances = (others - backbone.pos_embed[0, 0]).norm(dim=1)
     assert torch.equal(others[distances.argmin()], first)
 
 
-def test_deit_starts_from_the_file_of_mmpretrain(load, tmp_path):
+def test_deit_initialises_from_the_mmpretrain_file(load, tmp_path):
     cfg = load(SEG.format('deit-t')).model.backbone
     classifier = MODELS.build(dict(type='mmpretrain.VisionTransformer', arch='deit-tiny'))
     state_dict = {f'backbone.{name}': torch.randn_like(tensor) for name, tensor in classifier.state_dict().items()}
@@ -109,7 +109,7 @@ def test_deit_starts_from_the_file_of_mmpretrain(load, tmp_path):
         (FINE_TUNING.format('t'), 1e-5, 1e-8),
     ],
 )
-def test_optimizer(name, lr, weight_decay, load):
+def test_optimizer_has_the_values_of_the_recipe(name, lr, weight_decay, load):
     cfg = load(name)
     optimizer = build_optim_wrapper(build_shallow(cfg), cfg.optim_wrapper).optimizer
     assert type(optimizer) is torch.optim.AdamW
@@ -122,8 +122,8 @@ def test_optimizer(name, lr, weight_decay, load):
     assert ('backbone.layers.0.mixer.A_log' in decayed) == in_released_code
 
 
-def test_layer_decay_of_the_released_code(load):
-    """The rates of the patch embedding, of blocks and of heads, over 24 blocks."""
+def test_layer_decay_matches_the_released_code(load):
+    """Checks the rates of the patch embedding, blocks and heads for 24 blocks."""
     for name, rate in ((CODE_SEG.format('t'), 0.92), (CODE_SEG.format('s'), 0.95), (CODE_DET.format('t'), 0.837)):
         cfg = load(name)
         cfg.optim_wrapper.type = 'OptimWrapper'  # AMP needs a GPU
@@ -141,7 +141,7 @@ def test_layer_decay_of_the_released_code(load):
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if name.startswith('vim/')])
-def test_batch_size_in_the_name(name, load):
+def test_batch_size_matches_the_name(name, load):
     cfg = load(name)
     devices, images = re.search(r'_(\d)xb(\d+)', name).groups() if 'xb' in name else (8, 8)
     assert cfg.train_dataloader.batch_size == int(images)
@@ -149,12 +149,12 @@ def test_batch_size_in_the_name(name, load):
 
 
 def rates_at(cfg, iterations, epoch_length=None):
-    """Learning rate at these iterations, relative to that of the optimizer."""
+    """Returns the learning rate at these iterations, relative to that of the optimizer."""
     rates = learning_rates(cfg, max(iterations) + 1, epoch_length)
     return [rates[i] / cfg.optim_wrapper.optimizer.lr for i in iterations]
 
 
-def test_schedules(load):
+def test_schedules_match_the_recipes(load):
     cfg = load(DET.format('vim-t_sfp'))
     assert (cfg.train_cfg.max_iters, cfg.auto_scale_lr.base_batch_size) == (380_000, 64)
     assert rates_at(cfg, [0, 249, 190_125, 379_999]) == pytest.approx([1e-3, 1, 0.5, 0], abs=1e-4)
@@ -185,7 +185,7 @@ def test_large_scale_jitter(photo, load):
     scales = []
     for _ in range(5):
         packed = Compose(cfg.train_dataloader.dataset.pipeline)(dict(photo))
-        if packed is None:  # the object was cropped away, and the data set draws another image
+        if packed is None:  # the object was cropped away; the dataset then draws another image
             continue
         assert max(packed['inputs'].shape) <= 1024
         scales.append(packed['data_samples'].gt_instances.bboxes.tensor)
@@ -206,13 +206,13 @@ def test_large_scale_jitter(photo, load):
     [
         (SEG.format('vim-t'), (512, 683)),
         (SEG.format('vim-t'), (333, 500)),
-        (CODE_SEG.format('t'), (512, 683)),  # tested in windows
+        (CODE_SEG.format('t'), (512, 683)),  # tested with sliding windows
         (DET.format('vim-t_sfp'), (512, 683)),
         (DET.format('vim-t_sfp'), (333, 500)),
         (CODE_DET.format('t'), (333, 500)),  # rotary position embedding
     ],
 )
-def test_images_of_any_shape(name, shape, load):
+def test_images_of_any_shape_are_supported(name, shape, load):
     cfg = load(name)
     batch = synthetic_batch(cfg, shape)
     if cfg.default_scope == 'mmdet':

@@ -1,4 +1,4 @@
-"""What a segmentation model sees of a test image: the windows, or the whole image, of the protocol of its config."""
+"""Tests which parts of a test image a segmentor sees: sliding windows or the whole image, as in its protocol."""
 
 import re
 from functools import partial
@@ -13,8 +13,8 @@ from .test_configs import NAMES, segmentation_sample
 CONFIGS = [name for name in NAMES if re.match(r'(vim|vmamba)/.*(upernet|segmenter)', name)]
 CLASSES = 3
 
-# By the size of the resized image, the top left corners of the windows. The official code of Vim cuts an image that it
-# has not padded into windows of 512 x 512, one every 341 pixels; the last one ends at the border.
+# Top left corners of the windows by size of the resized image. The official code of Vim cuts the unpadded image into
+# windows of 512 x 512 with a stride of 341 pixels; the last one ends at the border.
 WINDOWS = {
     (512, 512): [(0, 0)],
     (512, 683): [(0, 0), (0, 171)],
@@ -22,14 +22,14 @@ WINDOWS = {
     (512, 853): [(0, 0), (0, 341)],
     (512, 1000): [(0, 0), (0, 341), (0, 488)],
 }
-# One every 480 pixels, as mmseg's configs of Segmenter have it.
+# Stride of 480 pixels, as in mmseg's configs of Segmenter.
 SEGMENTER_WINDOWS = WINDOWS | {(512, 1000): [(0, 0), (0, 480), (0, 488)]}
-# The official code of Vim refuses these: its position embedding has one size.
+# The official code of Vim rejects these sizes, because its position embedding has one size.
 SMALL = {(333, 500): [(0, 0)], (400, 683): [(0, 0), (0, 171)]}
 
 
 def build(cfg):
-    """The segmentor without weights; its preprocessor pads as configured, and leaves the values alone."""
+    """Builds the segmentor without weights; its preprocessor pads as configured and does not normalise."""
     cfg.model.decode_head.num_classes = CLASSES
     with torch.device('meta'), patch('torch.linspace', partial(torch.linspace, device='cpu')):
         model = MODELS.build(cfg.model).eval()
@@ -40,7 +40,7 @@ def build(cfg):
 
 
 def seen(model, shape):
-    """(top, left, height, width) of each image that the network is given for an image of this shape, in order."""
+    """Returns (top, left, height, width) of each network input for an image of this shape, in order."""
     calls = []
 
     def encode_decode(inputs, metas):
@@ -56,7 +56,7 @@ def seen(model, shape):
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_the_network_sees_a_test_image_as_the_protocol_has_it(name, load):
+def test_network_inputs_match_the_test_protocol(name, load):
     model = build(load(name))
     for shape, corners in (SEGMENTER_WINDOWS if 'segmenter' in name else WINDOWS).items():
         if model.test_cfg.mode == 'slide':
@@ -68,7 +68,7 @@ def test_the_network_sees_a_test_image_as_the_protocol_has_it(name, load):
         assert seen(model, shape) == expected
 
 
-def test_windows_are_the_protocol_of_the_released_vim_code_and_of_segmenter(load):
+def test_only_released_vim_configs_and_segmenter_use_windows(load):
     slide = [name for name in CONFIGS if load(name).model.test_cfg.mode == 'slide']
     assert slide == [
         'vim/vim-s_upernet_4xb8-60k_ade20k-512x512.py',
@@ -77,5 +77,5 @@ def test_windows_are_the_protocol_of_the_released_vim_code_and_of_segmenter(load
     ]
     for name in slide:
         model = build(load(name))
-        for shape, corners in SMALL.items():  # padded to the size of a window
+        for shape, corners in SMALL.items():  # padded to the window size
             assert seen(model, shape) == [(*corner, 512, 512) for corner in corners]

@@ -1,4 +1,4 @@
-"""The model zoo says what is true: every config is listed, builds, and is the model that was published."""
+"""Tests the model zoo: every config is listed, builds, and matches the published model."""
 
 import importlib
 from pathlib import Path
@@ -51,12 +51,12 @@ CLASSIFIERS = {
 
 @pytest.fixture
 def tool(monkeypatch):
-    """Imports a tool of tools/analysis_tools."""
+    """Returns a function that imports a tool of tools/analysis_tools."""
     monkeypatch.syspath_prepend(ROOT / 'tools' / 'analysis_tools')
     return importlib.import_module
 
 
-def test_lists_every_config():
+def test_zoo_lists_every_config():
     assert set(ZOO) == {name for name in NAMES if not name.startswith('demo/')}
     for path, metafile in METAFILES.items():
         collections = {collection['Name'] for collection in metafile['Collections']}
@@ -80,7 +80,7 @@ def test_tables_agree_with_the_metafile(metafile, tool):
         zoo_tables.fill(readme, [*changed, dict(changed[0], Table='Another table')])
 
 
-def test_publications_are_as_published():
+def test_published_values_match_the_publications():
     published = {}
     for variant, figures in PUBLISHED.items():
         detector = 'mask-rcnn_vmamba-vanilla-b_fpn_16xb1-1x_coco' if variant == 'vanilla-b' else DET.format(variant)
@@ -93,7 +93,7 @@ def test_publications_are_as_published():
 
 
 @pytest.mark.parametrize('name', ZOO)
-def test_is_the_published_model(name, tool):
+def test_config_matches_the_published_model(name, tool):
     model = ZOO[name]
     pytest.importorskip(Config.fromfile(ROOT / model['Config']).default_scope)
     if 'Published' in model and 'mask-rcnn' in name and torch.__version__ < '2.5':
@@ -109,7 +109,7 @@ def test_is_the_published_model(name, tool):
         assert report.count_parameters(built) == model['Metadata']['Parameters']
 
 
-def test_report_notices_differences(tool):
+def test_report_detects_differences(tool):
     report, model = tool('zoo_report'), ZOO[DET.format('t')]
     parameters, gflops = model['Metadata']['Parameters'], model['Metadata']['FLOPs (G)']
     assert not report.differences(model, parameters, gflops)
@@ -119,7 +119,7 @@ def test_report_notices_differences(tool):
 
 
 @pytest.mark.parametrize('name', [CLS.format('t'), SEG.format('t'), SEG_VANILLA])
-def test_counts_as_mmengine_does(name, load, tool):
+def test_flop_count_matches_mmengine(name, load, tool):
     get_flops = tool('get_flops')
     cfg = load(name)
     make_shallow(cfg.model.backbone)
@@ -142,7 +142,7 @@ def test_counts_as_mmengine_does(name, load, tool):
     assert get_flops.count_flops(get_flops.build_empty(cfg), (64, 96)).total() == expected
 
 
-def test_get_flops_prints(tool, capsys):
+def test_get_flops_prints_parameters_and_flops(tool, capsys):
     get_flops = tool('get_flops')
     pytest.importorskip('mmpretrain')
     get_flops.main([str(ROOT / 'configs' / CLS.format('t')), '--shape', '64', '64'])
@@ -155,12 +155,12 @@ def test_get_flops_prints(tool, capsys):
 
 
 @pytest.mark.parametrize('name', [name for name in ZOO if 'vmamba-' in name and 'in1k' not in name])
-def test_starts_from_its_official_file(name):
+def test_config_names_its_official_checkpoint(name):
     cfg = Config.fromfile(ROOT / 'configs' / name)
     architecture = ZOO[name]['Metadata']['Architecture']
     classifier = next((m for m in ZOO.values() if m['Table'] == 'ImageNet-1K'
                        and m['Metadata']['Architecture'] == architecture), None)  # fmt: skip
-    if classifier is None:  # a variant of which nobody has released weights
+    if classifier is None:  # no weights are released for this variant
         assert cfg.model.backbone.init_cfg is None
         return
     assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint=classifier['Weights'])
@@ -168,18 +168,18 @@ def test_starts_from_its_official_file(name):
     assert cfg.model.backbone.arch == arch
 
 
-# Recipes: batch, schedule, learning rates, weight decay. Published values, written out.
+# Recipes: batch, schedule, learning rates, weight decay. Published values, transcribed.
 
 
 def on_cpu(optim_wrapper):
-    """Autocast to float16 needs a GPU; the groups are the same without."""
+    """Autocast to float16 needs a GPU; the parameter groups are the same without it."""
     return {key: value for key, value in optim_wrapper.items() if key not in ('loss_scale', 'dtype')} | dict(
         type='OptimWrapper'
     )
 
 
 def groups_of(cfg):
-    """Each parameter's group, by its name."""
+    """Returns the parameter group of each parameter by name."""
     model = build_shallow(cfg)
     optimizer = build_optim_wrapper(model, on_cpu(cfg.optim_wrapper)).optimizer
     assert type(optimizer) is torch.optim.AdamW
@@ -194,7 +194,7 @@ def groups_of(cfg):
     (DET_3X.format('t'), 1e-4, 0.05), (DET_VANILLA, 1e-4, 0.05), (SEG_VANILLA, 6e-5, 0.01),
     ('vmamba/mask-rcnn_convnext-t_fpn_1x_coco.py', 1e-4, 0.05),
 ])  # fmt: skip
-def test_dense_recipes_spare_what_is_named_norm(name, lr, weight_decay, load):
+def test_dense_recipes_exempt_norms_from_weight_decay(name, lr, weight_decay, load):
     groups = groups_of(load(name))
     assert {(group['lr'], group['betas']) for group in groups.values()} == {(lr, (0.9, 0.999))}
     spared = {key for key, group in groups.items() if group['weight_decay'] == 0}
@@ -207,22 +207,22 @@ def test_dense_recipes_spare_what_is_named_norm(name, lr, weight_decay, load):
 
 
 @pytest.mark.parametrize('variant', ['t', 'vanilla-t'])
-def test_imagenet_recipe_spares_what_is_flat(variant, load):
+def test_imagenet_recipe_exempts_1d_parameters_from_weight_decay(variant, load):
     groups = groups_of(load(CLS.format(variant)))
     block = 'backbone.layers.3.blocks.0'
     spared = {key for key, group in groups.items() if group['weight_decay'] == 0}
     assert {(group['lr'], group['betas'], group['eps']) for group in groups.values()} == {(1e-3, (0.9, 0.999), 1e-8)}
     assert {groups[key]['weight_decay'] for key in set(groups) - spared} == {0.05}
     assert {f'{block}.norm.weight', f'{block}.op.Ds', 'head.fc.bias', 'backbone.patch_embed.0.bias'} <= spared
-    # two-dimensional, with names that do not end in .bias: the released code lets these decay
+    # two-dimensional, with names that do not end in .bias: the released code decays these
     kept = {f'{block}.op.A_logs', f'{block}.op.dt_projs_bias', f'{block}.op.x_proj_weight', 'head.fc.weight'}
     assert kept <= set(groups) - spared
 
 
-def test_imagenet_schedule(load):
+def test_imagenet_schedule_matches_the_recipe(load):
     cfg = load(CLS.format('t'))
     epoch = 5
-    for part in cfg.param_scheduler:  # as mmengine converts it, for an epoch of 5 iterations
+    for part in cfg.param_scheduler:  # as mmengine converts it for epochs of 5 iterations
         assert part.pop('convert_to_iter_based')
         part.update(by_epoch=False, begin=part.begin * epoch, end=part.end * epoch)
     rates = learning_rates(cfg, 300 * epoch, epoch)
@@ -242,7 +242,7 @@ def test_imagenet_schedule(load):
 
 
 @pytest.mark.parametrize('name', [DET_3X.format('t'), DET_3X.format('vanilla-s'), CASCADE.format('b', 'ms-crop-3x')])
-def test_schedule_3x(name, load):
+def test_3x_schedule_matches_the_recipe(name, load):
     cfg = load(name)
     assert cfg.train_cfg.max_epochs == 36
     epoch = 1200

@@ -1,4 +1,4 @@
-"""A third family, as somebody else would add one: this file is all that it takes."""
+"""A third model family, defined as a user would add one: it needs no file but this one."""
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ ARCHS = {'tiny': dict(width=8, depth=2), 'wide': dict(width=12, depth=2)}
 
 
 class RowBlock(nn.Module):
-    """x + a scan along the rows of norm(x)."""
+    """Residual block: x plus a row scan of norm(x)."""
 
     def __init__(self, channels: int, drop_path: float):
         super().__init__()

@@ -3,14 +3,14 @@
     python -m tests.train_16_bit configs/demo/v*.py
     python -m tests.train_16_bit configs/demo/mask-rcnn_v*.py --seeds 0 1 2
 
-MMEngine's AmpOptimWrapper wants a GPU. The one of this file differs from it in nothing but the device, on which two
-operators of mmcv, NMS and RoIAlign, have no 16-bit kernels: they run in float32. PyTorch's products and convolutions
-in float16 take ten times as long there as in float32: here they multiply in float32 and round, as GPUs do. float16 is
-trained with its loss scale, bfloat16 without, as docs/performance.md advises. Evaluation is in float32, by the demo's
-own loop; a demo that counts epochs is trained as long as it says.
+MMEngine's AmpOptimWrapper requires a GPU. The wrapper in this file differs only in the device. On a CPU, two operators
+of mmcv, NMS and RoIAlign, have no 16-bit kernels and run in float32. PyTorch's float16 products and convolutions are
+ten times slower than in float32, so they are computed in float32 and rounded, as GPUs do. float16 is trained with loss
+scaling, bfloat16 without, as docs/performance.md recommends. Evaluation runs in float32, in the demo's own loop; demos
+that count epochs are trained for their full length.
 
-Every loss has to be finite. Prints how far the mean of each metric over the seeds lies from that of float32, in points;
-more than two is a fault. The AP of the twelve coins moves by three from seed to seed.
+Every loss must be finite. Prints the difference between the mean of each metric over the seeds and float32, in points;
+a difference of more than two is a failure. The AP of the twelve coins varies by three between seeds.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 ROOT = Path(__file__).parents[1]
 POINTS = 2.0
 SCALES = {'float32': None, 'bfloat16': '1.0', 'float16': 'dynamic'}
-METRICS = {'coco/bbox_mAP': 100, 'coco/segm_mAP': 100, 'mIoU': 1, 'accuracy/top1': 1}  # and points of each
+METRICS = {'coco/bbox_mAP': 100, 'coco/segm_mAP': 100, 'mIoU': 1, 'accuracy/top1': 1}  # factors to points
 
 
 aten = torch.ops.aten
@@ -44,7 +44,7 @@ PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution, aten.
 
 
 class Float16InFloat32(TorchDispatchMode):
-    """Products and convolutions of float16 tensors, whose results alone are rounded to it."""
+    """Computes products and convolutions of float16 tensors in float32 and rounds the results."""
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         inputs = args, kwargs or {}
@@ -65,7 +65,7 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
         self.loss_scaler = torch.amp.GradScaler('cpu', **scale)
         self.cast_dtype = getattr(torch, dtype)
         if dtype == 'float16':
-            Float16InFloat32().__enter__()  # for the backward pass, too
+            Float16InFloat32().__enter__()  # also for the backward pass
 
     @contextmanager
     def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
@@ -74,7 +74,7 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
 
 
 def train(config: str, dtype: str, seed: int, iterations: int) -> dict[str, float]:
-    """The last metrics of a training in one type, in points."""
+    """Returns the final metrics, in points, of a training run with one dtype."""
     options = [f'randomness.seed={seed}', 'default_hooks.logger.interval=1']
     if not Config.fromfile(config).train_cfg.get('by_epoch'):
         options += [f'train_cfg.max_iters={iterations}', f'train_cfg.val_interval={iterations}']

@@ -1,8 +1,9 @@
-"""Calls with wrong arguments, drawn from a seed: of the scans, of the models, and of models with images.
+"""Fuzz test: calls scans, models and models on images with wrong arguments drawn from a seed.
 
     python -m tests.bad_input --cases 2000 --seed 7
 
-Each has to end with a right result or with one sentence of ours. A size is never so large that memory is what lacks.
+Every call must return a correct result or raise a one-sentence error of this package. Sizes are small enough to fit
+into memory.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Small models of every family, with images of any size and what else people take for images."""
+"""Draws small models of every family with images of any size, and with invalid inputs in place of images."""
 
 from functools import cache
 
@@ -33,33 +33,41 @@ def strided(draw, x):
     ), False
 
 
-def of_other_channels(draw, x):
+def with_other_channels(draw, x):
     return x.new_ones(len(x), draw(st.sampled_from((0, 1, 2, 4, 6))), *x.shape[2:]), True
 
 
-def of_other_rank(draw, x):
+def with_other_rank(draw, x):
     others = x.sum(0), x.mean(1), x[None], x.sum(), x.flatten(2), x.permute(0, 2, 3, 1)
     return draw(st.sampled_from([other for other in others if other.shape[1:2] != (3,) or other.dim() != 4])), True
 
 
-def of_other_type(draw, x):
+def with_other_type(draw, x):
     return x.to(draw(st.sampled_from((torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e5m2)))), True
 
 
-def of_other_precision(draw, x):
+def with_other_precision(draw, x):
     types = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     return x.to(draw(st.sampled_from([dtype for dtype in types if dtype != x.dtype]))), True
 
 
-def elsewhere(draw, x):
+def on_meta_device(draw, x):
     return x.to('meta'), True
 
 
-def no_tensor(draw, x):
+def not_a_tensor(draw, x):
     return draw(st.sampled_from((None, 'image.jpg', [x], x.float().numpy()))), True
 
 
-SPOILERS = (strided, of_other_channels, of_other_rank, of_other_type, of_other_precision, elsewhere, no_tensor)
+SPOILERS = (
+    strided,
+    with_other_channels,
+    with_other_rank,
+    with_other_type,
+    with_other_precision,
+    on_meta_device,
+    not_a_tensor,
+)
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""Models of every family, with up to two arguments drawn from what people write."""
+"""Draws models of every family with up to two arguments replaced by values that users might write."""
 
 import inspect
 import sys
@@ -11,14 +11,14 @@ from tests.test_models.test_contract import SMALL
 
 from .outcome import Case
 
-# For any argument. No number is so large that a model of that size would not fit into memory.
+# Values for any argument. No number is large enough to build a model that does not fit into memory.
 ANYTHING = (
     *(None, True, False, -2, -1, 0, 1, 2, 3, 4, 7, 0.0, 0.25, 0.5, 1.0, 1.5, -0.5, float('nan'), float('inf')),
     *('', 'x', '2', 'tiny', 'missing.pth', (), (0,), (1,), (2,), (-1,), (0, 0), (1, 0), (0, 9), (0, 'x'), (0, None)),
     *([0], {0}, {}, {'a': 1}, {'type': 'Pretrained'}, (1, 2, 1, 1), (0, 1, 0, 0), (8, 16, 32, 64), (4, 0, 4, 4)),
     *((1, 2, 1), (1, 2, 'x', 1), (1, 2, 1, None), [[1]], b'x', 3 + 0j, ...),
 )
-# What is right, or nearly.
+# Valid or nearly valid values.
 CHOICES = dict(
     in_channels=(1, 4),
     out_indices=((0,), (1,), [1, 0], (0, 1)),
@@ -84,5 +84,5 @@ def cases(draw):
         assert all(len(out) == 2 and out.numel() and out.isfinite().all() for out in outs), 'not finite'
 
     drawn = f'{family.__name__}({", ".join(f"{name}={value!r}" for name, value in arguments.items())})'
-    # fewer blocks than the outputs of the small model may be what is wrong
+    # a depth smaller than out_indices needs may be the reported error
     return Case(family.__name__, call, right, drawn, (*names, *(['out_indices'] if 'depth' in names else [])))

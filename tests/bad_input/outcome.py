@@ -1,4 +1,4 @@
-"""How a call with drawn arguments ended: right, refused in one sentence of ours, or neither."""
+"""Classifies the outcome of a fuzzed call: correct result, one-sentence error of this package, or failure."""
 
 import ast
 import re
@@ -18,15 +18,15 @@ REFUSALS = (ValueError, CheckpointError)
 
 @dataclass
 class Case:
-    """A call, and how it may end.
+    """A call and its permitted outcomes.
 
     Attributes:
-        kind: what is called, for the table.
-        call: without arguments.
-        right: looks at the call's result; AssertionError if it is wrong.
-        drawn: what was drawn, for the report.
-        names: a refusal has to name one of these.
-        refuse: whether only a refusal will do.
+        kind: name of the called function or class, for the summary table.
+        call: function without arguments that makes the call.
+        right: checks the result of the call; raises AssertionError if it is wrong.
+        drawn: description of the drawn arguments, for the report.
+        names: the error message must contain one of these names.
+        refuse: whether the call must raise an error.
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Case:
     refuse: bool = False
 
     def run(self) -> tuple[str, str]:
-        """'right' or 'refused', and what is wrong with that, '' if nothing is."""
+        """Returns 'right' or 'refused', and a description of the failure ('' if there is none)."""
         try:
             result = self.call()
         except Exception as error:
@@ -52,9 +52,9 @@ class Case:
 
 
 def complaint(error: Exception, names: Iterable[str]) -> str:
-    """What keeps an exception from being a refusal of ours; '' if nothing does.
+    """Returns why an exception is not a valid error of this package, or '' if it is valid.
 
-    It is ours if a `raise` statement of the package raised it, which no error of an operator inside a call of ours is.
+    An exception is valid only if a `raise` statement of this package raised it, not an operator that it calls.
     """
     *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     file = Path(frame.f_code.co_filename)
@@ -63,7 +63,7 @@ def complaint(error: Exception, names: Iterable[str]) -> str:
         return f'not raised by the package: {text}'
     if type(error) not in REFUSALS:
         return f'not a type for refusals: {text}'
-    end = '' if isinstance(error, CheckpointError) else r'\.'  # the tools print those behind their own name
+    end = '' if isinstance(error, CheckpointError) else r'\.'  # the tools print these errors after their own name
     if not re.fullmatch(r'[^\n]{15,500}' + end, str(error)) or re.search(r'\. [A-Z]', str(error)):
         return f'not one sentence: {text}'
     if names and type(error) is ValueError and not any(re.search(rf'\b{name}s?\b', str(error)) for name in names):

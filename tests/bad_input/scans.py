@@ -1,4 +1,4 @@
-"""Calls of the scans and of the convolutions, with up to two arguments spoilt."""
+"""Draws calls of the scans and convolutions with up to two invalid arguments."""
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,11 @@ OPTIONAL = ('D', 'z', 'bias', 'biases', 'dt_bias', 'delta_bias', 'dt_weight')
 BACKENDS = ('auto', 'native', 'blocked', 'reference')
 
 
-# Spoilers: from a tensor to what is given in its place, and whether that has to be refused (None: see `right`).
+# Each spoiler takes a tensor and returns its replacement and whether the call must fail (None: `right` decides).
 
 
 def strided(draw, t):
-    """The same values elsewhere in memory."""
+    """Returns the same values with different strides."""
     if t.dim() == 0:
         return t, False
     axis = draw(st.integers(0, t.dim() - 1))
@@ -39,15 +39,15 @@ def strided(draw, t):
     return torch.stack([t, t], axis + 1).flatten(axis, axis + 1)[(slice(None),) * axis + (slice(None, None, 2),)], False
 
 
-def of_other_precision(draw, t):
+def with_other_precision(draw, t):
     return t.to(draw(st.sampled_from(FLOATS))), None
 
 
-def of_other_type(draw, t):
+def with_other_type(draw, t):
     return t.to(draw(st.sampled_from(OTHER_TYPES))), True
 
 
-def of_other_size(draw, t):
+def with_other_size(draw, t):
     if t.dim() == 0:
         return t, False
     axis, shape = draw(st.integers(0, t.dim() - 1)), list(t.shape)
@@ -55,20 +55,28 @@ def of_other_size(draw, t):
     return torch.ones(shape, dtype=t.dtype), None
 
 
-def of_other_rank(draw, t):
+def with_other_rank(draw, t):
     axis = draw(st.integers(0, t.dim() - 1))
     return draw(st.sampled_from((t.unsqueeze(axis), t.select(axis, 0) if t.shape[axis] else t[None], t.sum()))), None
 
 
-def elsewhere(draw, t):
+def on_meta_device(draw, t):
     return t.to('meta'), True
 
 
-def no_tensor(draw, t):
+def not_a_tensor(draw, t):
     return draw(st.sampled_from(NO_TENSORS)), None
 
 
-SPOILERS = (strided, of_other_precision, of_other_type, of_other_size, of_other_rank, elsewhere, no_tensor)
+SPOILERS = (
+    strided,
+    with_other_precision,
+    with_other_type,
+    with_other_size,
+    with_other_rank,
+    on_meta_device,
+    not_a_tensor,
+)
 
 
 @st.composite
@@ -85,7 +93,7 @@ def cases(draw):
         spoilt[name] = how.__name__
         refuse |= bool(must_refuse)
     if all(isinstance(t, Tensor) and t.is_meta for t in tensors.values() if t is not None):
-        refuse = False  # shapes alone
+        refuse = False  # meta tensors only: shapes are computed without data
     if draw(st.integers(0, 9)) == 0:
         name = draw(st.sampled_from(sorted(WRONG_OPTIONS.keys() & options.keys()) or ['']))
         if name:
@@ -110,7 +118,7 @@ def cases(draw):
             compare(f'the gradient of {name}', result[1][name], grad, types)
 
     drawn = f'{function.__name__}({shapes}, {options}) on {backend}, spoilt {spoilt}'
-    # an empty map, or a type that the backend does not take, may be what is named instead
+    # the error may report an empty map or an unsupported dtype instead
     is_empty = any(0 in t.shape for t in tensors.values() if isinstance(t, Tensor))
     names = () if is_empty else (*spoilt, 'backend')
     return Case(function.__name__, call, right, drawn, names, refuse)
@@ -127,7 +135,7 @@ def gradients(y, leaves):
 
 
 def compare(what, actual, expected, types):
-    """The types of the inputs say how far off it may be: what is 16-bit is rounded to, between operators too."""
+    """Compares values; the tolerance follows the least precise dtype, because operators also round between steps."""
     assert actual.shape == expected.shape, f'{what} is {tuple(actual.shape)}, not {tuple(expected.shape)}'
     if actual.is_meta:
         return
@@ -137,7 +145,7 @@ def compare(what, actual, expected, types):
     assert difference <= 16 * eps * scale, f'{what} is {difference / scale:.2g} of its size off'
 
 
-# Each draws valid arguments, and gives with them the float64 result and what a valid call is.
+# Each function draws valid arguments; it returns them with the float64 reference and a validity check.
 
 WRONG_OPTIONS = dict(
     traversals=((), 'row', None, 4, ('row', 'diagonal'), (['row'],), ('row',) * 7),
@@ -152,7 +160,7 @@ def randn(draw):
 
 
 def size(draw, most, least=1):
-    """Seldom 0."""
+    """Draws a size; 0 is rare."""
     return draw(st.sampled_from((*range(least, most + 1),) * 10 + (0,)))
 
 
@@ -213,7 +221,7 @@ def scan_1d(draw):
 
 
 def exact_scan_1d(u, delta, A, B, C, D, z, delta_bias, delta_softplus):
-    """Written from mamba-ssm's description."""
+    """Reference implementation, written from the documentation of mamba-ssm."""
 
     def at(t, step):  # (b or 1, d, n)
         if t.dim() == 2:

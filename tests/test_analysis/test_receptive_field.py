@@ -1,4 +1,4 @@
-"""Receptive fields of networks whose fields can be told beforehand, and the areas that hold them."""
+"""Tests effective receptive fields on networks with a known field, and the areas that contain them."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from mmvmamba.analysis.receptive_field import area_holding, receptive_field
 from mmvmamba.engine.errors import LaunchError
 
 
-def test_field_of_a_convolution():
-    """3x3 pixels, with the weights of the positive colours, of the one image that relu lets through."""
+def test_field_of_a_convolution_matches_its_positive_weights():
+    """The field is 3x3 pixels with the weights of the positive colours, from the one image that passes the ReLU."""
     network = nn.Conv2d(3, 1, 3, padding=1, bias=False)
     nn.init.ones_(network.weight)
     network.weight.data[:, 2] = -1
@@ -22,7 +22,7 @@ def test_field_of_a_convolution():
     assert torch.equal(field, expected)
 
 
-def test_areas():
+def test_areas_contain_the_given_share_of_the_field():
     field = torch.zeros(10, 20)
     field[4:6, 8:12] = 1.0  # the central 2 x 4
     assert area_holding(field, 1.0) == pytest.approx(8 / 200)
@@ -31,7 +31,7 @@ def test_areas():
     assert area_holding(field, 0.2) < area_holding(field, 0.99)
 
 
-def test_a_pooled_feature_has_no_centre():
+def test_pooled_feature_is_rejected():
     network = Vim(arch=dict(embed_dims=16, depth=1), img_size=32, pooling='mean')
     with pytest.raises(LaunchError, match='one feature, not maps'):
         receptive_field(network, [torch.randn(1, 3, 32, 32)])

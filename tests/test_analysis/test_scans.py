@@ -1,4 +1,4 @@
-"""Activation maps against autograd through the reference scan, and against the outputs that they must sum up to."""
+"""Tests activation maps against autograd through the reference scan, and against the outputs they must sum to."""
 
 import math
 
@@ -40,7 +40,7 @@ def run_reference(scan, x, traversals=slice(None)):
 
 
 @pytest.mark.parametrize('name', BACKBONES)
-def test_reading_is_autograd_through_the_reference(name):
+def test_contributions_match_autograd_through_the_reference_scan(name):
     _, scan, layout = recorded(name)
     row, column = layout.in_scan(layout.height // 2, 1)
     weights = scan_attention(scan, row, column)
@@ -50,13 +50,13 @@ def test_reading_is_autograd_through_the_reference(name):
         y = run_reference(scan, x, slice(k, k + 1))[0, row, column]
         for channel in (0, -1):
             (expected,) = torch.autograd.grad(y[channel], x, retain_graph=True)
-            got = torch.zeros_like(expected[0])  # no channel reads another
+            got = torch.zeros_like(expected[0])  # channels are independent
             got[..., channel] = weights[k, ..., channel]
             torch.testing.assert_close(got, expected[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('name', ['vmamba', 'vim with class token'])
-def test_what_is_read_sums_up_to_the_output(name):
+def test_contributions_sum_to_the_scan_output(name):
     _, scan, layout = recorded(name)
     row, column = layout.in_scan(0, layout.width - 1)
     x = scan.x if scan.x.dim() == 5 else scan.x[:, None]
@@ -64,7 +64,7 @@ def test_what_is_read_sums_up_to_the_output(name):
     torch.testing.assert_close(read, run_reference(scan, scan.x)[0, row, column], rtol=1e-4, atol=1e-6)
 
 
-def test_a_traversal_reads_what_it_has_passed():
+def test_traversal_depends_only_on_earlier_positions():
     _, scan, layout = recorded('vmamba')
     assert scan.traversals == CROSS
     query = torch.tensor([2, 3])
@@ -77,7 +77,7 @@ def test_a_traversal_reads_what_it_has_passed():
         assert torch.equal(weights[k].abs().sum(-1) > 0, passed), traversal
 
 
-def test_class_token_is_left_out():
+def test_class_token_is_excluded_from_the_map():
     backbone, scan, layout = recorded('vim with class token')
     assert (layout.height, layout.width) == (4, 6) and scan.shape == (1, 25)
     tokens = torch.arange(25.0).reshape(1, 1, 25, 1)
@@ -92,8 +92,8 @@ def test_every_block_is_recorded_once():
     assert [scan.shape for scan in scans] == [(16, 8), (8, 4), (8, 4), (4, 2), (2, 1)]
 
 
-def test_statistics():
-    """A time step of 1/2 and A = -1, -4 in one traversal; the other one has a step of 1."""
+def test_step_and_memory_statistics():
+    """The first traversal has a time step of 1/2 and A = -1, -4; the second has a time step of 1."""
     steps = torch.tensor([0.5, 1.0])
     dt = torch.log(torch.expm1(steps)).reshape(1, 2, 1, 1, 1).expand(1, 2, 3, 5, 2)
     A = torch.tensor([-1.0, -4.0]).expand(2, 2, 2)

@@ -1,4 +1,4 @@
-"""Checkpoint files that say more than data: what they would do, and how `torch.save` comes to write them."""
+"""Builds malicious checkpoint files, and the payloads that `torch.save` writes into them."""
 
 import argparse
 import zipfile
@@ -15,7 +15,7 @@ DOUBLE = np.dtype('f8')
 
 
 class Calls:
-    """Unpickling it calls a function, then sets the state of what that returns."""
+    """Unpickling this object calls a function, then sets the state of its result."""
 
     def __init__(self, function, *arguments, state=None):
         self.reduced = (function, arguments) if state is None else (function, arguments, state)
@@ -29,13 +29,13 @@ def array(shape, dtype, content, fortran=False):
 
 
 def series(**state):
-    """A HistoryBuffer with another state than it can have."""
+    """Returns a HistoryBuffer with an invalid state."""
     buffer = HistoryBuffer([1.0, 1.0], [1, 1])
     buffer.__dict__.update(state)
     return buffer
 
 
-# The name of an attack, and what a file holds for it beside its weights.
+# Name of each attack, and the content stored beside the weights.
 MEMORY = {
     'array over a buffer': Calls(np.ndarray, (1,), DOUBLE, b'A' * 8),
     'array of addresses': Calls(np.ndarray, (1,), np.dtype('O'), b'A' * 8),
@@ -81,7 +81,7 @@ def write(path: Path, weights: dict, **more) -> Path:
 
 
 def rewrite(path: Path, change, compression: int = zipfile.ZIP_STORED) -> Path:
-    """Writes a zip again, with each record, name and content, as `change` returns them; None leaves one out."""
+    """Rewrites a zip file. `change` maps each record (name, content) to a new one; None drops the record."""
     with zipfile.ZipFile(path) as archive:
         records = [(name, archive.read(name)) for name in archive.namelist()]
     with zipfile.ZipFile(path, 'w', compression) as archive:

@@ -1,4 +1,4 @@
-"""A file whose names have a prefix that the model does not know: the error names it, and what it says to do works."""
+"""Tests the error for an unknown prefix of the checkpoint keys: it names the prefix, and the suggested fix works."""
 
 import re
 import shlex
@@ -46,7 +46,7 @@ def holds(model, tensors, prefix):
 
 
 def run(message):
-    """Runs the command that a message ends with, as a shell would split it, and returns the file that it writes."""
+    """Runs the command at the end of a message, split as a shell would, and returns the file it writes."""
     option, program = shlex.split(re.search(r'without the prefix: python (.*)$', message)[1])
     assert option == '-c'
     exec(program, {})
@@ -55,7 +55,7 @@ def run(message):
 
 @pytest.mark.parametrize('prefix', PREFIXES)
 @pytest.mark.parametrize('family', FAMILIES)
-def test_init_cfg_names_the_prefix_to_pass(family, prefix, tmp_path, monkeypatch):
+def test_error_names_the_prefix_to_pass_in_init_cfg(family, prefix, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / 'a file.pth'
     tensors = prefixed(FAMILIES[family](), prefix) | {'projector.weight': torch.ones(1)}
@@ -65,7 +65,7 @@ def test_init_cfg_names_the_prefix_to_pass(family, prefix, tmp_path, monkeypatch
         FAMILIES[family](init_cfg=given).init_weights()
     assert 'lacks' not in str(error.value) and '\n' not in str(error.value)
     named = re.search(r"pass prefix='(\S+)' in the init_cfg", str(error.value))[1]
-    for text in (named, named.removesuffix('.')):  # mmengine takes both
+    for text in (named, named.removesuffix('.')):  # mmengine accepts both
         backbone = FAMILIES[family](init_cfg=dict(given, prefix=text))
         backbone.init_weights()
         assert holds(backbone, tensors, prefix)
@@ -74,7 +74,7 @@ def test_init_cfg_names_the_prefix_to_pass(family, prefix, tmp_path, monkeypatch
     assert holds(backbone, tensors, prefix)
 
 
-def test_a_wrong_prefix_is_corrected(tmp_path):
+def test_error_for_a_wrong_prefix_names_the_right_one(tmp_path):
     torch.save(prefixed(VMamba(ARCH), 'encoder.'), tmp_path / 'file.pth')
     with pytest.raises(CheckpointError, match=r"under the prefix 'encoder\.': pass prefix='encoder\.' in"):
         load_pretrained(VMamba(ARCH), tmp_path / 'file.pth', prefix='backbone.')
@@ -82,7 +82,7 @@ def test_a_wrong_prefix_is_corrected(tmp_path):
 
 @pytest.mark.parametrize('prefix', ['student.', '_orig_mod.'])
 @pytest.mark.parametrize('make', [lambda: Model(VMamba(ARCH)), lambda: Model(Vim(dict(embed_dims=16, depth=2)))])
-def test_a_whole_model_is_loaded_after_the_command_in_the_message(make, prefix, tmp_path, monkeypatch):
+def test_command_in_the_message_makes_a_whole_model_loadable(make, prefix, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = make()
     tensors = prefixed(model, prefix)
@@ -95,21 +95,21 @@ def test_a_whole_model_is_loaded_after_the_command_in_the_message(make, prefix, 
     assert holds(model, tensors, prefix)
 
 
-def test_a_model_of_another_library():
-    """The backbone is not ours, so that nothing is renamed."""
+def test_prefix_is_named_for_a_third_party_model():
+    """The backbone is not from this package, so no keys are renamed."""
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(8)))
     with pytest.raises(CheckpointError, match=r"x\.pth has the tensors of Sequential under the prefix 'net\.'"):
         load_checked(model, prefixed(model, 'net.'), 'x.pth')
 
 
-def test_both_networks_of_a_distillation_are_named():
+def test_student_and_teacher_prefixes_are_both_named():
     tensors = prefixed(VMamba(ARCH), 'student.backbone.', 'teacher.backbone.')
     assert unknown_prefixes(VMamba(ARCH), tensors) == ['student.', 'teacher.']
     with pytest.raises(CheckpointError, match=r"under the prefix 'student\.' and 'teacher\.': pass prefix='student\.'"):
         match(VMamba(ARCH), tensors, 'x.pth')
 
 
-def test_a_released_variant_that_is_converted():
+def test_converter_names_the_prefix_of_a_released_variant():
     with torch.device('meta'):
         names = {f'encoder.{name}': tensor for name, tensor in Vim('tiny', pooling='middle').state_dict().items()}
     with pytest.raises(CheckpointError, match=r"^x\.pth has the tensors of Vim under the prefix 'encoder\.'"):
@@ -117,7 +117,7 @@ def test_a_released_variant_that_is_converted():
 
 
 @pytest.mark.parametrize('prefix', ['encoder.', 'student.backbone.', 'backbone.'])
-def test_mmengine_by_itself_loads_a_backbone_with_the_call_in_the_message(prefix, tmp_path):
+def test_mmengine_loads_a_backbone_with_the_call_in_the_message(prefix, tmp_path):
     tensors = prefixed(VMamba(ARCH), prefix) | {'neck.weight': torch.ones(1)}
     torch.save(dict(state_dict=tensors), tmp_path / 'file.pth')
     backbone = VMamba(ARCH)
@@ -128,7 +128,7 @@ def test_mmengine_by_itself_loads_a_backbone_with_the_call_in_the_message(prefix
     assert holds(backbone, tensors, prefix)
 
 
-def test_mmengine_by_itself_loads_a_model_with_the_call_in_the_message(tmp_path):
+def test_mmengine_loads_a_model_with_the_call_in_the_message(tmp_path):
     tensors = prefixed(VMamba(ARCH), 'backbone.bottom_up.')
     torch.save(dict(state_dict=tensors), tmp_path / 'file.pth')
     model = Model(VMamba(ARCH))
@@ -142,7 +142,7 @@ def test_mmengine_by_itself_loads_a_model_with_the_call_in_the_message(tmp_path)
 
 
 @pytest.mark.parametrize('container', ['network_weights', 'models', 'net'])
-def test_mmengine_by_itself_names_the_keys_of_another_container(container, tmp_path):
+def test_mmengine_names_the_keys_of_an_unknown_container(container, tmp_path):
     torch.save({container: VMamba(ARCH).state_dict(), 'epoch': 3}, tmp_path / 'file.pth')
     with pytest.raises(CheckpointError, match=f'holds no weights under .*; its keys are: {container}, epoch'):
         load_checkpoint(VMamba(ARCH), str(tmp_path / 'file.pth'))
@@ -157,11 +157,11 @@ def test_mmengine_by_itself_names_the_keys_of_another_container(container, tmp_p
         [f'{prefix}.{i}.weight' for i in range(200) for prefix in 'ab'],
     ],
 )
-def test_other_names_have_no_such_prefix(names):
+def test_unrelated_keys_have_no_prefix(names):
     assert unknown_prefixes(VMamba(ARCH), names) == []
 
 
-def test_a_file_that_fits_but_for_one_tensor_has_no_such_prefix():
+def test_missing_tensor_is_not_reported_as_a_prefix():
     tensors = prefixed(VMamba(ARCH), '', 'ema.')
     del tensors['patch_embed.0.weight']
     with pytest.raises(CheckpointError, match=r'it lacks patch_embed\.0\.weight'):

@@ -1,4 +1,4 @@
-"""Files are read as data only, and weights that do not fit are refused by name."""
+"""Tests that checkpoint files are read as data only, and that mismatching weights are rejected by name."""
 
 import argparse
 import pickle
@@ -32,7 +32,7 @@ from mmvmamba.checkpoint import (
 
 
 class Writes:
-    """Unpickling it creates a file."""
+    """Unpickling this object creates a file."""
 
     def __init__(self, marker):
         self.marker = str(marker)
@@ -42,7 +42,7 @@ class Writes:
 
 
 class Gets:
-    """Unpickling it reaches for a function through an allowed name."""
+    """Unpickling this object accesses a function through an allowed name."""
 
     def __init__(self, owner, name):
         self.arguments = owner, name
@@ -57,7 +57,7 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize('save', [torch.save, partial(torch.save, _use_new_zipfile_serialization=False)])
-def test_code_in_a_file_does_not_run(file, tmp_path, save):
+def test_code_in_a_checkpoint_is_not_executed(file, tmp_path, save):
     marker = tmp_path / 'marker'
     save({'state_dict': {'weight': torch.ones(2)}, 'meta': Writes(marker)}, file)
     with pytest.raises(CheckpointError, match=r'checkpoint\.pth was refused .*exec.*--trust-checkpoint') as error:
@@ -75,8 +75,8 @@ def test_code_in_a_file_does_not_run(file, tmp_path, save):
         read_checkpoint(file)
 
 
-def test_formats_that_old_torch_runs(file):
-    """torch below 2.6 can run code from TorchScript and tar files; a zip at the end must not hide the tar."""
+def test_formats_that_old_torch_executes_are_rejected(file):
+    """torch below 2.6 can execute code from TorchScript and tar files; an appended zip must not hide the tar."""
     torch.jit.script(nn.Linear(1, 1)).save(file)
     with pytest.raises(CheckpointError, match='is a TorchScript program'):
         read_checkpoint(file)
@@ -93,21 +93,21 @@ def test_formats_that_old_torch_runs(file):
     [Gets(HistoryBuffer, '__init__'), Gets('text', 'mean'), np.array([print], dtype=object), np.dtype('O')],
     ids=['attribute', 'owner', 'array of objects', 'dtype of objects'],
 )
-def test_allowed_names_only_make_data(file, thing):
+def test_allowed_names_create_only_data(file, thing):
     torch.save({'state_dict': {}, 'meta': thing}, file)
     with pytest.raises(CheckpointError, match='was refused'):
         read_checkpoint(file)
 
 
-def test_allow_list_ends_with_the_reading(file):
+def test_allow_list_is_reset_after_reading(file):
     torch.save({'args': argparse.Namespace(lr=1)}, file)
     read_checkpoint(file)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(file, weights_only=True)
 
 
-def test_official_classification_file(file, monkeypatch):
-    """A yacs config beside the weights, as in the released files, where yacs is not installed."""
+def test_official_classification_file_loads_without_yacs(file, monkeypatch):
+    """Released files hold a yacs config beside the weights; it must load where yacs is not installed."""
     yacs, config = ModuleType('yacs'), ModuleType('yacs.config')
 
     class CfgNode(dict):
@@ -128,7 +128,7 @@ def test_official_classification_file(file, monkeypatch):
     assert list(unwrap_state_dict(content)) == ['weight']
 
 
-def test_values_of_other_trainers(file):
+def test_values_written_by_other_trainers_are_read(file):
     values = {
         'args': argparse.Namespace(lr=1e-3, betas=(0.9, 0.999)),
         'best': np.float64(0.5),
@@ -159,7 +159,7 @@ class Regression(BaseModel):
         return {'loss': prediction.square().mean()} if mode == 'loss' else prediction
 
 
-def test_checkpoint_of_mmengine(tmp_path):
+def test_checkpoint_written_by_mmengine_is_read(tmp_path):
     data = [{'inputs': torch.randn(2)} for _ in range(8)]
     runner = Runner(
         model=Regression(),
@@ -179,7 +179,7 @@ def test_checkpoint_of_mmengine(tmp_path):
     load_checked(Regression(), unwrap_state_dict(content), 'epoch_2.pth')
 
 
-def test_url(tmp_path, monkeypatch):
+def test_url_is_downloaded_and_read(tmp_path, monkeypatch):
     served = tmp_path / 'served'
     served.mkdir()
     torch.save({'state_dict': {'weight': torch.ones(1)}}, served / 'good.pth')
@@ -200,7 +200,7 @@ def test_url(tmp_path, monkeypatch):
     assert 'weight' in read_checkpoint(f'{address}/good.pth')['state_dict'], 'the second time it comes from the cache'
 
 
-def test_unreadable_files(file, tmp_path):
+def test_unreadable_files_are_rejected(file, tmp_path):
     torch.save({'state_dict': {'weight': torch.randn(1000)}}, file)
     whole = file.read_bytes()
     for content, sentence in (

@@ -1,4 +1,4 @@
-"""Names of classes come from the checkpoint, else from the config; pictures need one name and one colour a label."""
+"""Tests that class names come from the checkpoint, else from the config, and that each label has name and colour."""
 
 from types import SimpleNamespace
 
@@ -19,7 +19,7 @@ def config(**dataset):
     return Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dict(type='ADE20KDataset', **dataset))))
 
 
-def test_names_of_the_checkpoint_come_first():
+def test_class_names_of_the_checkpoint_take_precedence():
     cfg = config(metainfo=dict(classes=('x',)))
     assert class_info(cfg, dict(dataset_meta=dict(CLASSES=('a', 'b')))) == dict(classes=('a', 'b'))
     assert class_info(cfg, dict(CLASSES=('a', 'b'), PALETTE=[[1, 2, 3]], epoch=3)) == dict(
@@ -28,7 +28,7 @@ def test_names_of_the_checkpoint_come_first():
 
 
 @pytest.mark.parametrize('meta', [None, {}, dict(epoch=3), dict(dataset_meta=dict(classes='names.txt')), [1]])
-def test_without_them_those_of_the_config(meta):
+def test_class_names_fall_back_to_the_config(meta):
     assert class_info(config(), meta)['classes'][:2] == ('wall', 'building')
     assert class_info(config(metainfo=dict(classes=('a', 'b'))), meta)['classes'] == ('a', 'b')
     assert class_info(config(classes=['a', 'b']), meta)['classes'] == ['a', 'b']
@@ -38,7 +38,7 @@ def test_without_them_those_of_the_config(meta):
 
 @pytest.mark.parametrize('classes, palette', [(('a', 'b'), [[1, 2, 3]] * 150), (('a',), None), ((), []), (None, None)])
 def test_every_label_has_a_name_and_a_colour(classes, palette):
-    """mmseg asks for as many colours as names."""
+    """mmseg requires as many colours as names."""
     meta = dict(classes=classes, palette=palette)
     sample = SegDataSample(pred_sem_seg=PixelData(data=torch.tensor([[[0, 5]]])))
     name_all_labels(SimpleNamespace(model=SimpleNamespace(dataset_meta=meta)), [sample])
@@ -47,7 +47,7 @@ def test_every_label_has_a_name_and_a_colour(classes, palette):
     assert meta['palette'][:1] == (palette or meta['palette'])[:1]
 
 
-def test_a_known_palette_stays():
+def test_known_palette_is_kept():
     for palette in ('random', 'coco', (0, 255, 0)):
         meta = dict(classes=('a',), palette=palette)
         name_all_labels(SimpleNamespace(model=SimpleNamespace(dataset_meta=meta)), [])

@@ -1,4 +1,4 @@
-"""What tools/train.py makes of `cfg.compile` before MMEngine hands it to torch.compile."""
+"""Tests how tools/train.py adjusts `cfg.compile` before MMEngine passes it to torch.compile."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def gpu(request, monkeypatch):
         (dict(options={'max_autotune': True}), dict(options={**OFF, 'max_autotune': True})),
     ],
 )
-def test_inductor_keeps_layouts_on_a_cpu(given, made, gpu):
+def test_layout_optimization_is_disabled_on_cpu(given, made, gpu):
     before = repr(given)
     assert compiler_options(given) == made
     assert repr(given) == before, 'the config of the caller is as it was'
@@ -32,18 +32,18 @@ def test_inductor_keeps_layouts_on_a_cpu(given, made, gpu):
 CHOICES = [
     False,
     dict(backend='eager'),
-    dict(mode='reduce-overhead'),  # torch.compile takes a mode or options
+    dict(mode='reduce-overhead'),  # torch.compile accepts either mode or options
     dict(options={'layout_optimization': True}),
 ]
 
 
 @pytest.mark.parametrize('gpu', [False], indirect=True)
 @pytest.mark.parametrize('given', CHOICES)
-def test_a_choice_of_the_user_is_left_on_a_cpu(given, gpu):
+def test_explicit_choice_is_kept_on_cpu(given, gpu):
     assert compiler_options(given) == given
 
 
 @pytest.mark.parametrize('gpu', [True], indirect=True)
 @pytest.mark.parametrize('given', [True, dict(fullgraph=True), *CHOICES])
-def test_everything_is_left_on_a_gpu(given, gpu):
+def test_options_are_unchanged_on_gpu(given, gpu):
     assert compiler_options(given) == given

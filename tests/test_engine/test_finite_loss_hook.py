@@ -1,4 +1,4 @@
-"""Training stops before a loss that is not finite reaches the weights, and says where it comes from."""
+"""Tests that training stops before a non-finite loss reaches the weights, and that the error names its source."""
 
 import os
 
@@ -24,7 +24,7 @@ class Log(nn.Module):
 
 @MODELS.register_module()
 class LogOfLayer(BaseModel):
-    """Has no loss for negative inputs, and notes whether hooks are on its layers."""
+    """Has a non-finite loss for negative inputs, and records whether its layers have hooks."""
 
     def __init__(self):
         super().__init__()
@@ -91,14 +91,14 @@ def runner(work_dir, model, values=(1, 2, 3, 4), shape=(1,), **settings):
     )
 
 
-def test_finite_losses_are_left_alone(tmp_path):
+def test_finite_losses_do_not_stop_training(tmp_path):
     run = runner(tmp_path, dict(type='LogOfLayer'))
     run.train()
     assert run.iter == 4 and not any(run.model.watched)
     assert not any(module._forward_hooks for module in run.model.modules())
 
 
-def test_names_the_module_and_leaves_the_weights(tmp_path):
+def test_error_names_the_module_and_weights_are_unchanged(tmp_path):
     run = runner(tmp_path, dict(type='LogOfLayer'), values=(1, 2, -1, 4))
     said = r'iteration 3 is not finite \(loss_log nan\): .* layers.1 \(Log; input finite and weights finite\)'
     with pytest.raises(TrainingError, match=said):
@@ -108,19 +108,19 @@ def test_names_the_module_and_leaves_the_weights(tmp_path):
     assert not any(module._forward_hooks for module in run.model.modules())
 
 
-def test_an_image_that_is_not_finite_is_not_blamed_on_the_model(tmp_path):
+def test_non_finite_image_is_reported_as_the_source(tmp_path):
     with pytest.raises(TrainingError, match=r'layers.0 \(Linear; input not finite and weights finite\)'):
         runner(tmp_path, dict(type='LogOfLayer'), values=[float('inf')]).train()
 
 
-def test_statistics_are_no_weights(tmp_path):
-    """BatchNorm has counted the batch before anybody could see that it is not finite."""
+def test_batch_norm_statistics_may_be_non_finite(tmp_path):
+    """BatchNorm updates its statistics before the non-finite values can be detected."""
     with pytest.raises(TrainingError, match=r'norm \(BatchNorm1d; input not finite and weights finite\)'):
         runner(tmp_path, dict(type='MeanOfNorm'), values=[float('nan')]).train()
 
 
 @pytest.mark.parametrize('family', [VMamba, Vim], ids=lambda family: family.__name__)
-def test_names_a_layer_inside_a_backbone(tmp_path, family):
+def test_error_names_a_layer_inside_a_backbone(tmp_path, family):
     run = runner(
         tmp_path, dict(type='MeanOfBackbone', backbone=dict(type=family.__name__, **SMALL[family])), [1], (3, 32, 32)
     )
@@ -134,9 +134,9 @@ def test_names_a_layer_inside_a_backbone(tmp_path, family):
 
 
 def train_one_of_two(rank, folder):
-    """Rank 1 gets a batch without a loss."""
+    """Rank 1 gets a batch with a non-finite loss."""
     torch.set_num_threads(1)
-    os.environ['LOCAL_RANK'] = str(rank)  # mmengine asks for it
+    os.environ['LOCAL_RANK'] = str(rank)  # required by mmengine
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
     parallel = dict(
         launcher='pytorch', model_wrapper_cfg=dict(type=CPUDistributedDataParallel.__name__, device_ids=None)
@@ -149,7 +149,7 @@ def train_one_of_two(rank, folder):
 
 
 @pytest.mark.slow
-def test_ranks_stop_together(tmp_path):
+def test_all_ranks_stop_together(tmp_path):
     torch.multiprocessing.spawn(train_one_of_two, args=(tmp_path,), nprocs=2)
     said = [(tmp_path / f'said{rank}').read_text() for rank in range(2)]
     assert 'iteration 2 is not finite (on another rank)' in said[0]

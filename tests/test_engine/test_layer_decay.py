@@ -1,4 +1,4 @@
-"""Groups of the layer-decay constructor, for both families under the three task libraries."""
+"""Tests the parameter groups of the layer-decay constructor for both families in the three libraries."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def build(model, **paramwise_cfg):
 
 
 def by_name(optim_wrapper):
-    """lr and weight decay of each parameter."""
+    """Returns the learning rate and weight decay of each parameter."""
     return {
         name: (g['lr'], g['weight_decay']) for g in optim_wrapper.optimizer.param_groups for name in g['param_names']
     }
@@ -52,7 +52,7 @@ def by_name(optim_wrapper):
 
 @pytest.mark.parametrize('family', BACKBONES)
 @pytest.mark.parametrize('library', MODELS_OF)
-def test_groups(family, library, request):
+def test_each_depth_has_its_learning_rate(family, library, request):
     pytest.importorskip(library)
     __import__(f'{library}.models')
     with DefaultScope.overwrite_default_scope(library):
@@ -73,11 +73,11 @@ def test_groups(family, library, request):
         seen.add(depth)
         assert lr == 0.5 ** (blocks + 1 - depth), name
         assert decay == (0.1 if is_weight(name, model.get_parameter(name)) else 0.0), name
-    assert seen == set(range(blocks + 2))  # every block has a rate of its own
+    assert seen == set(range(blocks + 2))  # every block has its own rate
 
 
 def expected_depth(name):
-    """Written out, so that it cannot share a mistake with the models."""
+    """Expected depths, written out so that they do not repeat a mistake of the models."""
     if name.startswith(('backbone.patch_embed', 'backbone.pos_embed', 'backbone.cls_token')):
         return 0
     parts = name.split('.')
@@ -94,8 +94,8 @@ def is_weight(name, parameter):
     return parameter.ndim > 1 and not name.endswith(('A_log', 'A_b_log', 'A_logs', 'pos_embed', 'dt_projs_bias'))
 
 
-def test_what_is_not_decayed():
-    """By name, since a rule by shape can go wrong: 2-D biases, class tokens and A must be named."""
+def test_parameters_without_weight_decay():
+    """The names are listed explicitly, because a rule based on shapes can miss 2-D biases, class tokens and A."""
     model = nn.ModuleDict(dict(backbone=Vim(dict(embed_dims=16, depth=1), pooling='double'), other=VMamba('tiny')))
     decayed = {name for name, (_, decay) in by_name(build(model)).items() if decay}
     kinds = {name.split('.', 2)[-1].split('.mixer.')[-1].split('.op.')[-1] for name in decayed}
@@ -123,12 +123,12 @@ def test_A_can_be_decayed():
     assert len(changed) == 2 + 4
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_are_excluded():
     model = nn.ModuleDict(dict(backbone=Vim(dict(embed_dims=16, depth=3), frozen_stages=2)))
     assert {name.split('.')[2] for name in by_name(build(model, layer_decay_rate=0.9))} == {'2'}
 
 
-def test_rates_survive_a_scheduler():
+def test_scheduler_keeps_the_ratios_of_the_rates():
     from mmengine.optim import LinearLR
 
     optim_wrapper = build(nn.ModuleDict(dict(backbone=Vim(dict(embed_dims=16, depth=2)))), layer_decay_rate=0.5)
@@ -136,14 +136,14 @@ def test_rates_survive_a_scheduler():
     assert {round(group['lr'], 6) for group in optim_wrapper.optimizer.param_groups} == {0.0125, 0.025, 0.05}
 
 
-def test_without_depths():
+def test_layer_decay_rate_needs_layer_depths():
     model = nn.ModuleDict(dict(backbone=nn.Linear(2, 2)))
     assert by_name(build(model)) == {'backbone.weight': (1.0, 0.1), 'backbone.bias': (1.0, 0.0)}
     with pytest.raises(ValueError, match='layer_decay_rate=0.9 needs a backbone with get_layer_depth, which Linear'):
         build(model, layer_decay_rate=0.9)
 
 
-def test_bad_options():
+def test_invalid_options_are_rejected():
     model = nn.ModuleDict(dict(backbone=nn.Linear(2, 2)))
     with pytest.raises(ValueError, match='Unknown option of paramwise_cfg: norm_decay_mult'):
         build(model, norm_decay_mult=0.0)
@@ -152,7 +152,7 @@ def test_bad_options():
         build_optim_wrapper(model, cfg)
 
 
-def test_it_steps():
+def test_optimizer_step_runs():
     model = nn.ModuleDict(dict(backbone=Vim(dict(embed_dims=16, depth=2))))
     optim_wrapper = build(model, layer_decay_rate=0.5)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

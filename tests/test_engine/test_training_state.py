@@ -1,4 +1,4 @@
-"""Resuming believes of a file what a run needs, and no more."""
+"""Tests that resuming restores only the required training state from a checkpoint and trusts nothing else in it."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ class Points(Dataset):
 
 @METRICS.register_module()
 class Rising(BaseMetric):
-    """Better at each evaluation, so that the best checkpoint is replaced."""
+    """A score that improves at each evaluation, so that the best checkpoint is replaced."""
 
     count = 0
 
@@ -56,7 +56,7 @@ def config(work_dir, iterations):
             default_scope='mmengine',
             model=dict(type='Line'),
             work_dir=str(work_dir),
-            experiment_name=f'{work_dir.parent.name}_{work_dir.name}',  # runs of one name and second share a visualizer
+            experiment_name=f'{work_dir.parent.name}_{work_dir.name}',  # a unique name, or runs share a visualizer
             train_dataloader=loader | dict(sampler=dict(type='InfiniteSampler')),
             train_cfg=dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=1),
             optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
@@ -76,7 +76,7 @@ def trained(tmp_path):
     return tmp_path / 'run'
 
 
-def test_resume_deletes_nothing_that_a_file_names(trained, tmp_path):
+def test_resume_does_not_delete_paths_named_in_a_checkpoint(trained, tmp_path):
     (tmp_path / 'best_of_all.pth').write_text('precious')
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'folder' / 'inside').write_text('precious')
@@ -92,7 +92,7 @@ def test_resume_deletes_nothing_that_a_file_names(trained, tmp_path):
 
 
 def test_resume_replaces_the_best_checkpoint_of_this_run(trained, tmp_path):
-    """Also after the folder has moved."""
+    """This also works after the work dir has been moved."""
     moved = trained.rename(tmp_path / 'moved')
     assert [path.name for path in moved.glob('best_*')] == ['best_score_iter_2.pth']
     cfg = config(moved, 3)
@@ -101,8 +101,8 @@ def test_resume_replaces_the_best_checkpoint_of_this_run(trained, tmp_path):
     assert [path.name for path in moved.glob('best_*')] == ['best_score_iter_3.pth']
 
 
-def test_a_file_is_read_once_and_matched_once(trained, tmp_path, monkeypatch):
-    """By the tool, the hook and mmengine's own loader together."""
+def test_checkpoint_is_read_once_and_matched_once(trained, tmp_path, monkeypatch):
+    """Counts the calls by the tool, the hook and mmengine's own loader."""
     calls = []
 
     def counted(module, name):
@@ -135,7 +135,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize('message', DAMAGE)
-def test_damaged_training_state(message, trained):
+def test_damaged_training_state_is_rejected(message, trained):
     content = torch.load(trained / 'iter_2.pth', weights_only=False)
     check_training_state(content, 'iter_2.pth')
     believe_only_names(content, trained)

@@ -1,4 +1,4 @@
-"""LoRA as peft injects it: `test_eligibility.py` runs this file where peft can be found."""
+"""Tests LoRA adapters of peft; `test_eligibility.py` runs this file if peft is installed."""
 
 import copy
 
@@ -12,9 +12,9 @@ from .test_eligibility import CASES, make_inputs, run
 
 @pytest.mark.parametrize('family, name', CASES)
 def test_lora_of_peft(family, name, monkeypatch):
-    """Adapters as peft injects them: as good as the weight with their product added, and they get gradients."""
+    """A peft adapter is equivalent to adding the product of its matrices to the weight, and it receives gradients."""
     block, x = make_inputs(family, monkeypatch)
-    rank = getattr(block.get_submodule(name), 'groups', 4)  # peft's rank is a multiple of the groups
+    rank = getattr(block.get_submodule(name), 'groups', 4)  # peft requires a rank that is a multiple of the groups
     adapted = copy.deepcopy(block)
     config = peft.LoraConfig(r=rank, target_modules=[name], init_lora_weights=False)
     peft.inject_adapter_in_model(config, adapted)

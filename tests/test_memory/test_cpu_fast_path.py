@@ -1,4 +1,4 @@
-"""Products, and the projected causal convolution with SiLU, whole and in pieces, against PyTorch's own."""
+"""Tests the CPU fast path of linear layers and the projected causal convolution, chunked or not, against PyTorch."""
 
 import pytest
 import torch
@@ -13,13 +13,13 @@ REVERSE = (False, True)
 
 
 def project_conv_silu(x, in_weight, weights, biases, reverse):
-    """The causal convolutions of a deferred projection: (B, K, L, E)."""
+    """Returns the causal convolutions of a deferred projection, shape (B, K, L, E)."""
     maps = as_tensor(causal_conv_silu(defer(fast_linear, x, parameters=(in_weight,)), weights, biases, reverse))
     return maps if len(reverse) == 1 else maps.squeeze(2)
 
 
 def expected_of(x, in_weight, weights, biases):
-    """By definition: the reversed branch is the forward one on the flipped sequence."""
+    """Reference by definition: the reversed branch is the forward branch on the flipped sequence."""
     maps, x = [], x @ in_weight.T
     for weight, bias, reverse in zip(weights, biases, REVERSE):
         natural = x.flip(1) if reverse else x
@@ -37,7 +37,7 @@ def make(length, channels=8, dtype=torch.float32):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize('length', [1, 2, 9, 11])
-def test_both_directions(length, dtype, monkeypatch):
+def test_both_directions_match_the_definition(length, dtype, monkeypatch):
     monkeypatch.setattr(cpu_fast_path, 'CHUNK_TOKENS', 4)
     inputs = make(length, 6, dtype)
     tolerance = dict(atol=0.1, rtol=0.05) if dtype == torch.bfloat16 else {}
@@ -46,21 +46,21 @@ def test_both_directions(length, dtype, monkeypatch):
         torch.testing.assert_close(project_conv_silu(*inputs, REVERSE), expected_of(*inputs), **tolerance)
 
 
-def test_one_direction():
+def test_one_direction_matches_the_definition():
     x, in_weight, weights, biases = inputs = make(5)
     for k, reverse in enumerate(REVERSE):
         y = project_conv_silu(x, in_weight, weights[k : k + 1], biases[k : k + 1], (reverse,))
         torch.testing.assert_close(y[:, 0], expected_of(*inputs)[:, k])
 
 
-def test_gradients():
+def test_gradients_pass_gradcheck():
     inputs = make(5, 2, torch.float64)
     for t in inputs:
         t.requires_grad_()
     assert torch.autograd.gradcheck(lambda *inputs: project_conv_silu(*inputs, REVERSE), inputs)
 
 
-def test_autocast():
+def test_inference_matches_training_under_autocast():
     inputs = make(5)
     with torch.autocast('cpu', torch.bfloat16):
         kept = project_conv_silu(*inputs, REVERSE)
@@ -76,7 +76,7 @@ def always_worth(monkeypatch):
 
 
 def has_run(function):
-    """The names of the operators that it runs."""
+    """Returns the names of the operators that the function runs."""
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         function()
     return {event.key for event in recorded.key_averages()}
@@ -89,7 +89,7 @@ needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reas
 @pytest.mark.parametrize('gelu', [False, True])
 @pytest.mark.parametrize('has_bias', [False, True])
 @pytest.mark.parametrize('size', [(7,), (2, 3, 5), (1, 0)])
-def test_linear(size, has_bias, gelu, always_worth):
+def test_fast_linear_matches_float64(size, has_bias, gelu, always_worth):
     torch.manual_seed(0)
     x, weight, bias = torch.randn(*size, 6), torch.randn(4, 6), torch.randn(4) if has_bias else None
     wide = [t if t is None else t.double() for t in (x, weight, bias)]
@@ -100,7 +100,7 @@ def test_linear(size, has_bias, gelu, always_worth):
         torch.testing.assert_close(fast_linear(*wide, gelu), expected)
 
 
-def test_linears(always_worth):
+def test_fast_linears_match_float64(always_worth):
     torch.manual_seed(0)
     x, weights = torch.randn(2, 3, 5, 6), torch.randn(3, 4, 6)
     expected = torch.stack([x[:, k].double() @ weights[k].double().T for k in range(3)], 1)
@@ -111,7 +111,7 @@ def test_linears(always_worth):
 
 
 @needs_onednn
-def test_onednn_multiplies_where_that_is_worth_it(monkeypatch):
+def test_onednn_is_used_only_above_the_size_threshold(monkeypatch):
     x, weight, maps, weights = torch.randn(5, 6), torch.randn(4, 6), torch.randn(1, 2, 5, 6), torch.randn(2, 4, 6)
     with torch.no_grad():
         assert ONEDNN not in has_run(lambda: (fast_linear(x, weight), fast_linears(maps, weights)))
@@ -130,7 +130,7 @@ def test_onednn_multiplies_where_that_is_worth_it(monkeypatch):
 
 
 @needs_onednn
-def test_training_multiplies_with_it_in_both_passes(always_worth):
+def test_training_uses_onednn_in_both_passes(always_worth):
     torch.manual_seed(0)
     x, weight = torch.randn(2, 5, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
     expected = torch.autograd.grad(F.linear(x.sin(), weight).square().sum(), (x, weight))

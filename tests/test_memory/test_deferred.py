@@ -1,4 +1,4 @@
-"""Deferred values compose, and a norm's output is recomputed only while it is exactly what the norm returned."""
+"""Tests deferred values, and that the output of a norm is recomputed only if nothing observed or modified it."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_norm_output_is_recomputable_in_training_only(normed):
     ],
     ids=['modified in place', 'retain_grad', 'tensor hook'],
 )
-def test_observed_or_modified_output_is_not_recomputed(normed, change):
+def test_observed_or_modified_norm_output_is_not_recomputed(normed, change):
     change(normed)
     assert as_deferred(normed) is None
 

@@ -1,4 +1,4 @@
-"""What somebody hangs on a layer, or puts in its place, takes effect: in every layer of a block of both families."""
+"""Tests that hooks, subclasses, parametrizations and replaced layers take effect in every layer of a block."""
 
 import copy
 import os
@@ -88,7 +88,7 @@ def parametrized(block, name, factor):
 
 
 WAYS = (wrap, subclass, hook, pre_hook, global_hook, own_forward, parametrized)
-WEIGHT_ONLY = (pre_hook, parametrized)  # what these multiply is not the bias
+WEIGHT_ONLY = (pre_hook, parametrized)  # these scale the weight but not the bias
 
 
 def run(block, x):
@@ -97,7 +97,7 @@ def run(block, x):
 
 
 def make_inputs(family, monkeypatch):
-    """A block in which every weight matters, with an input of several pieces."""
+    """Returns a block in which every weight affects the output, with an input of several chunks."""
     monkeypatch.setattr('mmvmamba.memory.cpu_fast_path.CHUNK_TOKENS', 6)
     torch.manual_seed(0)
     block = MAKE[family]()
@@ -117,8 +117,8 @@ def inputs(monkeypatch):
     + [(*case, way) for case in NORMS for way in WAYS if way is not pre_hook],  # a norm undoes a factor
     ids=lambda value: getattr(value, '__name__', value),
 )
-def test_takes_effect(family, name, way, inputs):
-    """A factor on the layer's output is the same factor on its weight and bias."""
+def test_modified_layer_takes_effect(family, name, way, inputs):
+    """Scaling the output of a layer is equivalent to scaling its weight and bias."""
     block, x = inputs(family)
     factor, scaled = Factor(), copy.deepcopy(block)
     layer = scaled.get_submodule(name)
@@ -154,7 +154,7 @@ def test_backward_hooks_are_called(family, name, inputs):
 
 
 @pytest.mark.parametrize('family, name', [('vmamba', 'op'), ('vmamba', 'mlp'), ('vim', 'mixer')])
-def test_hooks_of_a_mixer_see_what_its_norm_gives(family, name, inputs):
+def test_mixer_hooks_see_the_norm_output(family, name, inputs):
     block, x = inputs(family)
     seen = []
     for watched in (block.get_submodule(name), block.norm2 if name == 'mlp' else block.norm):
@@ -166,8 +166,8 @@ def test_hooks_of_a_mixer_see_what_its_norm_gives(family, name, inputs):
 
 
 @pytest.mark.slow
-def test_lora_of_peft():
-    """In a process of its own, which finds peft and what it needs in a folder that nothing else looks into."""
+def test_lora_adapters_of_peft_take_effect():
+    """Runs in a subprocess that finds peft and its dependencies in a separate folder."""
     folder = Path(sys.prefix, 'peft')
     if not folder.exists():
         pytest.skip('peft is not installed beside the environment: make setup does that')
@@ -181,7 +181,7 @@ def test_lora_of_peft():
 
 
 @pytest.mark.parametrize('name', ['mixer.in_proj', 'mixer.x_proj_b', 'mixer.out_proj'])
-def test_a_bias_that_was_not_there_takes_effect(name, inputs):
+def test_added_bias_takes_effect(name, inputs):
     block, x = inputs('vim')
     before, layer = run(block, x), block.get_submodule(name)
     layer.bias = nn.Parameter(torch.ones(layer.out_features))
@@ -191,15 +191,15 @@ def test_a_bias_that_was_not_there_takes_effect(name, inputs):
         torch.testing.assert_close(run(block, x), after)
 
 
-def test_a_convolution_of_another_shape_is_refused():
+def test_replaced_conv1d_of_another_shape_is_rejected():
     mixer = BiMamba(8)
     mixer.conv1d = nn.Conv1d(16, 16, 3, groups=16, dilation=2)
     with pytest.raises(ValueError, match='Conv1d in the place of a convolution of BiMamba .* 4 taps'):
         mixer(torch.randn(1, 9, 8))
 
 
-def test_kernels_of_other_sizes_are_refused():
-    """Also where both directions have them, which would fit together."""
+def test_conv1d_weights_of_another_size_are_rejected():
+    """They are also rejected if the weights of both directions have the same wrong size."""
     mixer = BiMamba(8)
     for conv in (mixer.conv1d, mixer.conv1d_b):
         conv.weight = nn.Parameter(torch.randn(16, 1, 3))
@@ -217,7 +217,7 @@ def test_kernels_of_other_sizes_are_refused():
         dict(kernel_size=3, padding=1, groups=16, padding_mode='reflect'),
     ],
 )
-def test_another_convolution_of_a_map_is_called(other):
+def test_replaced_conv2d_is_called(other):
     mixer, x, calls = SS2D(8), torch.randn(1, 5, 4, 8), []
     mixer.conv2d = nn.Conv2d(16, 16, bias=False, **other)
     expected = mixer(x)
@@ -226,7 +226,7 @@ def test_another_convolution_of_a_map_is_called(other):
     assert calls
 
 
-def test_a_convolution_that_shrinks_the_map_is_refused():
+def test_replaced_conv2d_that_shrinks_the_map_is_rejected():
     mixer = SS2D(8)
     mixer.conv2d = nn.Conv2d(16, 16, 3, groups=16)
     with pytest.raises(ValueError, match='Conv2d in the place of the convolution of SS2D .* must keep the shape'):

@@ -1,4 +1,4 @@
-"""Recomputing functions have the gradients of their plain composition; how much a block keeps for the backward pass."""
+"""Tests the gradients of recomputing functions, and how much memory a block saves for the backward pass."""
 
 import importlib.util
 import sys
@@ -30,7 +30,7 @@ def run_linear(x, z, norm, weight, bias=None):
 
 
 def make_scan():
-    """A map of 2 x 3 with 2 channels, 2 states, rank 1."""
+    """Inputs for a 2 x 3 map with 2 channels, 2 states and rank 1."""
     torch.manual_seed(0)
     shapes = (1, 2, 3, 2), (2, 1, 3, 3), (2,), (4, 5, 2), (4, 2, 2), (4, 2), (4, 2), (4, 2, 1)
     return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
@@ -50,7 +50,7 @@ FUNCTIONS = {
 
 @pytest.fixture(params=FUNCTIONS)
 def function(request, monkeypatch):
-    monkeypatch.setattr(cpu_fast_path, 'CHUNK_TOKENS', 4)  # ten positions: the last chunk is a short one
+    monkeypatch.setattr(cpu_fast_path, 'CHUNK_TOKENS', 4)  # ten positions: the last chunk is incomplete
     run, make = FUNCTIONS[request.param]
     return run, make()
 
@@ -59,8 +59,8 @@ def test_gradcheck(function):
     assert torch.autograd.gradcheck(*function)
 
 
-def test_every_input_alone(function):
-    """Whichever inputs need a gradient get it, the others none."""
+def test_each_input_gets_its_gradient_alone(function):
+    """Only the input that requires a gradient gets one."""
     run, inputs = function
     expected = torch.autograd.grad(run(*inputs).sin().sum(), inputs)
     for i in range(len(inputs)):
@@ -71,7 +71,7 @@ def test_every_input_alone(function):
         assert all(other.grad is None for other in alone if other is not alone[i])
 
 
-def test_second_derivative_where_the_composition_has_one():
+def test_second_derivative_exists_where_the_composition_has_one():
     assert torch.autograd.gradgradcheck(run_linear, make_linear())
     inputs = make_scan()
     total = sum(grad.sum() for grad in torch.autograd.grad(run_scan(*inputs).sum(), inputs, create_graph=True))
@@ -81,21 +81,21 @@ def test_second_derivative_where_the_composition_has_one():
         assert torch.autograd.gradgradcheck(run_scan, make_scan())
 
 
-def test_one_tensor_in_two_places():
+def test_one_tensor_may_be_passed_twice():
     *_, norm, weight, bias = make_linear()
     x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: run_linear(x, x, norm, weight, bias), [x])
     assert torch.autograd.gradgradcheck(lambda x: run_linear(x, x, norm, weight, bias), [x])
 
 
-def test_bit_equal_from_run_to_run(function):
+def test_gradients_are_bit_equal_between_runs(function):
     run, inputs = function
     inputs = [t.detach().float().requires_grad_() for t in inputs]
     first, again = (torch.autograd.grad(run(*inputs).sin().sum(), inputs) for _ in range(2))
     assert all(map(torch.equal, first, again))
 
 
-def test_function_transforms_see_the_composition(function):
+def test_function_transforms_match_autograd(function):
     run, inputs = function
     expected = torch.autograd.grad(run(*inputs).sin().sum(), inputs)
     grads = torch.func.grad(lambda *tensors: run(*tensors).sin().sum(), tuple(range(len(inputs))))(*inputs)
@@ -103,8 +103,8 @@ def test_function_transforms_see_the_composition(function):
         torch.testing.assert_close(grad, of_autograd, rtol=1e-9, atol=1e-12)
 
 
-def test_backward_outside_of_autocast_and_backend(function):
-    """What is computed again is what the forward pass computed, wherever the backward pass runs."""
+def test_backward_runs_outside_of_autocast_and_use_backend(function):
+    """Recomputed values equal those of the forward pass, wherever the backward pass runs."""
     run, inputs = function
     inputs = [t.detach().float().requires_grad_() for t in inputs]
     with torch.autocast('cpu', torch.bfloat16), use_backend('native'):
@@ -114,7 +114,7 @@ def test_backward_outside_of_autocast_and_backend(function):
     assert all(map(torch.equal, inside, outside))
 
 
-def test_an_empty_batch(function):
+def test_empty_batch_has_zero_gradients(function):
     run, (x, *others) = function
     if run is run_linear:
         others[0] = others[0][:0]
@@ -144,7 +144,7 @@ def script():
         ('VimBlock of Vim-Ti', torch.bfloat16, 4),
     ],
 )
-def test_what_a_block_keeps(script, block, dtype, limit):
-    """In maps of C channels; 17.4 and 20 where every layer keeps what it reads."""
+def test_block_saves_at_most_the_stated_memory(script, block, dtype, limit):
+    """In maps of C channels; the values are 17.4 and 20 if every layer saves its input."""
     kept = script.kept_by(script.BLOCKS[block], dtype)
     assert 2 < sum(one.maps for one in kept) < limit

@@ -1,4 +1,4 @@
-"""What every backbone promises to a config, whatever its family: a new one is found here by being a `Backbone`."""
+"""Tests the behaviour that configs rely on, for every family; new families are found as subclasses of `Backbone`."""
 
 import inspect
 import os
@@ -15,7 +15,7 @@ from mmvmamba.models.backbone import Backbone
 from tests.test_checkpoint.attacks import Calls
 from tests.toy_family import RowMamba
 
-# A small model of each family, with two outputs or more where it has several.
+# A small model of each family, with at least two outputs if it has several.
 SMALL = {
     VMamba: dict(arch=dict(dims=8, depths=(1, 2, 1, 1), ssm_ratio=1.0)),
     Vim: dict(arch=dict(embed_dims=16, depth=3, d_state=4), out_indices=(0, 2)),
@@ -45,11 +45,11 @@ def image(*size, channels=3):
     return torch.randn(2, channels, *size)
 
 
-def test_every_family_is_here():
+def test_every_family_is_tested():
     assert set(SMALL) == set(FAMILIES)
 
 
-def test_arguments_that_configs_share(family):
+def test_families_share_the_arguments_of_configs(family):
     parameters = inspect.signature(family).parameters.values()
     shared = {
         'arch',
@@ -72,7 +72,7 @@ def test_arguments_that_configs_share(family):
 
 @pytest.mark.parametrize('size', [(32, 32), (37, 65), (16, 50)])
 @pytest.mark.parametrize('channels', [1, 4])
-def test_maps_of_any_size_and_channels(family, size, channels):
+def test_maps_support_any_size_and_channel_count(family, size, channels):
     model = build(family, in_channels=channels)
     outs = model(image(*size, channels=channels))
     assert len(outs) == len(model.out_indices)
@@ -87,7 +87,7 @@ def test_maps_of_any_size_and_channels(family, size, channels):
         (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), 'The images are torch.uint8: they must be floating-point'),
     ],
 )
-def test_inputs_that_are_no_images(family, x, message):
+def test_invalid_inputs_are_rejected(family, x, message):
     with pytest.raises(ValueError, match=message):
         build(family)(x)
 
@@ -104,7 +104,7 @@ def test_inputs_that_are_no_images(family, x, message):
         (dict(pretrained='a.pth', init_cfg=dict(type='Pretrained', checkpoint='b.pth')), 'both name weights'),
     ],
 )
-def test_arguments_that_make_no_sense(family, arguments, message):
+def test_invalid_arguments_are_rejected(family, arguments, message):
     with pytest.raises(ValueError, match=message):
         build(family, **arguments)
 
@@ -119,7 +119,7 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize('spelling', SPELLINGS)
-def test_no_code_of_a_file_runs(family, spelling, tmp_path):
+def test_code_in_a_checkpoint_is_not_executed(family, spelling, tmp_path):
     file, trace = tmp_path / 'file.pth', tmp_path / 'trace'
     torch.save({'state_dict': build(family).state_dict(), 'x': Calls(os.mkdir, str(trace))}, file)
     with pytest.raises(CheckpointError, match='was refused and nothing in it was run'):
@@ -128,7 +128,7 @@ def test_no_code_of_a_file_runs(family, spelling, tmp_path):
 
 
 @pytest.mark.parametrize('spelling', SPELLINGS)
-def test_weights_come_whole_or_not_at_all(family, spelling, tmp_path):
+def test_weights_load_completely_or_not_at_all(family, spelling, tmp_path):
     source = build(family)
     with torch.no_grad():
         for parameter in source.parameters():
@@ -149,7 +149,7 @@ def test_weights_come_whole_or_not_at_all(family, spelling, tmp_path):
 
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2])
-def test_frozen_stages(family, frozen_stages):
+def test_frozen_stages_do_not_train(family, frozen_stages):
     model = build(family, frozen_stages=frozen_stages).train()
     loss(model, image(32, 32)).backward()
     for name, parameter in model.named_parameters():
@@ -161,8 +161,8 @@ def test_frozen_stages(family, frozen_stages):
     assert model.patch_embed.training == (frozen_stages < 0)
 
 
-def test_what_no_output_reads_is_not_built(family):
-    """It would get no gradient, upon which DistributedDataParallel stops; the whole file still loads."""
+def test_unused_blocks_are_not_built(family):
+    """Unused parameters would get no gradient, which stops DistributedDataParallel. The complete file still loads."""
     whole, part = build(family), build(family, out_indices=(0,))
     part.load_state_dict({name: t for name, t in whole.state_dict().items() if not name.startswith('outnorm')})
     loss(part, image(32, 32)).backward()
@@ -179,7 +179,7 @@ def test_drop_path_acts_in_training_only(family):
     assert not all(torch.equal(a, b) for a, b in zip(model(x), model(x)))
 
 
-def test_with_cp_gives_the_same_gradients_and_keeps_less(family):
+def test_with_cp_gives_the_same_gradients_and_saves_memory(family):
     model, x = build(family, drop_path_rate=0.5, in_channels=1).train(), image(96, 96, channels=1)
     grads, kept = [], []
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -189,7 +189,7 @@ def test_with_cp_gives_the_same_gradients_and_keeps_less(family):
 
         def count(tensor):
             if tensor.untyped_storage().data_ptr() not in weights:
-                kept[-1][tensor.untyped_storage().data_ptr()] = tensor  # alive, so that nothing else is there later
+                kept[-1][tensor.untyped_storage().data_ptr()] = tensor  # a reference, so that no address is reused
             return tensor
 
         torch.manual_seed(2)
@@ -204,7 +204,7 @@ def test_with_cp_gives_the_same_gradients_and_keeps_less(family):
 
 
 @pytest.mark.parametrize('context', [torch.no_grad, torch.inference_mode])
-def test_inference_gives_what_training_gives(family, context):
+def test_inference_matches_training(family, context):
     model, x = build(family).eval(), image(64, 80)
     expected = model(x)
     with context():
@@ -214,7 +214,7 @@ def test_inference_gives_what_training_gives(family, context):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('context', [torch.enable_grad, torch.inference_mode])
-def test_autocast_stays_close(family, dtype, context):
+def test_autocast_output_is_close_to_float32(family, dtype, context):
     model, x = build(family).eval(), image(64, 64)
     expected = model(x)
     with torch.autocast('cpu', dtype), context():
@@ -224,7 +224,7 @@ def test_autocast_stays_close(family, dtype, context):
 
 
 @pytest.mark.skipif(torch.__version__ < '2.5', reason='PyTorch 2.4 does not trace the question whether a size is known')
-def test_export_sees_one_operator_a_block(family):
+def test_export_has_one_operator_per_block(family):
     model, x = build(family).eval(), image(48, 70)
     program = torch.export.export(model, (x,))
     scans = [node for node in program.graph.nodes if node.target is torch.ops.mmvmamba.selective_scan_2d.default]
@@ -233,8 +233,8 @@ def test_export_sees_one_operator_a_block(family):
         torch.testing.assert_close(out, eager)
 
 
-def test_function_transforms(family):
-    """Each image of a batch for itself, and the gradients that each has (per-sample gradients)."""
+def test_vmap_and_per_sample_gradients(family):
+    """Each image of a batch is computed independently, and per-sample gradients match separate backward passes."""
     model, images = build(family).double().eval(), image(48, 32).double().unsqueeze(1)
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
@@ -252,8 +252,8 @@ def test_function_transforms(family):
             torch.testing.assert_close(grads[name][i], parameter.grad)
 
 
-def test_copies(family):
-    """deepcopy, pickle by torch.save, and memory given later to a model of shapes alone."""
+def test_copied_models_give_the_same_output(family):
+    """Tests deepcopy, and a meta-device model that is materialised and loaded later."""
     import copy
 
     model, x = build(family).eval(), image(32, 32)
@@ -265,7 +265,7 @@ def test_copies(family):
         assert all(torch.equal(a, b) for a, b in zip(other(x), model(x)))
 
 
-def test_depths_cover_every_parameter(family):
+def test_layer_depths_cover_every_parameter(family):
     model = build(family)
     depths = [model.get_layer_depth(f'backbone.{name}', 'backbone.') for name, _ in model.named_parameters()]
     assert {total for _, total in depths} == {model.num_blocks + 2}
@@ -273,7 +273,7 @@ def test_depths_cover_every_parameter(family):
     assert model.get_layer_depth('head.fc.weight', 'backbone.') == (model.num_blocks + 1, model.num_blocks + 2)
 
 
-def test_released_variants_are_told_apart(family):
+def test_released_variants_are_identified(family):
     for name in family.archs:
         with torch.device('meta'):
             tensors = family(name).state_dict()
@@ -282,7 +282,7 @@ def test_released_variants_are_told_apart(family):
         assert max(FAMILIES, key=lambda other: other.resemblance(tensors)) is family
 
 
-def test_training_learns(family):
+def test_training_reduces_the_loss(family):
     model, head, x = build(family).train(), nn.LazyLinear(1), image(32, 32)
     target = torch.tensor([[1.0], [-1.0]])
     head(model(x)[-1].mean((2, 3)))
@@ -297,8 +297,8 @@ def test_training_learns(family):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_shapes_alone_can_be_had(family):
-    """Of a model without memory, with gradients and without."""
+def test_meta_model_returns_the_output_shapes(family):
+    """With and without gradients."""
     with torch.device('meta'):
         model = family(**SMALL[family])
     expected = [out.shape for out in build(family)(image(32, 48))]
@@ -316,7 +316,7 @@ def test_shapes_alone_can_be_had(family):
         ([torch.randn(3, 64, 64)], 'The input is a list: it must be one tensor'),
     ],
 )
-def test_images_that_do_not_suit_the_weights(family, x, message):
+def test_images_that_do_not_match_the_weights_are_rejected(family, x, message):
     with pytest.raises(ValueError, match=message):
         build(family)(x)
 
@@ -336,6 +336,6 @@ def test_images_that_do_not_suit_the_weights(family, x, message):
         (dict(init_cfg=[NORMAL | dict(override=[WEIGHTS])]), 'names weights among other things: give the one dict'),
     ],
 )
-def test_arguments_that_only_fail_later(family, arguments, message):
+def test_arguments_are_checked_at_construction(family, arguments, message):
     with pytest.raises(ValueError, match=message):
         build(family, **arguments)

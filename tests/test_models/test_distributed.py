@@ -1,4 +1,4 @@
-"""Ranks over gloo compute what one process does, whatever divides the work and the parameters among them."""
+"""Tests over gloo that several ranks compute the same as one process, for DDP, gradient accumulation and FSDP."""
 
 import os
 import warnings
@@ -50,7 +50,7 @@ def assert_same(found, expected):
 
 
 def check_data_parallel(family, own):
-    """Gradients and outputs, with the options that change a backward pass, two steps long."""
+    """Checks gradients and outputs over two steps, with the options that change the backward pass."""
     single = build(family)
     loss(single(images())).backward()
     expected = gradients(single)
@@ -70,7 +70,7 @@ def check_data_parallel(family, own):
 
 
 def check_accumulation(family, own, expected):
-    """Two halves of a rank's images, only the second of which is followed by communication."""
+    """Splits the images of a rank into two halves; only the second backward pass communicates."""
     model = build(family)
     parallel, before = DistributedDataParallel(model), {n: p.detach().clone() for n, p in model.named_parameters()}
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=2.0**60), accumulative_counts=2)
@@ -83,7 +83,7 @@ def check_accumulation(family, own, expected):
 
 
 def check_shared_parameters(family, own, world, expected):
-    """FSDP; in mixed precision the gradients are the mean of those of a whole model in bfloat16."""
+    """Checks FSDP. In mixed precision, the gradients are the mean of those of a complete model in bfloat16."""
     low = build(family).bfloat16()
     loss(low(images()[own].bfloat16())).backward()
     mean = {name: grad.float() / world for name, grad in gradients(low).items()}
@@ -101,7 +101,7 @@ def check_shared_parameters(family, own, world, expected):
 
 
 def check_sharded_modules(family, own, world, expected):
-    """PyTorch's second FSDP, which shards modules in place."""
+    """Checks FSDP2 (`fully_shard`), which shards modules in place."""
     model, mesh = build(family), init_device_mesh('cpu', (world,))
     for module in [m for m in model.modules() if isinstance(m, (VSSBlock, VimBlock))] + [model]:
         fsdp.fully_shard(module, mesh=mesh)
@@ -122,12 +122,12 @@ def check_rank(rank, world, folder):
             check_sharded_modules(family, own, world, expected)
     dist.barrier()
     dist.destroy_process_group()
-    os._exit(0)  # one rank in about sixty aborted at its end, in PyTorch's C++
+    os._exit(0)  # about one rank in sixty aborted at exit, in PyTorch's C++ code
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('world', [2, 4])
-def test_ranks_compute_what_one_process_does(world, tmp_path):
+def test_ranks_match_a_single_process(world, tmp_path):
     spawn(check_rank, (world, str(tmp_path)), nprocs=world)
 
 

@@ -1,4 +1,4 @@
-"""Images of several sizes through one program of torch.compile or torch.export."""
+"""Tests that one program of torch.compile or torch.export handles images of several sizes."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ MODELS = {
     'vim with a class token': lambda: Vim(PLAIN, img_size=64, pooling='middle'),
     'vim with rotary positions': lambda: Vim(PLAIN, img_size=64, patch_stride=8, rope_grid=4, bidirectionality='ssm'),
 }
-SIZES = ((2, 96, 80), (3, 64, 64), (4, 73, 117))  # a batch of one is compiled for itself
+SIZES = ((2, 96, 80), (3, 64, 64), (4, 73, 117))  # a batch of one is compiled separately
 
 
 @pytest.fixture(params=MODELS)
@@ -34,7 +34,7 @@ def image(batch, height, width):
 
 def outputs_and_grads(function, model, x):
     model.zero_grad()
-    torch.manual_seed(1)  # of the drop path
+    torch.manual_seed(1)  # for the drop path
     outs = function(x)
     sum(out.square().mean() for out in outs).backward()
     return outs, [parameter.grad for parameter in model.parameters()]
@@ -51,7 +51,7 @@ def check(model, compiled, training):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_export(model):
+def test_exported_program_handles_several_sizes(model):
     shapes = {0: Dim('batch', max=64), 2: Dim('height', min=64, max=4096), 3: Dim('width', min=64, max=4096)}
     program = torch.export.export(model.eval(), (image(*SIZES[0]),), dynamic_shapes=(shapes,)).module()
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_export(model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('training', [True, False])
-def test_compile_makes_one_dynamic_program(model, training):
+def test_compile_creates_one_dynamic_program(model, training):
     compiled = torch.compile(model.train(training), fullgraph=True, dynamic=True, backend='aot_eager')
     with torch._dynamo.config.patch(error_on_recompile=True):
         check(model, compiled, training)
@@ -71,8 +71,8 @@ def test_compile_makes_one_dynamic_program(model, training):
 @pytest.mark.slow
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('name', ['vmamba', 'vim'])
-def test_inductor(name, training):
-    """For training, Inductor's own choice of layouts is switched off: on a CPU it compares strides that it cannot."""
+def test_inductor_handles_several_sizes(name, training):
+    """In training, Inductor's layout optimization is disabled: on a CPU it compares symbolic strides and fails."""
     torch._dynamo.reset()
     model, options = MODELS[name]().train(training), dict(layout_optimization=False) if training else {}
     check(model, torch.compile(model, fullgraph=True, options=options), training)

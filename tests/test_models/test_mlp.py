@@ -1,4 +1,4 @@
-"""The fast path of inference gives what training gives."""
+"""Tests that the fast inference path of the MLP matches training."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from mmvmamba.models.mlp import MLP
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize('size', [(2, 45, 47), (1, 3, 5)])  # 4230 positions: more than two pieces, the last one short
+@pytest.mark.parametrize('size', [(2, 45, 47), (1, 3, 5)])  # 4230 positions: three chunks, the last one incomplete
 def test_inference_equals_training(size, dtype):
     mlp, x = MLP(8, 32).to(dtype), torch.randn(*size, 8, dtype=dtype)
     expected = mlp(x)
@@ -21,7 +21,7 @@ def test_inference_equals_training(size, dtype):
 
 
 class Operators(TorchDispatchMode):
-    """The names of the operators that run."""
+    """Records the names of the operators that run."""
 
     def __enter__(self):
         self.names = set()
@@ -33,7 +33,7 @@ class Operators(TorchDispatchMode):
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='PyTorch without oneDNN')
-def test_the_fast_way_is_taken_and_can_be_switched_off():
+def test_fast_path_is_used_and_can_be_disabled():
     mlp, x = MLP(8, 32), torch.randn(1, 3, 5, 8)
     fused = 'mkldnn._linear_pointwise.default'
     with torch.no_grad(), Operators() as operators:
@@ -44,19 +44,19 @@ def test_the_fast_way_is_taken_and_can_be_switched_off():
         assert fused not in operators.names
 
 
-def test_autocast_reaches_the_layers():
+def test_autocast_applies_to_the_layers():
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
         assert MLP(8, 32)(torch.randn(1, 3, 5, 8)).dtype == torch.bfloat16
 
 
-def test_operations_are_counted():
+def test_flops_are_counted():
     mlp, x = MLP(8, 32), torch.randn(1, 3, 5, 8)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         mlp(x)
     assert counter.get_total_flops() == 2 * 2 * 15 * 8 * 32
 
 
-def test_a_hook_is_called():
+def test_forward_hook_is_called():
     mlp, x = MLP(8, 32), torch.randn(1, 3, 5, 8)
     mlp.fc1.register_forward_hook(lambda layer, inputs, output: output + 1)
     expected = mlp(x)
@@ -64,7 +64,7 @@ def test_a_hook_is_called():
         torch.testing.assert_close(mlp(x), expected)
 
 
-def test_a_replaced_layer_is_called():
+def test_replaced_layer_is_called():
     class Adapter(torch.nn.Linear):
         def forward(self, x):
             return super().forward(x) + 1

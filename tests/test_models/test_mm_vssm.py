@@ -1,4 +1,4 @@
-"""Official config files run as they are, and what they ask for is built or refused by name."""
+"""Tests that official config files run unchanged, and that unsupported options are rejected by name."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ from mmvmamba.checkpoint import CheckpointError, read_checkpoint, unwrap_state_d
 ROOT = Path(__file__).parents[2]
 KEYS = json.loads((ROOT / 'tests/golden/keys_vmamba.json').read_text())
 
-# One block a stage; the other fields are those of the current generation in the official form.
+# One block per stage; the other fields are those of the current generation, as in the official configs.
 SMALL = dict(
     type='MM_VSSM',
     dims=8,
@@ -40,7 +40,7 @@ def log(caplog):
 
 
 @pytest.mark.parametrize('variant', KEYS)
-def test_official_arguments_of_every_variant(variant):
+def test_official_arguments_build_every_variant(variant):
     with torch.device('meta'):
         model = MODELS.build(dict(type='MM_VSSM', **KEYS[variant]['kwargs']))
     assert type(model) is VMamba
@@ -54,7 +54,7 @@ VANILLA = dict(SMALL, ssm_d_state=16, mlp_ratio=0.0, downsample_version='v1', pa
 del VANILLA['forward_type'], VANILLA['ssm_conv_bias']
 
 
-def test_names_for_the_same_mathematics():
+def test_forward_types_with_equal_mathematics_give_equal_outputs():
     torch.manual_seed(0)
     x = torch.randn(1, 3, 64, 64)
 
@@ -75,7 +75,7 @@ def test_names_for_the_same_mathematics():
         assert torch.equal(output(state, **dict(base, norm_layer='LN2D'))[1], expected)
     for name in ('v051d_noz', 'v052d_noz'):
         assert not torch.equal(output(state, **dict(SMALL, forward_type=name))[1], expected), name
-    # v0 has the bias of its convolution whatever ssm_conv_bias says
+    # v0 has a convolution bias regardless of ssm_conv_bias
     model = MODELS.build(dict(VANILLA, forward_type='v0', ssm_conv_bias=False))
     assert model.layers[0].blocks[0].op.conv2d.bias is not None
 
@@ -105,14 +105,14 @@ def test_names_for_the_same_mathematics():
     ],
     ids=lambda argument: '='.join(map(str, *argument.items())),
 )
-def test_what_is_not_implemented_is_refused_by_name(argument):
+def test_options_that_are_not_implemented_are_rejected_by_name(argument):
     [(name, value)] = argument.items()
     with pytest.raises(ValueError, match=f'{name}={value!r} is not implemented: it must be '):
         MODELS.build(SMALL | argument)
 
 
 @pytest.mark.parametrize('name', ['post_norm', 'frozen_stage', 'shift_size', '_SS2D'])
-def test_unknown_arguments_are_refused_by_name(name):
+def test_unknown_arguments_are_rejected_by_name(name):
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
         MODELS.build(SMALL | {name: 1})
 
@@ -137,7 +137,7 @@ SWIN = dict(
 )
 
 
-def test_swin_leftovers(log):
+def test_inherited_swin_arguments_are_ignored_and_reported(log):
     model = MODELS.build(SMALL | SWIN)
     [ignored, dropped] = [record for record in log.records if 'Swin' in record.getMessage()]
     assert ignored.levelno == logging.INFO
@@ -150,18 +150,18 @@ def test_swin_leftovers(log):
     assert 'starts from random weights' in log.text
 
 
-def test_memory_options():
+def test_use_checkpoint_and_with_cp_enable_checkpointing():
     assert not MODELS.build(SMALL).with_cp
     assert MODELS.build(SMALL | dict(use_checkpoint=True)).with_cp
     assert MODELS.build(SMALL | dict(with_cp=True)).with_cp
 
 
-def test_capitals_mean_the_same():
+def test_version_names_are_case_insensitive():
     names = MODELS.build(SMALL | dict(downsample_version='v3', patchembed_version='v2')).state_dict().keys()
     assert MODELS.build(SMALL | dict(downsample_version='V3', patchembed_version='V2')).state_dict().keys() == names
 
 
-def test_pretrained(tmp_path, log):
+def test_pretrained_weights_load(tmp_path, log):
     source = MODELS.build(SMALL)
     path = tmp_path / 'vssm.pth'
     torch.save(dict(model={k: v for k, v in source.state_dict().items() if 'outnorm' not in k}), path)
@@ -180,7 +180,7 @@ def test_pretrained(tmp_path, log):
         MODELS.build(SMALL | dict(pretrained='a.pth', init_cfg=dict(type='Pretrained', checkpoint='b.pth')))
 
 
-# The official files, with depths of one block. They lie in the configs of mmdet and mmseg, and inherit those of Swin.
+# The official configs with one block per stage. They are in the config folders of mmdet and mmseg and extend Swin's.
 
 DETECTOR_TINY = """
 _base_ = [
@@ -260,7 +260,7 @@ SEGMENTOR_BASE = (
 
 CUSTOM_IMPORTS = "custom_imports = dict(imports=['mmvmamba'], allow_failed_imports=False)\n"
 
-# Where the data are and how large the images, so that two steps take seconds.
+# Overrides of data paths and image sizes, so that two steps take seconds.
 LOADERS = [
     f'{stage}_dataloader.{key}'
     for stage in ('train', 'val', 'test')
@@ -282,7 +282,7 @@ SCALES = 'train_dataloader.dataset.pipeline.3.transforms'
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """Two pictures with one square each, where the official configs expect COCO and ADE20K."""
+    """Two images with one square each, at the paths where the official configs expect COCO and ADE20K."""
     mmcv = pytest.importorskip('mmcv')
     classes = pytest.importorskip('mmdet.datasets').CocoDataset.METAINFO['classes']
     categories = [dict(id=number, name=name) for number, name in enumerate(classes, start=1)]

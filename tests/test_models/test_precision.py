@@ -1,4 +1,4 @@
-"""Every precision, in every way that people choose one: right to the accuracy of the type."""
+"""Tests that every precision, in each way of selecting it, is correct to the accuracy of its dtype."""
 
 import copy
 from functools import partial
@@ -48,20 +48,20 @@ def outputs_and_gradients(model, x):
 
 
 def loss(outs):
-    """Scaled as training in float16 does it, lest small gradients vanish."""
+    """Scaled, as in float16 training, so that small gradients do not underflow."""
     generator = torch.Generator().manual_seed(2)
     weights = [torch.randn(out.shape, generator=generator, dtype=torch.float64) + 0.5 for out in outs]
     return 16 * sum((out.double() * weight).sum() for out, weight in zip(outs, weights))
 
 
 def error(a, b):
-    """Relative, in the mean over the tensor."""
+    """Relative error, averaged over the tensor."""
     return ((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30)).item()
 
 
 @pytest.mark.parametrize('dtype', [*HALVES, torch.float32])
-def test_a_whole_model_in_one_type(model, dtype):
-    """Against float64 of the same rounded weights and images."""
+def test_model_in_one_dtype_matches_float64(model, dtype):
+    """The float64 reference uses the same rounded weights and images."""
     model, x = model.to(dtype), image(dtype)
     exact = copy.deepcopy(model).double()
     outs, grads = outputs_and_gradients(model, x)
@@ -73,7 +73,7 @@ def test_a_whole_model_in_one_type(model, dtype):
 
 
 def check(outs, inferred, grads, exact_outs, exact_grads, dtype):
-    """A 16-bit type is rounded to between operations only; float32 is what the operations compute in, too."""
+    """16-bit dtypes only round the results of operations; with float32, operations also compute in float32."""
     eps = torch.finfo(dtype).eps * (1 if dtype in HALVES else 4)
     assert max(map(error, outs, exact_outs)) < 2 * eps
     assert max(map(error, inferred, exact_outs)) < 2 * eps
@@ -83,8 +83,8 @@ def check(outs, inferred, grads, exact_outs, exact_grads, dtype):
 
 @pytest.mark.parametrize('dtype', [*HALVES, torch.float32])
 @pytest.mark.parametrize('values', [(0.0,), (6e-8,), (65504.0,), (65504.0, -65504.0)])
-def test_images_at_the_ends_of_float16(model, dtype, values):
-    """Only what the first convolution makes of one, if that leaves the type, may be more than a number."""
+def test_images_with_extreme_float16_values_give_finite_results(model, dtype, values):
+    """The result may be non-finite only if the output of the first convolution exceeds the range of the dtype."""
     x = torch.tensor(values).repeat(48 // len(values)).expand(1, 3, 32, 48).to(dtype)
     model = model.to(dtype)
     exact = copy.deepcopy(model).double()
@@ -99,8 +99,8 @@ def test_images_at_the_ends_of_float16(model, dtype, values):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_double_is_exact_to_double(model):
-    """Some of a float64 gradient is in digits that float32 does not have; in inference they are the same."""
+def test_float64_results_have_float64_accuracy(model):
+    """Some digits of a float64 gradient do not fit into float32. Inference and training results are the same."""
     model, x = model.double(), image(torch.float64)[..., :32, :48]
     outs, grads = outputs_and_gradients(model, x)
     assert {t.dtype for t in (*outs, *grads.values())} == {torch.float64}
@@ -114,7 +114,7 @@ def test_double_is_exact_to_double(model):
 
 
 @pytest.mark.parametrize('dtype', HALVES)
-def test_autocast(model, dtype):
+def test_autocast_has_16_bit_accuracy(model, dtype):
     """Weights and gradients stay float32, with the errors of 16-bit products."""
     exact = copy.deepcopy(model).double()
     with torch.autocast('cpu', dtype):
@@ -128,8 +128,8 @@ def test_autocast(model, dtype):
 
 
 @pytest.mark.parametrize('make', SMALL.values(), ids=SMALL)
-def test_default_type(make):
-    """A model that is built while the default is another type computes in that."""
+def test_model_uses_the_default_dtype(make):
+    """A model built while another default dtype is set computes in that dtype."""
     torch.set_default_dtype(torch.bfloat16)
     try:
         model = make()
@@ -142,15 +142,16 @@ def test_default_type(make):
 
 
 @pytest.mark.parametrize('dtype', HALVES)
-def test_optimizer_wrapper(model, dtype, monkeypatch):
-    """mmengine's, which without a GPU refuses to be made, though what it does is not bound to one.
+def test_amp_optim_wrapper_steps_with_the_exact_gradient(model, dtype, monkeypatch):
+    """Runs mmengine's AmpOptimWrapper on a CPU, although its constructor requires a GPU.
 
-    A step of SGD at a rate of 1 is the gradient, unscaled: that of float64 to the accuracy of the type.
+    A step of SGD with learning rate 1 subtracts the unscaled gradient, which must match float64 to the accuracy of the
+    dtype.
     """
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
     if dtype == torch.float16:
-        monkeypatch.setattr(amp, 'autocast', partial(torch.autocast, 'cpu'))  # mmengine's takes bfloat16 alone on a CPU
+        monkeypatch.setattr(amp, 'autocast', partial(torch.autocast, 'cpu'))  # mmengine accepts only bfloat16 on a CPU
     _, gradients = outputs_and_gradients(copy.deepcopy(model).double(), image().double())
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     wrapper = AmpOptimWrapper(dtype=dtype, loss_scale=4.0, optimizer=optimizer)
@@ -179,12 +180,12 @@ def train_sharded(rank, folder):
         loss(outs).backward()
         exact_outs, exact_grads = outputs_and_gradients(exact, image().double())
         eps = torch.finfo(torch.bfloat16).eps
-        assert max(map(error, outs, exact_outs)) < 4 * eps  # of the weights, too
+        assert max(map(error, outs, exact_outs)) < 4 * eps  # includes the rounding of the weights
         with FullyShardedDataParallel.summon_full_params(sharded, with_grads=True):
             for name, parameter in model.named_parameters():
                 assert error(parameter.grad, exact_grads[name.replace('_fsdp_wrapped_module.', '')]) < 16 * eps, name
     dist.destroy_process_group()
 
 
-def test_fully_sharded_in_bfloat16(tmp_path):
+def test_fsdp_in_bfloat16_matches_float64(tmp_path):
     spawn(train_sharded, (str(tmp_path),), nprocs=2)

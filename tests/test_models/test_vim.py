@@ -1,4 +1,4 @@
-"""Vim against tensors of the official implementation, published counts, and its contract as a backbone."""
+"""Tests Vim against tensors of the official implementation, published counts, and the contract of a backbone."""
 
 import argparse
 import json
@@ -55,7 +55,7 @@ def tokens(maps):
 
 
 @pytest.mark.parametrize('name', POOLED)
-def test_logits_and_every_gradient_equal_the_official_ones(name):
+def test_logits_and_gradients_match_the_official_code(name):
     data, state = load(name)
     model = golden_model(state, **POOLED[name])
     x, weight, bias = (t.requires_grad_() for t in (data['x'], state['head.weight'], state['head.bias']))
@@ -69,7 +69,7 @@ def test_logits_and_every_gradient_equal_the_official_ones(name):
 
 
 @pytest.mark.parametrize('name', DENSE)
-def test_maps_and_every_gradient_equal_the_official_ones(name):
+def test_maps_and_gradients_match_the_official_code(name):
     data, state = load(name)
     model = golden_model(state, out_indices=(0, 1, 2, -1), **DENSE[name])
     x = data['x'].requires_grad_()
@@ -83,7 +83,7 @@ def test_maps_and_every_gradient_equal_the_official_ones(name):
     for i, out in enumerate(model(x)):
         torch.testing.assert_close(tokens(out), data[f'hidden{i}'], atol=1e-5, rtol=1e-5)
 
-    # The official segmentation code takes what the next block returns as its residual; after the last one comes none.
+    # The official segmentation code adds the output of the next block as residual; the last block has no next one.
     model = golden_model(state, out_indices=(0, 1, 2, 3), feature='residual_official', **DENSE[name])
     expected = [data['residual1'], data['residual2'], data['residual3'], data['hidden3'] + data['residual3']]
     for out, residual in zip(model(x), expected):
@@ -100,13 +100,13 @@ def test_maps_and_every_gradient_equal_the_official_ones(name):
         ('base_patch16_224', 97_598_440),
     ],
 )
-def test_names_shapes_and_counts_of_the_released_variants(name, count):
+def test_keys_shapes_and_counts_match_the_released_variants(name, count):
     (expected,) = (shapes for key, shapes in KEYS.items() if key.startswith(f'vim_{name}_bimambav2'))
     with torch.device('meta'):
         model = Vim(name.split('_')[0], pooling='middle', patch_stride=8 if 'stride8' in name else 16)
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
     width = shapes['norm_f.weight'][0]
-    shapes |= {'head.weight': [1000, width], 'head.bias': [1000]}  # the classifier belongs to the head of mmpretrain
+    shapes |= {'head.weight': [1000, width], 'head.bias': [1000]}  # the classifier is in mmpretrain's head
     assert shapes == expected
     assert sum(math.prod(shape) for shape in shapes.values()) == count
 
@@ -120,7 +120,7 @@ def test_names_shapes_and_counts_of_the_released_variants(name, count):
         dict(feature='mixer', out_indices=(0, 2)),
     ],
 )
-def test_gradcheck(kwargs):
+def test_gradients_pass_gradcheck(kwargs):
     torch.manual_seed(0)
     arch = dict(embed_dims=4, depth=3, d_state=2)
     model = Vim(arch, img_size=12, in_channels=1, **dict(patch_size=4, patch_stride=4) | kwargs).double()
@@ -133,7 +133,7 @@ def test_gradcheck(kwargs):
     assert torch.autograd.gradcheck(run, (x, *values), fast_mode=True)
 
 
-def test_initialisation_follows_the_official_code():
+def test_initialisation_matches_the_official_code():
     torch.manual_seed(0)
     model = Vim(dict(embed_dims=64, depth=4), pooling='middle')
     mixer = model.layers[2].mixer
@@ -146,7 +146,7 @@ def test_initialisation_follows_the_official_code():
     assert (mixer.D == 1).all() and (mixer.D_b == 1).all()
     bound = 128**-0.5 / 4**0.5
     assert 0.95 * bound < mixer.out_proj.weight.abs().max() <= bound
-    # lecun_normal_ of timm 0.4.12: 1 / sqrt(fan in) / 0.8796, and no cut at two standard deviations
+    # lecun_normal_ of timm 0.4.12: 1 / sqrt(fan in) / 0.8796, not truncated at two standard deviations
     std = (3 * 16 * 16) ** -0.5 / 0.8796
     assert model.patch_embed.proj.weight.std().item() == pytest.approx(std, rel=0.01)
     assert 4 * std < model.patch_embed.proj.weight.abs().max() < 6 * std
@@ -157,8 +157,8 @@ def test_initialisation_follows_the_official_code():
 
 class TestMixer:
     @pytest.mark.parametrize('backward', ['none', 'ssm', 'ssm_conv'])
-    def test_directions_are_those_of_a_flipped_sequence(self, backward):
-        """The two branches with their parameters exchanged see the reversed sequence as the other sees the original."""
+    def test_backward_direction_equals_forward_on_the_flipped_sequence(self, backward):
+        """Exchanging the parameters of the two branches and flipping the sequence gives the flipped output."""
         torch.manual_seed(0)
         mixer, x = BiMamba(8, backward=backward), torch.randn(2, 7, 8)
         if backward == 'none':
@@ -181,10 +181,10 @@ class TestMixer:
         if backward == 'ssm_conv':
             twin.load_state_dict(exchanged)
             torch.testing.assert_close(twin(x.flip(1)).flip(1), mixer(x))
-        else:  # one causal convolution for both: it is not symmetric
+        else:  # one causal convolution serves both directions and is not symmetric
             assert 'conv1d_b.weight' not in mixer.state_dict() and 'x_proj_b.weight' in mixer.state_dict()
 
-    def test_what_each_direction_sees(self):
+    def test_each_direction_depends_only_on_earlier_tokens(self):
         x = torch.randn(1, 9, 8)
         changed = x.clone()
         changed[:, 4] += 1
@@ -201,13 +201,13 @@ class TestMixer:
 
 class TestAblations:
     @pytest.mark.parametrize('bidirectionality', ['none', 'random_flip', 'alternating_blocks'])
-    def test_one_direction_a_block(self, bidirectionality):
+    def test_each_block_has_one_direction(self, bidirectionality):
         torch.manual_seed(0)
         model = Vim(TINY, bidirectionality=bidirectionality, out_indices=(0, 1)).eval()
         assert not [name for name in model.state_dict() if '_b.' in name or name.endswith(('_b', '_b_log'))]
         x = torch.randn(1, 3, 32, 64)
         changed = x.clone()
-        changed[:, :, :16, 32:48] += 1  # the token of index 2 out of 8
+        changed[:, :, :16, 32:48] += 1  # the token with index 2 of 8
         moved = [(a - b).abs().amax(1).flatten() > 0 for a, b in zip(model(x), model(changed))]
         assert moved[0].nonzero().flatten().tolist() == list(range(2, 8))
         if bidirectionality == 'alternating_blocks':
@@ -215,7 +215,7 @@ class TestAblations:
         else:
             assert moved[1].nonzero().flatten().tolist() == list(range(2, 8))
 
-    def test_random_flip_walks_back_in_half_of_the_training_batches(self):
+    def test_random_flip_reverses_about_half_of_the_training_batches(self):
         torch.manual_seed(0)
         model, x = Vim(TINY, bidirectionality='random_flip').train(), torch.randn(1, 3, 32, 64)
         changed = x.clone()
@@ -230,7 +230,7 @@ class TestAblations:
         assert 10 < backwards < 30
 
     def test_class_token_is_not_rotated(self):
-        """Rotating by the grid of the tokens alone leaves the angle of every class token at zero."""
+        """Rotating by the token grid alone would set the angle of every class token to zero."""
         model = Vim(TINY, img_size=48, pooling='middle', rope_grid=3)
         cos, sin = model._rotation(3, 3, torch.zeros(1, 10, 16))
         assert (cos[0, 4] == 1).all() and (sin[0, 4] == 0).all()
@@ -239,7 +239,7 @@ class TestAblations:
 
 @pytest.mark.parametrize('size', [(64, 64), (33, 95), (16, 50)])
 @pytest.mark.parametrize('patch_stride', [16, 8])
-def test_maps_of_any_size(size, patch_stride):
+def test_maps_support_any_image_size(size, patch_stride):
     model = Vim(TINY, in_channels=5, patch_stride=patch_stride, out_indices=(0, 2), rope_grid=14)
     outs = model(torch.randn(2, 5, *size))
     expected = tuple((side - 16) // patch_stride + 1 for side in size)
@@ -252,12 +252,12 @@ def test_maps_of_any_size(size, patch_stride):
 @pytest.mark.parametrize(
     'pooling, shape', [('middle', (2, 16)), ('double', (2, 16)), ('mean', (2, 16)), ('max', (2, 10, 16))]
 )
-def test_features_of_any_size(pooling, shape):
+def test_pooled_features_support_any_image_size(pooling, shape):
     assert [out.shape for out in Vim(TINY, pooling=pooling)(torch.randn(2, 3, 33, 95))] == [shape]
 
 
 @pytest.mark.parametrize('bidirectionality', ['none', 'alternating_blocks', 'ssm', 'ssm_conv'])
-def test_inference_in_pieces_gives_what_training_gives(bidirectionality, monkeypatch):
+def test_chunked_inference_matches_training(bidirectionality, monkeypatch):
     torch.manual_seed(0)
     model = Vim(dict(embed_dims=32, depth=2), bidirectionality=bidirectionality)
     x = torch.randn(2, 3, 64, 80)
@@ -267,8 +267,8 @@ def test_inference_in_pieces_gives_what_training_gives(bidirectionality, monkeyp
         torch.testing.assert_close(model(x)[0], expected)
 
 
-def test_maps_are_the_tokens_where_they_stand():
-    """A map's cell shows its own patch: a change of one patch moves that cell's input first."""
+def test_map_cells_correspond_to_their_patches():
+    """In a forward scan, changing one patch changes its own cell and the following cells only."""
     model = Vim(TINY, bidirectionality='none', out_indices=(0,))
     x = torch.randn(1, 3, 48, 80)
     changed = x.clone()
@@ -276,11 +276,11 @@ def test_maps_are_the_tokens_where_they_stand():
     moved = (model(x)[0] - model(changed)[0]).abs().amax((0, 1)) > 0
     assert moved.flatten().nonzero().flatten().tolist() == list(
         range(8, 15)
-    )  # row 1, column 3 of 3 x 5, and what follows
+    )  # row 1, column 3 of 3 x 5, and the following cells
 
 
 @pytest.mark.parametrize('pooling, last', [('middle', 0.4), (None, 0)])
-def test_drop_path_rises_linearly_and_only_acts_in_training(pooling, last):
+def test_drop_path_increases_linearly_and_acts_in_training_only(pooling, last):
     model = Vim(dict(embed_dims=16, depth=5), drop_path_rate=0.4, pooling=pooling)
     assert [block.drop_path.p for block in model.layers] == pytest.approx([0, 0.1, 0.2, 0.3, last])
     x = torch.randn(4, 3, 32, 32)
@@ -290,8 +290,8 @@ def test_drop_path_rises_linearly_and_only_acts_in_training(pooling, last):
     assert not torch.equal(model(x)[0], model(x)[0])
 
 
-def test_the_stream_stays_in_float32():
-    """Under autocast the blocks compute in bfloat16 and add to a float32 stream; a 16-bit model returns what it got."""
+def test_residual_stream_stays_in_float32_under_autocast():
+    """Under autocast, blocks compute in bfloat16 and add to a float32 residual; 16-bit models return their dtype."""
     torch.manual_seed(0)
     model, x = Vim(TINY).eval(), torch.randn(1, 3, 64, 64)
     expected = model(x)[0]
@@ -338,39 +338,39 @@ def test_layer_depths():
         (dict(rope_grid=14, arch=dict(embed_dims=18, depth=1)), 'rope_grid=14 with embed_dims=18'),
     ],
 )
-def test_bad_arguments(kwargs, message):
+def test_invalid_arguments_are_rejected(kwargs, message):
     with pytest.raises(ValueError, match=message):
         Vim(**kwargs)
 
 
-def test_image_smaller_than_a_patch():
+def test_image_smaller_than_a_patch_is_rejected():
     with pytest.raises(ValueError, match='The image is 12 x 40 pixels, smaller than a patch of 16 x 16'):
         Vim(TINY)(torch.randn(1, 3, 12, 40))
 
 
 class TestPosition:
     @pytest.mark.parametrize('place, slots', [('middle', (4,)), ('head', (0,)), ('double', (0, 10)), ('none', ())])
-    def test_tokens_go_in_and_come_out(self, place, slots):
+    def test_inserted_tokens_can_be_split_off_again(self, place, slots):
         sequence, extra = torch.randn(2, 9, 3), torch.randn(1, len(slots), 3)
         assert position.class_slots(place, 9) == slots
         joined = position.insert_tokens(sequence, extra, slots)
         assert all(torch.equal(joined[1, slot], token) for slot, token in zip(slots, extra[0]))
         assert torch.equal(position.split_tokens(joined, slots)[0], sequence)
 
-    def test_resizing_keeps_a_plane(self):
+    def test_resizing_preserves_a_linear_embedding(self):
         row, column = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing='ij')
         out = position.resize_pos_embed(torch.stack([row, column], -1).flatten(0, 1)[None], 12, 6).unflatten(1, (12, 6))
-        # this bicubic kernel (a = -0.75) is exact for planes only up to 0.05 of a cell
+        # this bicubic kernel (a = -0.75) reproduces linear functions only to within 0.05 of a cell
         torch.testing.assert_close(out[0, 4:8, 3, 0], torch.tensor([1.75, 2.25, 2.75, 3.25]), atol=0.05, rtol=0)
         torch.testing.assert_close(out[0, :, 2:4, 1], torch.tensor([2.0, 3.0]).expand(12, 2))
 
 
 class TestLoading:
-    """A file of the official layout, and everything that can be wrong with it."""
+    """Tests files in the official layout, and their possible faults."""
 
     @pytest.fixture
     def official(self, tmp_path):
-        """What the official training code saves: names of the released files, and an argparse.Namespace."""
+        """Returns a function that saves a file like the official training code, with an argparse.Namespace."""
 
         def save(change=lambda state: None, wrap=lambda state: dict(model=state), **kwargs):
             torch.manual_seed(0)
@@ -393,12 +393,12 @@ class TestLoading:
         model.init_weights()
         return model
 
-    def test_into_the_same_classifier(self, official):
+    def test_file_loads_into_the_same_classifier(self, official):
         path, state = official()
         model = self.start(path, pooling='middle')
         assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
-    def test_the_class_entry_is_removed_where_it_is(self, official):
+    def test_class_token_entry_is_removed_at_its_position(self, official):
         path, state = official()
         entries = state['pos_embed'][0]
         model = self.start(path)
@@ -407,16 +407,16 @@ class TestLoading:
         for slot in ('official', 'head'):
             assert torch.equal(self.start(path, pretrained_cls_slot=slot).pos_embed[0], entries[1:])
 
-    def test_both_class_entries_of_a_double_model_are_removed(self, official):
+    def test_both_class_token_entries_of_a_double_model_are_removed(self, official):
         path, state = official(pooling='double')
         assert torch.equal(self.start(path).pos_embed[0], state['pos_embed'][0, 1:-1])
 
-    def test_embedding_of_a_mean_pooled_model(self, official):
+    def test_position_embedding_of_a_mean_pooled_model_loads_unchanged(self, official):
         path, state = official(pooling='mean')
         assert torch.equal(self.start(path).pos_embed, state['pos_embed'])
 
     @pytest.mark.parametrize('pooling', [None, 'middle'])
-    def test_resized_on_loading_is_resized_at_run_time(self, official, pooling):
+    def test_resizing_on_loading_matches_resizing_at_run_time(self, official, pooling):
         path, state = official()
         at_load = self.start(path, img_size=128, pooling=pooling)
         at_run = self.start(path, pooling=pooling)
@@ -426,12 +426,12 @@ class TestLoading:
         if pooling:
             assert torch.equal(at_load.pos_embed[0, 32], state['pos_embed'][0, 18])
 
-    def test_stride_16_starts_the_long_sequence_model(self, official):
+    def test_stride_16_file_initialises_the_stride_8_model(self, official):
         path, _ = official()
         assert self.start(path, patch_stride=8, pooling='middle').pos_embed.shape[1] == 11 * 11 + 1
 
-    def test_official_start_of_the_long_sequence_model(self, official):
-        """The first of the 37 entries stays, and the true class entry, the 19th, counts as one of the grid."""
+    def test_official_slot_initialises_the_stride_8_model_like_the_official_code(self, official):
+        """The first of the 37 entries is kept; the actual class token entry, the 19th, becomes part of the grid."""
         path, state = official()
         model = self.start(path, patch_stride=8, pooling='middle', pretrained_cls_slot='official')
         grid = state['pos_embed'][:, 1:].mT.unflatten(2, (6, 6))
@@ -439,34 +439,34 @@ class TestLoading:
         assert torch.equal(model.pos_embed, torch.cat([state['pos_embed'][:, :1], grid], 1))
 
     @pytest.mark.parametrize('size', [96, 224])
-    def test_stride_8_does_not_start_a_model_of_stride_16(self, official, size):
+    def test_stride_8_file_is_rejected_by_a_stride_16_model(self, official, size):
         path, _ = official(img_size=size, patch_stride=8)
         side = (size - 16) // 8 + 1
         message = rf'{side} x {side} grid, .* needs Vim\(patch_stride=8\), this model has patch_stride=16'
         with pytest.raises(CheckpointError, match=message):
             self.start(path, pooling='middle')
 
-    def test_a_grid_of_stride_16_at_a_larger_size_that_looks_like_stride_8(self, official):
-        path, _ = official(img_size=432)  # 27 x 27, as of stride 8 at 224
+    def test_ambiguous_grid_asks_for_img_size(self, official):
+        path, _ = official(img_size=432)  # 27 x 27, as for stride 8 at 224
         with pytest.raises(CheckpointError, match='give their size as img_size'):
             self.start(path, pooling='middle', img_size=224)
         self.start(path, pooling='middle', img_size=432)
 
-    def test_files_with_rotary_buffers(self, official):
+    def test_rotary_buffers_load_only_into_a_rotary_model(self, official):
         buffers = {'rope.freqs_cos': torch.ones(36, 16), 'rope.freqs_sin': torch.zeros(36, 16)}
         path, _ = official(change=lambda state: state.update(buffers))
         self.start(path, rope_grid=6)
         with pytest.raises(CheckpointError, match='holds, but the model does not, rope.freqs_cos, rope.freqs_sin'):
             self.start(path)
 
-    def test_backbone_of_a_segmentor(self, official):
+    def test_backbone_of_a_segmentor_file_loads(self, official):
         path, state = official(wrap=lambda state: dict(state_dict={f'backbone.{k}': v for k, v in state.items()}))
         model = Vim(TINY, img_size=96, init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.'))
         model.init_weights()
         assert torch.equal(model.layers[0].mixer.D_b, state['layers.0.mixer.D_b'])
 
-    def test_inside_a_larger_model(self):
-        """Loading a detector goes through the backbone's own check, also of the position embedding."""
+    def test_backbone_inside_a_larger_model_loads_with_the_same_checks(self):
+        """Loading a detector also runs the backbone's own checks, including those of the position embedding."""
         outer, source = torch.nn.Module(), Vim(TINY, img_size=96, pooling='middle').state_dict()
         outer.backbone = Vim(TINY, img_size=64)
         outer.load_state_dict({f'backbone.{key}': value for key, value in source.items()})
@@ -493,18 +493,18 @@ class TestLoading:
             ),
         ],
     )
-    def test_misfit_raises(self, official, change, message):
+    def test_mismatching_file_is_rejected(self, official, change, message):
         path, _ = official(change=change)
         with pytest.raises(CheckpointError, match=message):
             self.start(path, pooling='middle')
 
-    def test_another_pooling_raises(self, official):
+    def test_file_of_another_pooling_is_rejected(self, official):
         path, _ = official()
         with pytest.raises(CheckpointError, match='lacks cls_token_head, cls_token_tail'):
             self.start(path, pooling='double')
 
 
-def test_max_pooling_has_its_head():
+def test_max_pooling_head_matches_the_official_logits():
     pytest.importorskip('mmpretrain')
     from mmvmamba.models.token_max_cls_head import TokenMaxClsHead
 
@@ -518,7 +518,7 @@ def test_max_pooling_has_its_head():
 
 @pytest.mark.skipif(torch.__version__ < '2.5', reason='PyTorch 2.4 does not trace the question whether a size is known')
 @pytest.mark.parametrize('kwargs', [dict(pooling='middle'), dict(rope_grid=14, bidirectionality='alternating_blocks')])
-def test_compile_and_export_see_one_operator_per_block(kwargs):
+def test_compile_and_export_have_one_operator_per_block(kwargs):
     torch.manual_seed(0)
     model, x = Vim(TINY, **kwargs).eval(), torch.randn(1, 3, 48, 70)
     expected = model(x)[0]
@@ -535,7 +535,7 @@ def test_compile_and_export_see_one_operator_per_block(kwargs):
     torch.testing.assert_close(program.module()(x)[0], expected)
 
 
-def test_traceable_scan_gives_the_same():
+def test_reference_backend_gives_the_same_output():
     model, x = Vim(TINY).eval(), torch.randn(1, 3, 48, 64)
     with use_backend('reference'):
         expected = model(x)[0]

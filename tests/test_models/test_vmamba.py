@@ -1,4 +1,4 @@
-"""VMamba against tensors of the official implementation, published counts, and its contract as a backbone."""
+"""Tests VMamba against tensors of the official implementation, published counts, and the contract of a backbone."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def relative_error(a, b):
 
 
 @pytest.mark.parametrize('name', GENERATIONS)
-def test_outputs_and_every_gradient_equal_the_official_ones(name):
+def test_outputs_and_gradients_match_the_official_code(name):
     data = load(name)
     model = golden_model(name, data)
     x = data['x'].requires_grad_()
@@ -53,7 +53,7 @@ def test_outputs_and_every_gradient_equal_the_official_ones(name):
 
 
 @pytest.mark.parametrize('name', GENERATIONS)
-def test_odd_maps(name):
+def test_odd_map_sizes_match_the_official_code(name):
     model = golden_model(name, load(name))
     data = load(f'{name}_odd')
     x = data['x'].requires_grad_()
@@ -66,10 +66,8 @@ def test_odd_maps(name):
 
 @pytest.mark.parametrize('suffix', ['', '_odd'])
 @pytest.mark.parametrize('name', GENERATIONS)
-def test_logits(name, suffix):
-    """A classifier is the last stage through its norm (classifier.norm takes the place of outnorm3), the mean, and a
-    linear head.
-    """
+def test_logits_match_the_official_code(name, suffix):
+    """The classifier is a norm (classifier.norm, loaded as outnorm3), a mean and a linear head on the last stage."""
     data = load(name)
     state = {key[6:]: value for key, value in data.items() if key.startswith('state/')}
     model = VMamba(GENERATIONS[name], drop_path_rate=0.0, out_indices=(3,))
@@ -83,7 +81,7 @@ def test_logits(name, suffix):
 
 
 @pytest.mark.parametrize('name', KEYS)
-def test_names_shapes_and_counts_of_the_released_variants(name):
+def test_keys_shapes_and_counts_match_the_released_variants(name):
     with torch.device('meta'):
         model = VMamba(name)
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
@@ -101,7 +99,7 @@ def test_names_shapes_and_counts_of_the_released_variants(name):
     assert sum(np.prod(shape) for shape in classifier.values()) == KEYS[name]['params']['classifier']
 
 
-def test_initialisation_follows_the_paper():
+def test_initialisation_matches_the_paper():
     torch.manual_seed(0)
     op = VMamba(dict(dims=32, depths=(1, 1, 1, 1), d_state=4)).layers[2].blocks[0].op
     dt = torch.nn.functional.softplus(op.dt_projs_bias)
@@ -115,7 +113,7 @@ def test_initialisation_follows_the_paper():
 
 @pytest.mark.parametrize('size', [(32, 32), (37, 65), (4, 50)])
 @pytest.mark.parametrize('arch', [TINY, TINY | dict(stem='patch', downsample='merging', mlp_ratio=0.0, gate=True)])
-def test_any_size_any_channels_any_stages(arch, size):
+def test_any_size_channels_and_stages_are_supported(arch, size):
     model = VMamba(arch, in_channels=5, out_indices=(1, 3))
     outs = model(torch.randn(2, 5, *size))
     assert [out.shape[1] for out in outs] == [16, 64]
@@ -124,8 +122,8 @@ def test_any_size_any_channels_any_stages(arch, size):
         assert outs[0].shape[2:] == tuple(-(-side // 8) for side in size)
 
 
-def test_float64_stays_float64():
-    """A change of A_logs that float32 does not hold changes the output, by as much as its gradient says."""
+def test_float64_is_not_rounded_to_float32():
+    """A change of A_logs too small for float32 changes the output by the amount that the gradient predicts."""
     torch.manual_seed(0)
     mixer, x = SS2D(8).double(), torch.randn(1, 5, 6, 8, dtype=torch.float64)
     before = (mixer(x) * x).sum()
@@ -135,7 +133,7 @@ def test_float64_stays_float64():
         assert ((mixer(x) * x).sum() - before).item() == pytest.approx(2e-8 * slope.sum().item(), rel=1e-3, abs=0)
 
 
-def test_drop_path_rises_linearly_and_only_acts_in_training():
+def test_drop_path_increases_linearly_and_acts_in_training_only():
     model = VMamba(dict(dims=8, depths=(1, 2, 1, 1)), drop_path_rate=0.4)
     rates = [block.drop_path.p for stage in model.layers for block in stage.blocks]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
@@ -147,12 +145,12 @@ def test_drop_path_rises_linearly_and_only_acts_in_training():
 
 
 @pytest.mark.parametrize('traversals', ['cross', 'unidirectional', 'bidirectional', ('row', 'column_reversed')])
-def test_traversals_change_what_a_position_sees(traversals):
-    """A later row may influence an earlier one only where a traversal runs backwards or along columns."""
+def test_traversals_determine_the_receptive_field(traversals):
+    """A later row may affect an earlier one only if a traversal runs backwards or along columns."""
     torch.manual_seed(0)
     model = VMamba(TINY | dict(depths=(1, 1, 1, 1)), traversals=traversals, out_indices=(0,)).eval()
     x = torch.randn(1, 3, 64, 64, requires_grad=True)
-    model(x)[0][0, :, 2].sin().sum().backward()  # row 2 of stride 4 sees up to row 15 through the convolutions
+    model(x)[0][0, :, 2].sin().sum().backward()  # through the convolutions, row 2 of stride 4 depends on rows up to 15
     assert (x.grad[:, :, 40:].abs().max() > 0) == (traversals != 'unidirectional')
 
 
@@ -178,18 +176,18 @@ def test_traversals_change_what_a_position_sees(traversals):
         (dict(traversals=('row', 'diagonal')), 'diagonal'),
     ],
 )
-def test_bad_arguments_are_named(kwargs, message):
+def test_invalid_arguments_are_rejected_by_name(kwargs, message):
     with pytest.raises(ValueError, match=message):
         VMamba(**kwargs)
 
 
 class TestLoading:
-    """What does not fit raises, in whatever way the weights come in."""
+    """Mismatching weights are rejected, however they are loaded."""
 
     model = VMamba(TINY)
     state = model.state_dict()
 
-    def test_older_names_of_the_same_tensors(self):
+    def test_older_keys_of_the_same_tensors_load(self):
         arch = TINY | dict(stem='patch', downsample='merging', mlp_ratio=0.0, gate=True, conv_bias=True)
         state = VMamba(arch).state_dict()
         older = {}
@@ -216,8 +214,8 @@ class TestLoading:
         fresh.load_state_dict(older)
         assert all(torch.equal(a, b) for a, b in zip(fresh.state_dict().values(), state.values()))
 
-    def test_fewer_outputs_than_the_file_has(self):
-        """What no output reads is not built: it would get no gradient, upon which DDP stops."""
+    def test_model_with_fewer_outputs_than_the_file_loads(self):
+        """Unused blocks are not built: they would get no gradient, which stops DDP."""
         model = VMamba(TINY, out_indices=(1, 0))
         model.load_state_dict(self.state)
         own = model.state_dict()
@@ -228,7 +226,7 @@ class TestLoading:
         sum(out.square().mean() for out in maps).backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
 
-    def test_classifier_is_left_out_and_output_norms_stay(self):
+    def test_classifier_is_skipped_and_output_norms_are_kept(self):
         state = {k: v for k, v in self.state.items() if not k.startswith('outnorm')}
         state |= {'classifier.head.weight': torch.zeros(10, 64), 'classifier.norm.weight': torch.full((64,), 7.0)}
         model = VMamba(TINY)
@@ -250,7 +248,7 @@ class TestLoading:
             (lambda s: s.clear(), 'lacks patch_embed.0.weight'),
         ],
     )
-    def test_misfit_raises_even_when_not_strict(self, change, message, strict):
+    def test_mismatching_weights_are_rejected_even_when_not_strict(self, change, message, strict):
         state = dict(self.state)
         change(state)
         model = VMamba(TINY)
@@ -260,7 +258,7 @@ class TestLoading:
         assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_compile_and_export_see_one_operator_per_block():
+def test_compile_and_export_have_one_operator_per_block():
     torch.manual_seed(0)
     model, x = VMamba(TINY, drop_path_rate=0.0).eval(), torch.randn(1, 3, 37, 50)
     expected = model(x)

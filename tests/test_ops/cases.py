@@ -4,7 +4,7 @@ import torch
 
 
 def scan_inputs(b, H, W, d, n, K, rank=None, per_traversal=False, D=True, bias=True, dtype=torch.float64, seed=0):
-    """Arguments of `selective_scan_2d` by name, of ordinary size: dt about 0.1, A down to -n."""
+    """Returns arguments of `selective_scan_2d` by name, with typical magnitudes: dt about 0.1, A down to -n."""
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
@@ -24,7 +24,7 @@ def scan_inputs(b, H, W, d, n, K, rank=None, per_traversal=False, D=True, bias=T
 
 
 def value_and_grads(function, inputs, **options):
-    """The output, and the gradients of a fixed projection of it for every input that is a tensor, by name."""
+    """Returns the output, and the gradients of a fixed projection of it with respect to every tensor input, by name."""
     inputs = {k: t if t is None else t.detach().clone().requires_grad_() for k, t in inputs.items()}
     y = function(**inputs, **options)
     weight = torch.linspace(0, 20, y.numel(), dtype=torch.float64).cos().view(y.shape).to(y.dtype)

@@ -1,4 +1,4 @@
-"""The native kernels in a process of their own: on an emulated processor, or watched by a sanitizer."""
+"""Runs the native kernels in a separate process: in an emulator or under a sanitizer."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ FLAGS = ('-std=c11', '-Wall', '-Werror', '-ffp-contract=off', '-fno-math-errno',
 
 
 def build(program: Path, compiler: str, *flags: str, own: dict[str, list[str]] | None = None) -> Path:
-    """Compiles the kernels and run_kernels.c; `own` are further flags of single files, by name."""
+    """Compiles the kernels and run_kernels.c. `own` holds additional flags for single files, by name."""
     objects = []
     for source in (Path(__file__).with_name('run_kernels.c'), *sorted(SOURCES.glob('*.c'))):
         objects.append(program.with_name(f'{source.stem}.o'))
@@ -27,7 +27,7 @@ def build(program: Path, compiler: str, *flags: str, own: dict[str, list[str]] |
 
 
 def scan_sizes(args: ScanArgs) -> dict[str, int]:
-    """The bytes behind every pointer of `args`, by the name of its field; a map's are those from its first element."""
+    """Returns the size in bytes of each array of `args` by field name. For maps, it starts at the first element."""
     b, H, W, d, n, r, K, *_ = (getattr(args, name) for name, _ in ScanArgs._fields_[:7])
     padded, positions, maps = (d + UNIT - 1) // UNIT * UNIT, b * H * W, (1 if args.shared_x else K)
     floats = dict(
@@ -50,7 +50,7 @@ def scan_sizes(args: ScanArgs) -> dict[str, int]:
 
 
 def conv_sizes(args: ConvArgs) -> dict[str, int]:
-    """As `scan_sizes`."""
+    """Same as `scan_sizes`, for convolutions."""
     b, H, W, d, K, rows, columns, *_ = (getattr(args, name) for name, _ in ConvArgs._fields_[:7])
     taps, of_a_channel = 4 * K * d * rows * columns, 4 * K * d
     found = dict(weight=taps, grad_weight=taps, bias=of_a_channel, grad_bias=of_a_channel, left=8 * K)
@@ -67,9 +67,10 @@ def is_output(name: str) -> bool:
 
 
 class Elsewhere:
-    """What the library offers, by calls of `command`, the last word of which is a program that `build` made.
+    """Provides the functions of the native library by running `command`, whose last word is a program made by `build`.
 
-    A call that fails raises CalledProcessError.
+    Raises:
+        CalledProcessError: a call failed.
     """
 
     channel_unit = UNIT
@@ -93,11 +94,11 @@ class Elsewhere:
     def _run(self, function: str, args: ScanArgs | ConvArgs, sizes: dict[str, int], maps: tuple[str, ...]) -> int:
         addresses = {name: getattr(args, name).data if name in maps else getattr(args, name) for name in sizes}
         arrays = [(name, address, sizes[name]) for name, address in addresses.items() if address]
-        at = 8 * (2 + 4 * len(arrays))  # of the arguments, behind the header
+        at = 8 * (2 + 4 * len(arrays))  # of the arguments, after the header
         end = at + ctypes.sizeof(args)
         header, places, content = [at, len(arrays)], [], b''
         for name, address, size in arrays:
-            # the pointer of a map is its first field
+            # the first field of a map is its pointer
             header += [at + getattr(type(args), name).offset, end + len(content), size, is_output(name)]
             places.append(end + len(content))
             content += ctypes.string_at(address, size)

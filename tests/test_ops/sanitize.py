@@ -1,16 +1,18 @@
-"""The cases of test_native.py and test_depthwise_conv.py with the kernels under sanitizers and valgrind.
+"""Runs the cases of test_native.py and test_depthwise_conv.py with the kernels under sanitizers and valgrind.
 
     python -m tests.test_ops.sanitize                    # address, thread and valgrind: some minutes
     python -m tests.test_ops.sanitize address --threads 2
 
-Each runs the kernels of every instruction set of this machine in a process of their own, on arrays in blocks of exactly
-their size, and the results are compared as in the tests. First it has to find faults made on purpose (faults.c).
+Each checker runs the kernels of every instruction set of this machine in a separate process, on heap blocks of exactly
+the size of each array. The results are compared as in the tests. Each checker must first find deliberate faults
+(faults.c).
 
-`address` is GCC's AddressSanitizer, with the leak check, and UndefinedBehaviorSanitizer; the kernels then leave gaps
-between the arrays of their scratch that nothing may touch. `thread` is ThreadSanitizer: clang and LLVM's OpenMP, whose
-tool archer tells it what a barrier orders; of GCC's OpenMP it would take every barrier for a race. It sees no vectors
-of more than 16 bytes, so it watches the baseline, whose tasks and barriers are those of the others. `valgrind` has no
-AVX-512; it finds uninitialised values, the outputs' included. On Debian: gcc clang libomp-dev valgrind.
+`address` is GCC's AddressSanitizer with leak detection, and UndefinedBehaviorSanitizer. The kernels leave gaps between
+the arrays of their scratch buffer, which nothing may access. `thread` is ThreadSanitizer with clang and LLVM's OpenMP,
+whose tool archer reports barriers to it; with GCC's OpenMP it would report every barrier as a race. ThreadSanitizer
+does not see vectors of more than 16 bytes, so it checks the baseline, whose tasks and barriers equal those of the other
+variants. `valgrind` does not support AVX-512; it finds uninitialised values, also in outputs. Debian packages: gcc
+clang libomp-dev valgrind.
 """
 
 import argparse
@@ -41,7 +43,7 @@ SETS = {
 
 @dataclass(frozen=True)
 class Checker:
-    """One tool: how programs are built for it and run, and the faults of faults.c that it finds."""
+    """A checker: how to build and run programs for it, and which faults of faults.c it finds."""
 
     compiler: str
     finds: tuple[str, ...]
@@ -49,10 +51,10 @@ class Checker:
     command: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     sets: tuple[str, ...] = tuple(SETS)
-    positions: int = 10**9  # times channels, of the largest case
+    positions: int = 10**9  # positions times channels of the largest case
 
     def build(self, folder: Path) -> Path:
-        """run_kernels, and faults beside it."""
+        """Builds run_kernels and the faults program."""
         flags = ('-O1', '-g', '-fopenmp', *self.flags)
         faults = Path(__file__).with_name('faults.c')
         subprocess.run([self.compiler, *flags, faults, '-o', folder / 'faults'], check=True)
@@ -83,7 +85,7 @@ CHECKERS = {
         'clang',
         finds=('race',),
         flags=('-fsanitize=thread',),
-        environment=dict(TSAN_OPTIONS='ignore_noninstrumented_modules=1'),  # LLVM's OpenMP is not compiled for it
+        environment=dict(TSAN_OPTIONS='ignore_noninstrumented_modules=1'),  # LLVM's OpenMP is not instrumented
         sets=('baseline',),
     ),
     'valgrind': Checker(
@@ -104,10 +106,10 @@ CHECKERS = {
 
 
 def cases(isa: str, positions: int) -> Iterator[tuple[str, Callable]]:
-    """Names and calls: each compares what the kernels give with a reference, and raises where they differ."""
+    """Yields names and functions; each function compares kernel results with a reference and raises if they differ."""
     for name, case in test_native.CASES.items():
         if case['b'] * case['H'] * case['W'] * case['d'] <= positions:
-            yield f'scan, {name}', lambda name=name: test_native.test_against_reference(name, isa)
+            yield f'scan, {name}', lambda name=name: test_native.test_kernels_match_the_reference(name, isa)
     for dtype, rank in product((torch.bfloat16, torch.float16), (None, 5)):
         name = f'scan, {dtype}, rank {rank}'
         yield name, lambda dtype=dtype, rank=rank: test_native.test_16_bit_maps(dtype, rank, isa)
@@ -121,18 +123,21 @@ def cases(isa: str, positions: int) -> Iterator[tuple[str, Callable]]:
             )
     for name, (batch, height, width, channels, *_) in test_depthwise_conv.CASES.items():
         if batch * height * width * channels <= positions:
-            yield f'convolution, {name}', lambda name=name: test_depthwise_conv.test_kernels(name, native)
+            yield f'convolution, {name}', lambda name=name: test_depthwise_conv.test_kernels_match_float64(name, native)
     for dtype in (torch.bfloat16, torch.float16):
-        yield f'convolution, {dtype}', lambda dtype=dtype: test_depthwise_conv.test_16_bit(dtype, native)
+        yield (
+            f'convolution, {dtype}',
+            lambda dtype=dtype: test_depthwise_conv.test_16_bit_results_are_rounded_once(dtype, native),
+        )
 
 
 def check(name: str, checker: Checker, threads: int, only: Collection[str] = ()) -> int:
-    """Runs the cases under a checker, or some of them; returns the number of those that failed."""
+    """Runs all or some of the cases under a checker; returns the number of failures."""
     failed = 0
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.dict(os.environ),
-        patch.object(torch, 'get_num_threads', lambda: threads),  # what the kernels are asked to use
+        patch.object(torch, 'get_num_threads', lambda: threads),  # the thread count that the kernels are asked to use
     ):
         started = time.monotonic()
         program = checker.build(Path(folder))

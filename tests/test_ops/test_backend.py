@@ -1,4 +1,4 @@
-"""Which backend runs: by name, by device and type, for a thread, for a backward; and that asking changes nothing."""
+"""Tests backend selection: by name, device and dtype, per thread and for the backward pass, without side effects."""
 
 import dataclasses
 import os
@@ -29,7 +29,7 @@ def run(*command, **environment):
 
 @pytest.fixture
 def spy(monkeypatch):
-    """A backend of its own: one record, which notes what it is asked for and computes as 'blocked'."""
+    """A backend defined by one record, which logs its calls and computes like 'blocked'."""
     calls = []
 
     def noting(name):
@@ -46,7 +46,7 @@ def spy(monkeypatch):
     return calls
 
 
-def test_names():
+def test_unknown_or_unavailable_backends_are_rejected():
     with pytest.raises(ValueError, match="'cuda'.*choose from auto, native"):
         use_backend('cuda')
     if not torch.cuda.is_available():
@@ -55,12 +55,12 @@ def test_names():
 
 
 @pytest.mark.parametrize('value, name', [('', 'auto'), ('blocked', 'blocked')])
-def test_environment(value, name):
+def test_environment_variable_selects_the_backend(value, name):
     done = run('-c', 'from mmvmamba.ops import current_backend; print(current_backend())', MMVMAMBA_SCAN=value)
     assert done.stdout.split() == [name], done.stderr
 
 
-def test_one_record_is_a_backend(spy):
+def test_one_record_defines_a_backend(spy):
     inputs = scan_inputs(1, 3, 4, 5, 2, K=4)
     expected = value_and_grads(selective_scan_2d, inputs)
     with use_backend('spy'):
@@ -69,7 +69,7 @@ def test_one_record_is_a_backend(spy):
     assert spy == ['forward', 'backward']
 
 
-def test_the_choice_at_forward_holds_for_the_backward(spy):
+def test_backward_uses_the_backend_of_the_forward_pass(spy):
     inputs = {name: t.requires_grad_() for name, t in scan_inputs(1, 3, 4, 5, 2, K=4).items() if t is not None}
     with use_backend('spy'):
         inside = selective_scan_2d(**inputs)
@@ -80,7 +80,7 @@ def test_the_choice_at_forward_holds_for_the_backward(spy):
     assert spy == ['forward', 'backward']
 
 
-def test_a_block_holds_for_its_own_thread():
+def test_with_block_applies_to_its_own_thread():
     seen, inside, done = [], threading.Event(), threading.Event()
 
     def other():
@@ -103,7 +103,7 @@ def test_a_block_holds_for_its_own_thread():
     assert seen == ['blocked'] and current_backend() == 'auto'
 
 
-def test_a_call_holds_for_the_process():
+def test_plain_call_applies_to_the_process():
     try:
         use_backend('blocked')
         seen = []
@@ -118,7 +118,7 @@ def test_a_call_holds_for_the_process():
         use_backend('auto')
 
 
-def test_one_object_in_two_blocks():
+def test_one_context_manager_can_be_nested():
     blocked = use_backend('blocked')
     try:
         with blocked, use_backend('reference'):
@@ -129,7 +129,7 @@ def test_one_object_in_two_blocks():
         use_backend('auto')
 
 
-def test_within_no_other_thread_sees_it():
+def test_within_is_invisible_to_other_threads():
     seen, done = set(), threading.Event()
 
     def look():
@@ -151,7 +151,7 @@ def test_within_no_other_thread_sees_it():
 
 
 @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
-def test_what_auto_takes():
+def test_auto_chooses_by_device_and_dtype():
     assert choose('cpu', [torch.float32, torch.bfloat16]) == (BACKENDS['native'], None)
     assert choose('cpu', [torch.float32, torch.float64]) == (BACKENDS['blocked'], None)
     chosen, loss = choose('mps', [torch.float32])
@@ -162,7 +162,7 @@ def test_what_auto_takes():
         choose('mps', [torch.float32], 'native')
 
 
-def test_why_no_kernel_runs(monkeypatch):
+def test_choose_returns_why_no_kernel_runs(monkeypatch):
     missing = dataclasses.replace(BACKENDS['native'], unavailable_reason=lambda: 'It is not built.')
     monkeypatch.setitem(BACKENDS, 'native', missing)
     assert choose('cpu', [torch.float32]) == (BACKENDS['blocked'], 'It is not built.')
@@ -172,13 +172,13 @@ def test_why_no_kernel_runs(monkeypatch):
     not hasattr(backend_registration, '_setup_privateuseone_for_python_backend'),
     reason='this PyTorch makes no device in Python',
 )
-def test_any_device_gets_the_blocked_scan():
+def test_unknown_device_uses_the_blocked_scan():
     done = run('-m', 'tests.test_ops.toy_device')
     assert done.returncode == 0, done.stderr
     assert done.stderr.count('The scan runs in plain PyTorch on toy') == 1, done.stderr
 
 
-def test_diagnosis_says_what_auto_takes():
+def test_diagnosis_names_the_backends_that_auto_chooses():
     done = run('-m', 'mmvmamba')
     line = next(line for line in done.stdout.splitlines() if line.startswith('  cpu'))
     assert (
@@ -190,7 +190,7 @@ def test_diagnosis_says_what_auto_takes():
 
 
 @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
-def test_asking_changes_nothing():
+def test_diagnosis_allocates_no_memory():
     code = """
 from unittest import mock
 from mmvmamba.ops.native import heap
@@ -202,12 +202,12 @@ with mock.patch.object(heap.torch, 'empty') as empty:
     assert 'allocated 0' in run('-c', code).stdout
 
 
-def test_codes_are_those_of_the_kernels():
+def test_traversal_codes_match_the_native_header():
     header = Path(mmvmamba.ops.native.__file__).with_name('scan.h').read_text()
     names = ('SCAN_COLUMN', 'SCAN_REVERSED')
     column, reversed_ = (int(re.search(rf'CONSTANT\({name}, (\d+)', header)[1]) for name in names)
     assert CODES == {name: column * ('column' in name) + reversed_ * ('reversed' in name) for name in TRAVERSALS}
 
 
-def test_order_of_the_released_files():
+def test_cross_has_the_traversal_order_of_the_released_files():
     assert CROSS == ('row', 'column', 'row_reversed', 'column_reversed')

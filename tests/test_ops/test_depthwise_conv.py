@@ -1,7 +1,7 @@
-"""The depthwise convolution with SiLU: every implementation against PyTorch's own in float64.
+"""Tests every implementation of the depthwise convolution with SiLU against PyTorch in float64.
 
-Triton's interpreter has to be chosen before Triton is imported, so `test_triton_in_the_interpreter` runs its cases in a
-process of their own.
+Triton's interpreter must be selected before Triton is imported, so `test_triton_in_the_interpreter` runs its cases in a
+separate process.
 """
 
 import os
@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmamba.ops import conv_silu_1d, conv_silu_2d, native, torch_conv, triton, use_backend
 
-# batch, height, width, channels, rows and columns of a kernel, columns to the left
+# batch, height, width, channels, kernel rows and columns, left padding
 CASES = {
     '3x3': (2, 5, 7, 17, 3, 3, [1]),
     '3x3, several tiles and blocks': (1, 70, 33, 70, 3, 3, [1]),
@@ -29,12 +29,12 @@ CASES = {
     'other kernels': (1, 6, 8, 19, 5, 3, [1, 2, 0]),
 }
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
-TOO_SLOW = {name for name, (batch, height, width, *_) in CASES.items() if height * width > 1000}  # if interpreted
+TOO_SLOW = {name for name, (batch, height, width, *_) in CASES.items() if height * width > 1000}  # in the interpreter
 
 
 @pytest.fixture(params=['baseline', 'avx2', 'avx512', 'triton'])
 def kernels(request, monkeypatch):
-    """An implementation of the operator; the instruction sets are variants of the native one."""
+    """An implementation of the operator; each instruction set is a variant of the native one."""
     if request.param == 'triton':
         if reason := triton.unavailable_reason():
             pytest.skip(reason)
@@ -46,7 +46,7 @@ def kernels(request, monkeypatch):
 
 
 def make(batch, height, width, channels, rows, columns, left, dtype=torch.float32):
-    """grad, x, weight, bias, left; x and grad are the second halves of wider maps."""
+    """Returns grad, x, weight, bias, left; x and grad are the second halves of wider maps."""
     random = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -58,7 +58,7 @@ def make(batch, height, width, channels, rows, columns, left, dtype=torch.float3
 
 
 def run(implementation, grad, x, weight, bias, left):
-    """The result and the gradients of x, weight and bias."""
+    """Returns the result and the gradients of x, weight and bias."""
     device = 'cuda' if implementation is triton and torch.cuda.is_available() else 'cpu'
     grad, *inputs = (t if t is None else t.to(device) for t in (grad, x, weight, bias))
     found = (implementation.conv_silu(*inputs, left), *implementation.conv_silu_backward(grad, *inputs, left))
@@ -75,8 +75,8 @@ def distance(found, wanted):
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_kernels(name, kernels):
-    """Within twice the error of PyTorch's float32, and a rounding."""
+def test_kernels_match_float64(name, kernels):
+    """The error is at most twice that of PyTorch in float32, plus one rounding."""
     if INTERPRETED and name in TOO_SLOW:
         pytest.skip('minutes in the interpreter')
     arguments = make(*CASES[name])
@@ -86,8 +86,8 @@ def test_kernels(name, kernels):
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_16_bit(dtype, kernels):
-    """Only the results are rounded: to the nearest, so by half of eps at most, and parameters stay in their type."""
+def test_16_bit_results_are_rounded_once(dtype, kernels):
+    """Only the results are rounded, to nearest, so the error is at most eps / 2. Parameters keep their dtype."""
     for name in ('3x3', 'causal'):
         arguments = make(*CASES[name], dtype)
         eps = torch.finfo(dtype).eps * (2 if INTERPRETED else 1)  # Triton's interpreter rounds bfloat16 towards zero
@@ -99,8 +99,8 @@ def test_16_bit(dtype, kernels):
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_rounding_to_16_bits_is_pytorchs(dtype, kernels):
-    """A kernel of one tap and no SiLU to speak of: x becomes x, for every finite value large enough."""
+def test_rounding_to_16_bits_matches_pytorch(dtype, kernels):
+    """With a one-tap kernel and a nearly linear SiLU, x maps to x for every finite, sufficiently large value."""
     if INTERPRETED:
         pytest.skip("Triton's interpreter rounds bfloat16 towards zero")
     x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype).view(1, 64, 64, 16)
@@ -108,11 +108,11 @@ def test_rounding_to_16_bits_is_pytorchs(dtype, kernels):
     grad = torch.linspace(-1, 1, x.numel()).view(x.shape).mul(torch.logspace(-9, 5, 16)).unsqueeze(1)
     y, dx, *_ = run(kernels, grad, x, torch.ones(1, 16, 1, 1), None, [0])
     torch.testing.assert_close(y[:, 0], x, rtol=0, atol=0)
-    torch.testing.assert_close(dx, grad[:, 0].to(dtype), rtol=0, atol=0)  # the slope of SiLU is 1 there
+    torch.testing.assert_close(dx, grad[:, 0].to(dtype), rtol=0, atol=0)  # the derivative of SiLU is 1 there
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_nan_and_infinity_reach_as_far_as_they_are_seen(value, kernels):
+def test_nan_and_infinity_spread_only_within_the_kernel_window(value, kernels):
     grad, x, weight, bias, left = make(*CASES['3x3'])
     x[0, 0, 3, 16] = value
     found, wanted = (run(of, grad, x, weight, bias, left) for of in (kernels, torch_conv))
@@ -121,7 +121,7 @@ def test_nan_and_infinity_reach_as_far_as_they_are_seen(value, kernels):
 
 
 @pytest.mark.parametrize('name', ['3x3, several tiles and blocks', 'causal, both ways'])
-def test_same_bits_again_and_for_any_thread_count(name, kernels, threads):
+def test_results_are_bit_equal_between_runs_and_thread_counts(name, kernels, threads):
     if INTERPRETED:
         pytest.skip('minutes in the interpreter')
     arguments, results = make(*CASES[name]), []
@@ -149,7 +149,7 @@ def by_conv2d(x, weight, bias):
 
 
 def by_conv1d(x, weights, biases, reverse):
-    """By definition: looking ahead is looking back on the flipped sequence."""
+    """By definition, the reversed convolution is the causal one on the flipped sequence."""
     y = []
     for k, ahead in enumerate(reverse):
         u = F.pad((x.flip(1) if ahead else x).mT, (weights.shape[-1] - 1, 0))
@@ -159,7 +159,7 @@ def by_conv1d(x, weights, biases, reverse):
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
-def test_functions_and_their_gradients(dtype):
+def test_public_functions_and_gradients_match_pytorch(dtype):
     x, weight, bias = maps(dtype)
     u, weights, biases = sequences(dtype)
     calls = [(conv_silu_2d, by_conv2d, (x, weight, bias)), (conv_silu_2d, by_conv2d, (x, weight, None))]
@@ -193,7 +193,7 @@ def test_opcheck(dtype):
     torch.library.opcheck(torch.ops.mmvmamba.conv_silu_backward, (*detached, None, left))
 
 
-def test_autocast_casts_the_map_alone():
+def test_autocast_casts_only_the_map():
     x, weight, bias = maps(torch.float32)
     with torch.autocast('cpu', torch.bfloat16):
         y = conv_silu_2d(x, weight, bias)
@@ -230,7 +230,7 @@ def test_function_transforms():
     torch.testing.assert_close(each, by_conv2d(x, weight, bias))
 
 
-def test_keeps_its_inputs_alone():
+def test_backward_saves_only_the_inputs():
     kept = []
     x, weight, bias = maps(torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -239,16 +239,16 @@ def test_keeps_its_inputs_alone():
 
 
 @pytest.mark.skipif(torch.__version__ < '2.5', reason='the FlopCounterMode of PyTorch 2.4 leaves out own operators')
-def test_flops_are_those_of_a_convolution():
+def test_flops_match_a_convolution():
     x, weight, bias = maps(torch.float32)
     with FlopCounterMode(display=False) as own:
         conv_silu_2d(x, weight, bias).sum().backward()
     with FlopCounterMode(display=False) as plain:
         by_conv2d(x, weight, bias)
-    assert own.get_total_flops() == 4 * plain.get_total_flops()  # forward, again, and two gradients
+    assert own.get_total_flops() == 4 * plain.get_total_flops()  # forward, recomputation, and two gradients
 
 
-def test_empty_batch():
+def test_empty_batch_is_supported():
     x, weight, bias = maps(torch.float32)
     x = x.detach()[:0].requires_grad_()
     y = conv_silu_2d(x, weight, bias)
@@ -269,12 +269,12 @@ def test_empty_batch():
         (lambda x, w, b: (x, w.to('meta'), b), 'weight is on meta'),
     ],
 )
-def test_refuses_in_one_sentence(arguments, complaint):
+def test_invalid_arguments_raise_a_one_sentence_error(arguments, complaint):
     with pytest.raises(ValueError, match=complaint):
         conv_silu_2d(*arguments(*(t.detach() for t in maps(torch.float32))))
 
 
-def test_refuses_other_sequences():
+def test_invalid_sequences_are_rejected():
     x, weights, biases = (t.detach() for t in sequences(torch.float32))
     with pytest.raises(ValueError, match=r'weights is \(2, 6, 4\)'):
         conv_silu_1d(x, weights, biases, (False,))

@@ -1,4 +1,4 @@
-"""Numbers at the ends of their types: wherever the float64 result is a number of the type, so is ours, and close."""
+"""Tests values at the limits of their dtypes: results that the dtype can represent must be finite and close."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from mmvmamba.ops import native, selective_scan_2d, use_backend
 
 from .cases import scan_inputs, value_and_grads
 
-LARGEST = 65504.0  # of float16
+LARGEST = 65504.0  # largest finite float16
 
 
 def fill(**values):
@@ -16,7 +16,7 @@ def fill(**values):
 
 
 def share(name, *values):
-    """Divides an input among several values, which meet in one scan."""
+    """Splits an input into several values, which occur in one scan."""
 
     def edit(inputs):
         t = inputs[name].flatten().clone()
@@ -47,7 +47,7 @@ EXTREMES = {
     'the largest B': fill(B=LARGEST),
     'the largest C and D': fill(C=LARGEST, D=LARGEST),
 }
-WIDER = {  # than float16
+WIDER = {  # beyond the range of float16
     'an endless decay': fill(A=-1e30),
     'endless decay, least dt': fill(A=-1e30, dt=-100.0),
     'endless decays and none': share('A', -1e30, 0.0),
@@ -59,7 +59,7 @@ WIDER = {  # than float16
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize('backend', ['native', 'blocked'])
 @pytest.mark.parametrize('name', [*EXTREMES, *WIDER])
-def test_scan(name, backend, dtype):
+def test_scan_of_extreme_values_matches_float64(name, backend, dtype):
     if backend == 'native' and (reason := native.unavailable_reason()):
         pytest.skip(reason)
     if name in WIDER and dtype == torch.float16:
@@ -77,7 +77,7 @@ def test_scan(name, backend, dtype):
 
 
 def compare(what, actual, expected, dtype):
-    """What the type can hold must come; the sums cancel, so an error is measured by the largest number."""
+    """Representable results must be finite. Sums cancel, so errors are relative to the largest value."""
     limits = torch.finfo(dtype)
     held = expected.abs() <= limits.max / 2
     assert not actual[~held].isnan().any(), f'{what} is no number where it is infinite'

@@ -1,4 +1,4 @@
-"""The cases of mamba-ssm's own test of its scan, against the recurrence in float64."""
+"""Runs the cases of mamba-ssm's own scan test against the recurrence in float64."""
 
 import os
 from itertools import product
@@ -14,13 +14,13 @@ BATCH, CHANNELS, STATES = 2, 4, 8
 LENGTHS = (8, 16, 32, 64, 128, 256, 372, 512, 784, 1024, 1134, 2048, 4096)
 FORMS = [(B, C, 1) for B in ('constant', 'varying') for C in ('constant', 'varying')] + [('varying', 'varying', 2)]
 SWITCHES = list(product([False, True], repeat=5))  # D, z, bias, softplus, last state
-# By the type of what is compared, relative to its largest element: one rounding in 16 bit. Over thousands of steps with
-# decays close to 1, some dA are differences of large sums: the recurrence in float32 is then off by 8e-5 itself.
+# Tolerances by dtype, relative to the largest element: one rounding in 16 bits. With thousands of steps and
+# decays close to 1, some dA are differences of large sums; the float32 recurrence itself is then off by 8e-5.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 def make_inputs(dtype, forms, switches, length, seed):
-    """Sequences are in `dtype`; the parameters, among them a constant B or C, in float32."""
+    """Sequences have the given dtype; parameters, including a constant B or C, are float32."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape, dtype=torch.float32, uniform=None):
@@ -50,7 +50,7 @@ def make_inputs(dtype, forms, switches, length, seed):
 
 
 def exact_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state):
-    """In float64: every state of every channel is a channel of its own, in a map of height 1 with one traversal."""
+    """Float64 reference: every state of every channel is a channel of a map of height 1 with one traversal."""
 
     def each_state(t):  # B or C -> (b or 1, L or 1, d, n)
         if t.dim() == 2:
@@ -80,7 +80,7 @@ def exact_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_
 
 
 def results(function, tensors, options, weight):
-    """Output, last state and gradients, by name."""
+    """Returns output, last state and gradients by name."""
     leaves = {name: t if t is None else t.detach().requires_grad_() for name, t in tensors.items()}
     y = function(**leaves, **options)
     y, found = (y[0], {'last state': y[1].detach()}) if options['return_last_state'] else (y, {})
@@ -106,20 +106,20 @@ def name(forms):
 
 @pytest.mark.parametrize('forms', FORMS, ids=name)
 @pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
-def test_all_switches(dtype, forms):
+def test_all_switches_match_float64(dtype, forms):
     for seed, switches in enumerate(SWITCHES):
         check(dtype, forms, switches, LENGTHS[seed % 4], seed)
 
 
 @pytest.mark.parametrize('length', LENGTHS[4:])
 @pytest.mark.parametrize('groups', [1, 2])
-def test_all_lengths(length, groups):
+def test_all_lengths_match_float64(length, groups):
     check(torch.float32, ('varying', 'varying', groups), SWITCHES[-1], length, length)
 
 
 @pytest.mark.skipif('MMVMAMBA_WHOLE_MATRIX' not in os.environ, reason='MMVMAMBA_WHOLE_MATRIX=1 runs it, in an hour')
 @pytest.mark.parametrize('forms', FORMS, ids=name)
 @pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
-def test_whole_matrix(dtype, forms):
+def test_full_matrix_matches_float64(dtype, forms):
     for length, (seed, switches) in product(LENGTHS, enumerate(SWITCHES)):
         check(dtype, forms, switches, length, seed)

@@ -1,4 +1,4 @@
-"""The native kernels against the sequential recurrence in float64, for every instruction set this machine has."""
+"""Tests the native kernels against the sequential recurrence in float64, for every instruction set of this machine."""
 
 import os
 import platform
@@ -29,7 +29,7 @@ def isa(request, monkeypatch):
 
 
 def case(b, H, W, d, n, traversals, softplus=True, edit=None, **options):
-    """Float32 inputs in the order of the op, and traversals and softplus."""
+    """Returns float32 inputs in the order of the operator, the traversals and the softplus flag."""
     named = scan_inputs(b, H, W, d, n, len(traversals), dtype=torch.float32, **options)
     if edit:
         edit(named)
@@ -41,18 +41,18 @@ def positive_dt(named):
 
 
 def saturated(named):
-    """z > 20, where softplus(z) = z, beside very small steps."""
+    """Inputs with z > 20, where softplus(z) = z, next to very small steps."""
     named['dt'] = named['dt'] * 30
 
 
 def fast_decay(named):
-    """A about -16 with large and ordinary steps: decays that underflow."""
+    """A of about -16 with large and ordinary steps, so that decays underflow."""
     named['A'] = -16 - named['A'].abs()
     named['dt_bias'] = named['dt_bias'] + 4
 
 
 def strided(named):
-    """dt, B and C as views of one projection, x a transposed view, grad_y alike in the test."""
+    """dt, B and C are views of one projection, x is a transposed view; the test makes grad_y strided like x."""
     K = named['dt'].shape[1]
     joint = torch.cat([named['dt'], named['B'], named['C']], -1).permute(0, 2, 3, 1, 4).contiguous()
     joint = joint.permute(0, 3, 1, 2, 4)
@@ -63,7 +63,7 @@ def strided(named):
 
 
 def expanded(named):
-    """Broadcast maps, and channels that are not adjacent."""
+    """Broadcast maps, and channels that are not adjacent in memory."""
     named['B'] = named['B'][:, :1].expand_as(named['B'])
     named['dt'] = named['dt'].mT.contiguous().mT
     named['x'] = named['x'][:, :1].expand_as(named['x'])
@@ -97,7 +97,7 @@ CASES = {
 
 
 def projection_of(y):
-    """A gradient for y, strided like a map that came out of a transposition."""
+    """Returns a gradient for y with the strides of a transposed map."""
     return torch.linspace(0, 20, y.numel()).cos().view(y.shape).transpose(1, 2).contiguous().transpose(1, 2)
 
 
@@ -121,7 +121,7 @@ def references(name):
 
 
 def assert_close(name, actual, exact, sequential):
-    """Within 3 times the error of the sequential float32 recurrence and 2 roundings, in the norm over a tensor."""
+    """The norm of the error is at most 3 times that of the sequential float32 recurrence, plus 2 roundings."""
     assert actual.shape == exact.shape and actual.dtype == torch.float32 and actual.is_contiguous(), name
     error, allowed = (actual - exact).norm().item(), 3 * (sequential - exact).norm().item()
     allowed += 2 * torch.finfo(torch.float32).eps * exact.norm().item()
@@ -129,7 +129,7 @@ def assert_close(name, actual, exact, sequential):
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_against_reference(name, isa):
+def test_kernels_match_the_reference(name, isa):
     arguments, (y, grads), (y32, grads32) = references(name)
     actual, actual_grads = run_native(*arguments)
     assert_close('y', actual, y, y32)
@@ -144,7 +144,7 @@ def test_against_reference(name, isa):
 def test_16_bit_maps(dtype, rank, isa):
     inputs, traversals, softplus = case(2, 6, 5, 19, 2, CROSS, rank=rank)
     inputs = [t.to(dtype) if name in ('x', 'dt', 'B', 'C') else t for name, t in zip(NAMES, inputs)]
-    inputs[0][0, 0, 0, :4] = torch.tensor([0.0, 6e-8, -3e-6, 6e4]).to(dtype)  # subnormal and largest numbers of float16
+    inputs[0][0, 0, 0, :4] = torch.tensor([0.0, 6e-8, -3e-6, 6e4]).to(dtype)  # subnormal and largest values of float16
     y, grads = run_reference(inputs, traversals, softplus, torch.float64)
     for out_dtype in (torch.float32, dtype):
         eps = torch.finfo(out_dtype).eps
@@ -155,12 +155,12 @@ def test_16_bit_maps(dtype, rank, isa):
     for given, grad, exact in zip(inputs, actual_grads, grads):
         if given is not None:
             assert grad.dtype == given.dtype and grad.shape == given.shape
-            # the gradient of y was rounded to 16 bits as well
+            # the gradient of y is also rounded to 16 bits
             assert (grad - exact).norm() <= 2 * torch.finfo(dtype).eps * exact.norm()
 
 
 def test_16_bit_maps_equal_their_float32_values(isa):
-    """Conversion happens on reading and is exact, for every bit pattern."""
+    """Conversion happens on load and is exact for every bit pattern."""
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     for dtype in (torch.bfloat16, torch.float16):
         x = bits.view(dtype).view(1, 32, 32, 64)
@@ -171,7 +171,7 @@ def test_16_bit_maps_equal_their_float32_values(isa):
 
 
 @pytest.mark.parametrize('name', ['cross', 'low rank', 'batch 1, long', 'batch 1, long, many states', 'wide blocks'])
-def test_same_bits_again_and_for_any_thread_count(name, isa, threads):
+def test_results_are_bit_equal_between_runs_and_thread_counts(name, isa, threads):
     arguments = case(**CASES[name])
     results = []
     for count in (1, 1, 2, 5):
@@ -205,8 +205,8 @@ def test_nan_and_infinity_spread_as_in_the_reference(name, value, softplus, isa)
 
 @pytest.mark.parametrize('d', [1, 18])
 @pytest.mark.parametrize('name', ['dt', 'B', 'C'])
-def test_infinity_does_not_come_back_from_padding(name, d, isa):
-    """Channels are padded, and 0 times infinity is NaN: no sum over channels may contain it."""
+def test_padding_channels_do_not_turn_infinity_into_nan(name, d, isa):
+    """Channels are padded, and 0 times infinity is NaN, so sums over channels must exclude the padding."""
     inputs, _, _ = case(1, 1, 1, d, 2, (ROW, COLUMN), rank=3)
     leaves = [t.clone() for t in inputs]
     leaves[NAMES.index(name)][0, 0, 0, 0, 0] = float('inf')
@@ -219,7 +219,7 @@ def test_infinity_does_not_come_back_from_padding(name, d, isa):
         assert not (grad.isnan() & ~exact.isnan()).any(), of
 
 
-def test_gradient_of_a_float64_output(isa):
+def test_gradient_of_a_float64_output_is_accepted(isa):
     inputs, traversals, softplus = case(1, 3, 4, 5, 2, CROSS)
     inputs = ScanInputs(*inputs, traversals, softplus)
     y = native.selective_scan_2d(inputs, torch.float64)
@@ -245,8 +245,8 @@ def test_info_names_the_instruction_set(isa):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='the C library is not glibc')
-def test_heap_keeps_freed_memory():
-    """16 MiB that were freed are still there when they are asked for again: without the call, 11000 page faults."""
+def test_heap_reuses_freed_memory():
+    """Freed 16 MiB are reused by the next allocation; without the heap setting, it causes 11000 page faults."""
     code = """
 import resource, torch
 from mmvmamba.ops.native.heap import keep_freed_memory
@@ -264,4 +264,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     own = ('MALLOC_', 'GLIBC_', 'LD_PRELOAD')
     environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=environment)
-    assert int(done.stdout) < 4096  # pages of one of the three times
+    assert int(done.stdout) < 4096  # pages of one of the three allocations

@@ -1,7 +1,6 @@
-"""The kernels built for 64-bit Arm and run in QEMU, against what their own tests compare them with.
+"""Runs the kernels built for 64-bit Arm in QEMU on the cases of test_native.py and test_depthwise_conv.py.
 
-Needs Debian's gcc-aarch64-linux-gnu and qemu-user; then the cases of test_native.py and test_depthwise_conv.py run
-there.
+Needs Debian's gcc-aarch64-linux-gnu and qemu-user.
 """
 
 import shutil
@@ -33,16 +32,16 @@ def _emulated(program, monkeypatch):
 
 
 @pytest.mark.parametrize('name', test_native.CASES)
-def test_scan(name):
-    test_native.test_against_reference(name, 'neon')
+def test_scan_matches_the_reference(name):
+    test_native.test_kernels_match_the_reference(name, 'neon')
 
 
 @pytest.mark.parametrize('name', test_depthwise_conv.CASES)
-def test_convolution(name):
-    test_depthwise_conv.test_kernels(name, native)
+def test_convolution_matches_float64(name):
+    test_depthwise_conv.test_kernels_match_float64(name, native)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_16_bit_maps(dtype):
+def test_16_bit_maps_match_the_reference(dtype):
     test_native.test_16_bit_maps(dtype, 5, 'neon')
-    test_depthwise_conv.test_16_bit(dtype, native)
+    test_depthwise_conv.test_16_bit_results_are_rounded_once(dtype, native)

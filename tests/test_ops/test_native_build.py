@@ -1,4 +1,4 @@
-"""That the native kernels are there, are those for this processor, and agree with the loader on what they take."""
+"""Tests that the native kernels are built, match this processor, and share the loader's argument structs."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ CAPABILITIES = {'AVX512': 'avx512', 'AVX2': 'avx2'}
 
 
 @pytest.mark.skipif(not (CHECKOUT and COMPILER), reason='no checkout, or no C compiler on the path')
-def test_is_built():
+def test_kernels_are_built():
     assert native.unavailable_reason() is None
 
 
@@ -30,7 +30,7 @@ built = pytest.mark.skipif(native.unavailable_reason() is not None, reason='the 
 
 @built
 @pytest.mark.skipif(platform.machine() != 'x86_64', reason='one set of kernels')
-def test_picks_what_the_processor_has(monkeypatch):
+def test_loader_selects_the_instruction_set_of_the_processor(monkeypatch):
     monkeypatch.delenv('MMVMAMBA_ISA', raising=False)
     capability = torch.backends.cpu.get_cpu_capability()
     assert native.info().split(',')[0] == CAPABILITIES.get(capability, 'baseline')
@@ -46,15 +46,15 @@ def loading_anew():
 @built
 @pytest.mark.usefixtures('loading_anew')
 @pytest.mark.parametrize('struct', ['ScanMap', 'ScanArgs', 'ConvArgs'])
-def test_other_fields_are_one_clear_sentence(struct, monkeypatch):
+def test_mismatching_struct_fields_raise_a_one_sentence_error(struct, monkeypatch):
     fields = list(getattr(library, struct)._fields_)
-    fields[1], fields[2] = fields[2], fields[1]  # of the same size
+    fields[1], fields[2] = fields[2], fields[1]  # fields of the same size
     monkeypatch.setattr(library, struct, type(struct, (ctypes.Structure,), dict(_fields_=fields)))
     assert 'built from other sources; build it again.' in native.unavailable_reason()
 
 
 @pytest.mark.usefixtures('loading_anew')
-def test_a_missing_object_is_one_clear_sentence(monkeypatch, tmp_path):
+def test_missing_or_damaged_object_raises_a_one_sentence_error(monkeypatch, tmp_path):
     monkeypatch.setattr(library, 'OBJECT', tmp_path / '_scan.so')
     assert 'not built' in native.unavailable_reason()
     (tmp_path / '_scan.so').write_bytes(b'not an object')
@@ -64,7 +64,7 @@ def test_a_missing_object_is_one_clear_sentence(monkeypatch, tmp_path):
         run_native(*case(1, 2, 2, 2, 1, CROSS))
 
 
-def test_traversal_codes_are_those_of_the_kernels():
+def test_traversal_codes_match_the_kernels():
     codes = traversal.traversal_codes(('row', 'column', 'row_reversed', 'column_reversed'))
     column, reverse = library.SCAN_COLUMN, library.SCAN_REVERSED
     assert codes == [0, column, reverse, column | reverse]

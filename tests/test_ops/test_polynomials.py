@@ -1,4 +1,4 @@
-"""The polynomials in the kernels are those that benchmarks/polynomials.py derives."""
+"""Tests that the polynomial coefficients in the kernels match those that benchmarks/polynomials.py derives."""
 
 import importlib.util
 import re
@@ -19,7 +19,7 @@ def polynomials():
 
 
 def numbers(text):
-    """In their order, `- 1.5` being negative."""
+    """Returns the numbers in order; `- 1.5` is negative."""
     return [-float(value) if sign == '- ' else float(value) for sign, value in NUMBER.findall(text)]
 
 
@@ -27,11 +27,11 @@ def numbers(text):
     ('function', 'path', 'begin', 'end', 'left_out'),
     [
         ('exp2', NATIVE, 'vf q =', '#if', 0),
-        ('log1p', NATIVE, 'vf p =', 'return', 1),  # a factor u stands before the polynomial
+        ('log1p', NATIVE, 'vf p =', 'return', 1),  # a factor u precedes the polynomial
         ('log1p', TRITON, 'p = u *', 'return', 1),
     ],
 )
-def test_coefficients(function, path, begin, end, left_out):
+def test_coefficients_match_the_derivation(function, path, begin, end, left_out):
     coefficients, error = getattr(polynomials(), function)()
     code = path.read_text().split(begin, 1)[1].split(end, 1)[0]
     assert numbers(code) == coefficients[left_out:][::-1]

@@ -1,4 +1,4 @@
-"""A sample of what sanitize.py runs: the kernels that every processor has, under AddressSanitizer."""
+"""Runs a sample of sanitize.py: the kernels that every processor supports, under AddressSanitizer."""
 
 import shutil
 from dataclasses import replace
@@ -26,7 +26,7 @@ SAMPLE = (
 
 
 @pytest.mark.skipif(not shutil.which('gcc'), reason='needs gcc')
-def test_address_sanitizer():
+def test_address_sanitizer_finds_no_fault():
     checker = CHECKERS['address']
     checker = replace(checker, flags=('-fsanitize=address',), finds=checker.finds[:3], sets=('baseline',))
     assert check('address', checker, threads=2, only=SAMPLE) == 0

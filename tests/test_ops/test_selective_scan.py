@@ -1,4 +1,4 @@
-"""The public scans: two-level PyTorch against the sequential reference, the operator against PyTorch's own checks."""
+"""Tests the public scans against the sequential reference, and the operator with PyTorch's own checks."""
 
 import pytest
 import torch
@@ -35,10 +35,10 @@ def case(request):
 
 @pytest.mark.parametrize('backend', ['blocked', 'auto'])
 @pytest.mark.parametrize('dt_softplus', [True, False])
-def test_equals_the_reference_in_float64(case, backend, dt_softplus):
-    """'blocked' is differentiated by autograd, 'auto' by the operator's own backward."""
+def test_scan_matches_the_reference_in_float64(case, backend, dt_softplus):
+    """'blocked' is differentiated by autograd, 'auto' by the operator's own backward pass."""
     inputs, traversals = case
-    if not dt_softplus:  # a step as it comes, of either sign: kept small, or the states explode
+    if not dt_softplus:  # without softplus, steps have either sign: keep them small, or the states explode
         inputs |= {name: inputs[name] * 0.01 for name in ('dt', 'dt_bias') if inputs[name] is not None}
     results = {}
     for name in ('reference', backend):
@@ -62,7 +62,7 @@ def test_gradcheck(backend):
 
 @pytest.mark.parametrize('length', [1, 2, 3, 9, 10, 17, 100])
 @pytest.mark.parametrize('reverse', [False, True])
-def test_linear_scan(length, reverse):
+def test_linear_scan_matches_the_recurrence(length, reverse):
     a, b = torch.rand(2, length, 3, 2, dtype=torch.float64), torch.randn(2, length, 3, 2, dtype=torch.float64)
     h, expected = 0, [None] * length
     for t in range(length)[::-1] if reverse else range(length):
@@ -71,7 +71,7 @@ def test_linear_scan(length, reverse):
 
 
 def test_strong_decay_does_not_overflow():
-    """Forms that divide by products of decays give NaN here."""
+    """Implementations that divide by products of decays give NaN here."""
     inputs = scan_inputs(1, 16, 16, 4, 16, K=4, dtype=torch.float32)
     inputs['dt'] = inputs['dt'] * 5 + 10
     with use_backend('blocked'):
@@ -90,7 +90,7 @@ def test_opcheck(dtype):
     torch.library.opcheck(torch.ops.mmvmamba.selective_scan_2d, (*no_options.values(), [0, 1], False, dtype))
 
 
-def test_types():
+def test_output_has_the_expected_dtype():
     inputs = scan_inputs(1, 3, 4, 8, 1, K=4, dtype=torch.float32)
     y = selective_scan_2d(**inputs)
     for dtype in (torch.float16, torch.bfloat16):
@@ -103,7 +103,7 @@ def test_types():
     assert selective_scan_2d(**{k: t if t is None else t.double() for k, t in inputs.items()}).dtype == torch.float64
 
 
-def test_autocast_leaves_the_state_in_float32():
+def test_autocast_keeps_the_state_in_float32():
     inputs = scan_inputs(1, 3, 4, 8, 1, K=4, dtype=torch.float32)
     expected = selective_scan_2d(**inputs)
     with torch.autocast('cpu', torch.bfloat16):
@@ -131,7 +131,7 @@ def test_compile_and_export():
     torch.testing.assert_close(decomposed.module()(*inputs.values()), selective_scan_2d(**inputs))
 
 
-def test_double_backward_is_refused():
+def test_double_backward_is_rejected():
     inputs = scan_inputs(1, 2, 2, 2, 1, K=4)
     x = inputs['x'].requires_grad_()
     (grad,) = torch.autograd.grad(selective_scan_2d(**inputs).square().sum(), x, create_graph=True)
@@ -154,14 +154,14 @@ def test_double_backward_is_refused():
         ('A', lambda t: t.numpy()),
     ],
 )
-def test_what_does_not_fit_is_named(name, change):
+def test_error_names_the_mismatching_input(name, change):
     inputs = scan_inputs(1, 3, 4, 5, 2, K=4, rank=2)
     inputs[name] = change(inputs[name])
     with pytest.raises(ValueError, match=f'{name} (is|must be)'):
         selective_scan_2d(**inputs)
 
 
-def test_empty():
+def test_empty_batch_is_supported_and_empty_map_is_rejected():
     inputs = scan_inputs(0, 3, 4, 5, 2, K=4)
     assert selective_scan_2d(**inputs).shape == (0, 3, 4, 5)
     inputs = scan_inputs(1, 0, 4, 5, 2, K=4)
@@ -170,7 +170,7 @@ def test_empty():
 
 
 @pytest.mark.parametrize('dtype', [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
-def test_types_that_are_refused(dtype):
+def test_unsupported_dtypes_are_rejected(dtype):
     inputs = scan_inputs(1, 3, 4, 5, 2, K=4)
     with pytest.raises(ValueError, match=f'out_dtype is {dtype}; the scan gives float32, bfloat16'):
         selective_scan_2d(**inputs, out_dtype=dtype)
@@ -180,7 +180,7 @@ def test_types_that_are_refused(dtype):
 
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('out_dtype', DTYPES)
-def test_any_type_of_result(dtype, out_dtype):
+def test_any_floating_out_dtype_is_supported(dtype, out_dtype):
     inputs = scan_inputs(1, 3, 4, 5, 2, K=4, dtype=dtype)
     y, grads = value_and_grads(selective_scan_2d, inputs, out_dtype=out_dtype)
     with use_backend('reference'):
@@ -191,7 +191,7 @@ def test_any_type_of_result(dtype, out_dtype):
 
 
 @pytest.mark.parametrize('sizes', [dict(n=0), dict(n=2, rank=0)])
-def test_no_states_and_no_rank_are_refused(sizes):
+def test_zero_states_or_zero_rank_are_rejected(sizes):
     inputs = scan_inputs(1, 3, 4, 5, sizes['n'], K=4)
     if 'rank' in sizes:
         inputs |= dict(dt=torch.zeros(1, 4, 3, 4, 0), dt_weight=torch.zeros(4, 5, 0))
@@ -222,15 +222,15 @@ class TestFunctionTransforms:
         torch.testing.assert_close(torch.func.vmap(grad)(xs), torch.stack([grad(x) for x in xs]))
 
     @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
-    def test_a_kernel_by_name_refuses(self):
+    def test_explicitly_chosen_kernel_rejects_transforms(self):
         x, scan = self.case()
         with use_backend('native'), pytest.raises(ValueError, match="'native' does not take the transforms of torch"):
             torch.func.vmap(scan)(x[None])
 
 
 @pytest.mark.parametrize('flag', ['no', None, 0, 2.5, torch.tensor(True)])
-def test_flags_are_bools(flag):
-    """In every backend; a backend of plain PyTorch would take any of these for yes or no."""
+def test_flags_must_be_bools(flag):
+    """Applies to every backend; plain PyTorch would silently treat these values as true or false."""
     inputs = scan_inputs(1, 3, 4, 5, 2, K=1)
     for backend in ('auto', 'blocked', 'reference'):
         with use_backend(backend), pytest.raises(ValueError, match='dt_softplus=.* must be True or False'):
@@ -241,8 +241,8 @@ def test_flags_are_bools(flag):
             selective_scan(u, u, A, B, B, **{name: flag})
 
 
-def test_last_state_beside_a_large_step():
-    """The sums of later steps are no differences of sums, in which the small ones would drown."""
+def test_last_state_is_accurate_after_a_large_step():
+    """Sums of later steps must not be computed as differences of cumulative sums, which would lose small steps."""
     torch.manual_seed(0)
     u, delta, A, B = torch.randn(1, 3, 64), torch.rand(1, 3, 64), -torch.rand(3, 4), torch.randn(1, 4, 64)
     delta[..., 10] = 1e6
@@ -252,19 +252,19 @@ def test_last_state_beside_a_large_step():
 
 
 @pytest.mark.parametrize('traversals', [('diagonal',), (), 'row', None, 4, (['row'],)])
-def test_unknown_traversal(traversals):
+def test_unknown_traversals_are_rejected(traversals):
     with pytest.raises(ValueError, match='traversals=.* must be a non-empty tuple'):
         selective_scan_2d(**scan_inputs(1, 3, 4, 5, 2, K=1), traversals=traversals)
 
 
 @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
-def test_a_chosen_backend_says_what_it_does_not_take():
+def test_explicitly_chosen_backend_rejects_unsupported_dtypes():
     with use_backend('native'), pytest.raises(ValueError, match="'native' does not take float64"):
         selective_scan_2d(**scan_inputs(1, 2, 2, 2, 1, K=4))
 
 
 def mamba_ssm_reference(u, delta, A, B, C, D, z, bias, softplus):
-    """A sequential scan of (b, d, L) sequences, in mamba-ssm's terms."""
+    """Sequential scan of (b, d, L) sequences with mamba-ssm's argument names."""
     b, d, L = u.shape
     delta = delta + bias[:, None] if bias is not None else delta
     delta = F.softplus(delta) if softplus else delta
@@ -287,7 +287,7 @@ def mamba_ssm_reference(u, delta, A, B, C, D, z, bias, softplus):
 @pytest.mark.parametrize('B_form', ['constant', 'sequence', 'groups'])
 @pytest.mark.parametrize('C_form', ['constant', 'sequence', 'groups'])
 @pytest.mark.parametrize('optional', [True, False])
-def test_sequence_scan(B_form, C_form, optional):
+def test_sequence_scan_matches_mamba_ssm_semantics(B_form, C_form, optional):
     torch.manual_seed(0)
     b, d, n, L = 2, 6, 3, 11
     forms = dict(constant=(d, n), sequence=(b, n, L), groups=(b, 2, n, L))
@@ -306,8 +306,8 @@ def test_sequence_scan(B_form, C_form, optional):
         torch.testing.assert_close(grad, expected)
 
 
-def test_sequence_scan_with_other_groups_in_b_than_in_c():
-    """As mamba-ssm's reference reads them; its kernels do not take them."""
+def test_sequence_scan_accepts_different_groups_in_b_and_c():
+    """mamba-ssm's reference supports this; its kernels do not."""
     u, A = torch.randn(2, 6, 5), -torch.rand(6, 3)
     B, C = torch.randn(2, 2, 3, 5), torch.randn(2, 3, 3, 5)
     expected = selective_scan(u, u, A, B.repeat_interleave(3, 1), C.repeat_interleave(2, 1))
@@ -328,14 +328,14 @@ def test_sequence_scan_with_other_groups_in_b_than_in_c():
         (dict(C=None), 'C must be a tensor, not NoneType'),
     ],
 )
-def test_sequence_scan_names_what_is_no_input(change, message):
+def test_sequence_scan_names_the_invalid_argument(change, message):
     inputs = dict(u=torch.randn(2, 6, 5), delta=torch.randn(2, 6, 5), A=-torch.rand(6, 3))
     inputs |= dict(B=torch.randn(6, 3), C=torch.randn(2, 3, 5)) | change
     with pytest.raises(ValueError, match=message):
         selective_scan(**inputs)
 
 
-def test_sequence_scan_names_what_does_not_fit():
+def test_sequence_scan_names_the_mismatching_input():
     u, A, B = torch.randn(2, 6, 5), -torch.rand(6, 3), torch.randn(2, 3, 5)
     for name, inputs in dict(
         A=(u, u, A[:4], B, B), delta=(u, u[:, :2], A, B, B), B=(u, u, A, B[:, :2], B), C=(u, u, A, B, B[:1])
@@ -345,7 +345,7 @@ def test_sequence_scan_names_what_does_not_fit():
 
 
 @pytest.mark.skipif(torch.__version__ < '2.5', reason='the FlopCounterMode of PyTorch 2.4 leaves out own operators')
-def test_flops_follow_the_published_convention():
+def test_flops_match_the_published_convention():
     from mmengine.analysis import FlopAnalyzer
 
     b, H, W, d, n, K, rank = 2, 3, 4, 5, 2, 4, 3
@@ -362,10 +362,8 @@ def test_flops_follow_the_published_convention():
     assert counter.get_total_flops() == 9 * steps * d * n + steps * d + 2 * steps * d * rank
 
 
-def test_mamba_ssm_backend_hands_over_sequences(monkeypatch):
-    """With our own 1-D scan in the place of mamba-ssm's function, the hand-over and the merge can be checked without a
-    GPU.
-    """
+def test_mamba_ssm_backend_converts_maps_to_sequences(monkeypatch):
+    """Replaces mamba-ssm's function by our own 1-D scan, so that conversion and merging can be tested without a GPU."""
     import sys
     import types
 

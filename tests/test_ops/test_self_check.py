@@ -1,4 +1,4 @@
-"""A kernel that has to prove itself, sound or broken on purpose; `test_triton.py` does the same to Triton's."""
+"""Tests the self-check with sound and deliberately broken kernels; `test_triton.py` covers Triton's kernels."""
 
 import dataclasses
 import logging
@@ -19,16 +19,16 @@ from mmvmamba.ops.selective_scan_2d import _say_once
 
 from .cases import scan_inputs, value_and_grads
 
-CHECK = len(self_check.SIZES)  # runs of the forward, and of the backward, that a check takes
+CHECK = len(self_check.SIZES)  # forward calls, and backward calls, of one check
 
 
 @pytest.fixture
 def put(monkeypatch):
-    """Puts a kernel in the place of the first backend that 'auto' asks, computing as 'blocked' but for `breakage`."""
+    """Replaces the first backend of 'auto' by a kernel that computes like 'blocked' and applies `breakage`."""
 
     def put(broken=None, breakage=None):
         calls = []
-        _say_once.cache_clear()  # each test is as a process of its own
+        _say_once.cache_clear()  # each test acts as a separate process
         self_check._say_unchecked.cache_clear()
 
         def function(name):
@@ -67,7 +67,7 @@ def fail(results):
 
 @pytest.mark.parametrize('broken', ['forward', 'backward'])
 @pytest.mark.parametrize('breakage, said', [(scale, 'off by'), (one_nan, 'off by nan'), (fail, 'too many resources')])
-def test_a_broken_kernel_is_left(put, caplog, broken, breakage, said):
+def test_broken_kernel_is_replaced_by_the_fallback(put, caplog, broken, breakage, said):
     with use_backend('blocked'):
         expected = value_and_grads(selective_scan_2d, inputs())
     calls = put(broken, breakage)
@@ -82,7 +82,7 @@ def test_a_broken_kernel_is_left(put, caplog, broken, breakage, said):
 
 
 @pytest.mark.parametrize('breakage', [scale, fail])
-def test_a_named_kernel_that_is_broken_is_an_error(put, breakage):
+def test_explicitly_chosen_broken_kernel_raises(put, breakage):
     calls = put('backward', breakage)
     for _ in range(2):
         with use_backend('native'), pytest.raises(RuntimeError, match='instead: native failed its first check'):
@@ -90,7 +90,7 @@ def test_a_named_kernel_that_is_broken_is_an_error(put, breakage):
     assert len(calls) <= 2 * CHECK
 
 
-def test_a_sound_kernel_is_checked_once_for_each_kind(put, caplog):
+def test_sound_kernel_is_checked_once_per_signature(put, caplog):
     calls = put()
     for _ in range(3):
         value_and_grads(selective_scan_2d, inputs())
@@ -112,7 +112,7 @@ def test_threads_wait_for_one_check(put):
     assert calls.count('backward') == CHECK and calls.count('forward') == CHECK + 4
 
 
-def test_whatever_the_caller_has_set_does_not_matter(put, caplog):
+def test_check_is_independent_of_the_global_torch_state(put, caplog):
     put()
     before = torch.get_rng_state()
     with torch.inference_mode(), torch.autocast('cpu', torch.bfloat16):
@@ -129,7 +129,7 @@ def test_whatever_the_caller_has_set_does_not_matter(put, caplog):
     assert not caplog.records
 
 
-def test_asking_and_tracing_compute_nothing(put):
+def test_selection_and_tracing_do_not_run_the_check(put):
     calls = put()
     assert choose('cpu', [torch.float32])[0].name == 'native'
     with FakeTensorMode() as mode:
@@ -137,7 +137,7 @@ def test_asking_and_tracing_compute_nothing(put):
     assert not calls
 
 
-def test_a_graph_is_captured_unchecked(put, monkeypatch, caplog):
+def test_graph_capture_skips_the_check(put, monkeypatch, caplog):
     calls = put()
     monkeypatch.setattr(self_check, '_is_capturing', lambda device: True)
     for _ in range(2):
@@ -150,7 +150,7 @@ def test_a_graph_is_captured_unchecked(put, monkeypatch, caplog):
     assert len(calls) == 2 * CHECK + 1
 
 
-def test_no_memory_says_nothing_about_the_kernel(put):
+def test_out_of_memory_does_not_count_as_a_failed_check(put):
     def no_memory(results):
         raise torch.cuda.OutOfMemoryError
 
@@ -160,20 +160,20 @@ def test_no_memory_says_nothing_about_the_kernel(put):
             selective_scan_2d(**inputs())
 
 
-def test_it_can_be_switched_off(put, monkeypatch):
+def test_check_can_be_disabled(put, monkeypatch):
     monkeypatch.setattr(self_check, 'ENABLED', False)
     calls = put('backward', fail)
     selective_scan_2d(**inputs())
     assert calls == ['forward']
 
 
-def test_the_environment_switches_it_off():
+def test_environment_variable_disables_the_check():
     code = 'from mmvmamba.ops import self_check; print(self_check.ENABLED)'
     environment = {**os.environ, 'MMVMAMBA_SELF_CHECK': '0'}
     assert subprocess.run([sys.executable, '-c', code], env=environment, capture_output=True).stdout == b'False\n'
 
 
-def test_diagnosis_mentions_it(monkeypatch, capsys):
+def test_diagnosis_shows_whether_the_check_is_enabled(monkeypatch, capsys):
     monkeypatch.setattr(__main__, 'PACKAGES', ())
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a device')
@@ -183,7 +183,7 @@ def test_diagnosis_mentions_it(monkeypatch, capsys):
 
 @pytest.mark.parametrize('broken', ['conv_silu', 'conv_silu_backward'])
 @pytest.mark.parametrize('breakage', [scale, one_nan, fail])
-def test_a_broken_convolution_is_left(put, caplog, monkeypatch, broken, breakage):
+def test_broken_convolution_is_replaced_by_the_fallback(put, caplog, monkeypatch, broken, breakage):
     put()
     calls = []
 

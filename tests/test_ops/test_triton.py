@@ -1,7 +1,7 @@
-"""The Triton kernels against the reference in float64: on a CUDA device, or without one in Triton's interpreter.
+"""Tests the Triton kernels against the float64 reference, on a CUDA device or in Triton's interpreter.
 
-The interpreter has to be chosen before Triton is imported, so `test_in_the_interpreter` runs this file a second time in
-a process of its own, where the cases of `TestKernels` are collected.
+The interpreter must be selected before Triton is imported, so `test_in_the_interpreter` runs this file again in a
+separate process, which collects the cases of `TestKernels`.
 """
 
 import os
@@ -31,13 +31,13 @@ CROSS = [ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED]
 def test_in_the_interpreter():
     options = ['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-o', 'addopts=']
     command = [sys.executable, '-m', 'pytest', *options, __file__]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith('PYTEST_')}  # xdist's, which is switched off
+    environment = {k: v for k, v in os.environ.items() if not k.startswith('PYTEST_')}  # without xdist's variables
     environment.update(TRITON_INTERPRET='1', OMP_NUM_THREADS='1')
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_import_needs_no_triton():
+def test_import_does_not_need_triton():
     code = (
         "import sys; sys.modules['triton'] = None\nfrom mmvmamba.ops import triton; print(triton.unavailable_reason())"
     )
@@ -45,13 +45,13 @@ def test_import_needs_no_triton():
     assert 'not installed' in run.stdout
 
 
-def test_says_that_triton_is_old(monkeypatch):
+def test_old_triton_is_reported(monkeypatch):
     monkeypatch.setattr(sys.modules['triton'], '__version__', '3.2.0')
     assert '3.2.0' in backend.unavailable_reason()
 
 
 @pytest.mark.skipif(INTERPRETED or DEVICE == 'cuda', reason='Triton can run here')
-def test_says_that_there_is_no_device():
+def test_missing_device_is_reported():
     assert 'CUDA' in backend.unavailable_reason()
 
 
@@ -67,7 +67,7 @@ def make_inputs(
     optional=True,
     seed=0,
 ):
-    """dict of the eight tensors; the last block of channels is not full, and B, C, dt are slices of one projection."""
+    """Returns a dict of the eight tensors. The last channel block is incomplete; B, C, dt share one projection."""
     random = torch.Generator().manual_seed(seed)
     K = len(traversals)
 
@@ -91,7 +91,7 @@ def make_inputs(
 
 
 def run_reference(inputs, grad_y, traversals, dt_softplus, dtype):
-    """y and the gradients, by autograd in the given precision."""
+    """Returns y and the gradients, by autograd in the given precision."""
     leaves = {name: None if t is None else t.to(dtype).requires_grad_() for name, t in inputs.items()}
     y = reference.selective_scan_2d(ScanInputs(**leaves, codes=traversals, dt_softplus=dt_softplus))
     y.backward(grad_y.to(y.dtype))
@@ -109,7 +109,7 @@ def run_kernels(inputs, grad_y, traversals, dt_softplus=True, out_dtype=torch.fl
 
 
 def check(inputs, traversals=CROSS, dt_softplus=True):
-    """Every result at most three times as far from float64 as the sequential float32 recurrence, plus one rounding."""
+    """The error of each result is at most 3 times that of the sequential float32 recurrence, plus one rounding."""
     grad_y = torch.randn(inputs['x'].shape[0], *inputs['x'].shape[-3:], generator=torch.Generator().manual_seed(1))
     grad_y = grad_y.to(DEVICE, inputs['x'].dtype)
     exact = run_reference(inputs, grad_y, traversals, dt_softplus, torch.float64)
@@ -120,14 +120,14 @@ def check(inputs, traversals=CROSS, dt_softplus=True):
             continue
         rounding = 1e-7 if name == 'y' else torch.finfo(result.dtype).eps
         if inputs['dt_weight'] is not None:
-            rounding = max(rounding, torch.finfo(inputs['dt'].dtype).eps)  # in which dt is multiplied out
+            rounding = max(rounding, torch.finfo(inputs['dt'].dtype).eps)  # dtype of the dt projection
         error, allowed = ((r.double() - exact[name]).norm() for r in (result, sequential[name]))
         assert error <= 3 * allowed + rounding * exact[name].norm(), name
 
 
 @pytest.fixture(params=['one_sweep', 'one_sweep_each', 'chunks'])
 def schedule(request, monkeypatch):
-    """How the work is cut up, which depends on how many multiprocessors there are to keep busy."""
+    """How the work is divided, which depends on the number of multiprocessors."""
     from mmvmamba.ops.triton import launch
 
     multiprocessors = {'one_sweep': 0, 'one_sweep_each': 10**6, 'chunks': 10**6}[request.param]
@@ -138,7 +138,7 @@ def schedule(request, monkeypatch):
 
 @pytest.fixture
 def small_check(monkeypatch):
-    """The self-check with maps that the interpreter walks in seconds, still in one pass and in chunks."""
+    """Reduces the self-check to maps that take seconds in the interpreter, still in one pass and in chunks."""
     if DEVICE == 'cpu':
         from mmvmamba.ops.triton import launch
 
@@ -151,28 +151,28 @@ class TestKernels:
     __test__ = INTERPRETED or DEVICE == 'cuda'
 
     @pytest.mark.parametrize(('states', 'channels'), [(1, 40), (2, 5), (16, 10)])  # neither is a multiple of a block
-    def test_cross(self, schedule, states, channels):
+    def test_cross_scan_matches_the_reference(self, schedule, states, channels):
         check(make_inputs(size=(3, 5), states=states, channels=channels))
 
     @pytest.mark.parametrize(
         'traversals',
         [[ROW], [COLUMN_REVERSED], [COLUMN, COLUMN_REVERSED], [ROW_REVERSED, ROW, ROW, COLUMN, ROW_REVERSED]],
     )
-    def test_traversals(self, traversals, schedule):
+    def test_every_traversal_matches_the_reference(self, traversals, schedule):
         check(make_inputs(size=(3, 4), channels=3, traversals=traversals), traversals)
 
-    def test_a_map_for_each_traversal(self):
+    def test_separate_map_per_traversal(self):
         check(make_inputs(size=(3, 4), channels=3, shared=False))
 
     @pytest.mark.parametrize('size', [(1, 14), (11, 1), (1, 1), (7, 2)])
-    def test_sizes(self, size):
+    def test_map_sizes(self, size):
         check(make_inputs(size=size, channels=5))
 
     def test_two_maps_in_sequence(self, schedule):
         traversals = [ROW, ROW_REVERSED]
         check(make_inputs(size=(1, 9), channels=9, states=16, traversals=traversals, shared=False), traversals)
 
-    def test_full_dt(self):
+    def test_full_rank_dt(self):
         check(make_inputs(batch=2, size=(3, 4), channels=5, rank=None))
 
     @pytest.mark.parametrize('dt_softplus', [True, False])
@@ -183,7 +183,7 @@ class TestKernels:
         check(inputs, dt_softplus=dt_softplus)
 
     @pytest.mark.parametrize('layout', ['channels_first', 'cropped', 'sliced'])
-    def test_layouts(self, layout):
+    def test_memory_layouts(self, layout):
         inputs = make_inputs(batch=2, size=(3, 4), channels=5, states=3)
         for name in ('x', 'dt', 'B', 'C'):
             t = inputs[name]
@@ -206,7 +206,7 @@ class TestKernels:
         y = backend.selective_scan_2d(inputs, torch.float32)
         for dtype in (torch.float16, torch.bfloat16):
             result = backend.selective_scan_2d(inputs, dtype)
-            if INTERPRETED and dtype == torch.bfloat16:  # it cuts off the bits that a device rounds
+            if INTERPRETED and dtype == torch.bfloat16:  # the interpreter truncates where a device rounds
                 torch.testing.assert_close(result, y.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
             else:
                 assert torch.equal(result, y.to(dtype))
@@ -219,7 +219,7 @@ class TestKernels:
 
     @pytest.mark.parametrize('value', [float('nan'), float('inf')])
     @pytest.mark.parametrize('name', ['x', 'dt'])
-    def test_what_is_not_finite_arrives(self, name, value, schedule):
+    def test_non_finite_values_propagate(self, name, value, schedule):
         inputs = make_inputs(size=(3, 4), channels=5, rank=None, traversals=[COLUMN])
         inputs[name] = inputs[name].clone()
         inputs[name].view(-1)[inputs[name].numel() // 2] = value
@@ -235,7 +235,7 @@ class TestKernels:
         first, second = (run_kernels(inputs, grad_y, CROSS) for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
-    def test_batch_in_parts(self, monkeypatch):
+    def test_batch_is_split_into_parts(self, monkeypatch):
         from mmvmamba.ops.triton import launch
 
         traversals = [ROW, COLUMN_REVERSED]
@@ -253,13 +253,13 @@ class TestKernels:
         monkeypatch.setattr(launch.Scan, 'wide', lambda *_: True)
         check(make_inputs(size=(3, 4), channels=5))
 
-    def test_empty(self):
+    def test_empty_inputs(self):
         inputs = make_inputs(batch=0, size=(3, 4), channels=5)
         results = run_kernels(inputs, torch.empty_like(inputs['x']), CROSS)
         assert results['y'].shape == (0, 3, 4, 5)
         assert not results['A'].any()
 
-    def test_too_many_traversals(self):
+    def test_too_many_traversals_are_rejected(self):
         traversals = [ROW] * 16
         with pytest.raises(ValueError, match='at most 15 traversals, not 16'):
             run_kernels(make_inputs(size=(1, 2), traversals=traversals), None, traversals)
@@ -275,12 +275,12 @@ class TestKernels:
     @pytest.mark.parametrize(
         ('kernel', 'wrong'), [('scan_fwd_kernel', 'y'), ('scan_bwd_kernel', 'dx'), ('state_passing_kernel', 'y')]
     )
-    def test_self_check_finds_what_is_wrong(self, small_check, monkeypatch, caplog, kernel, wrong):
+    def test_self_check_finds_broken_kernels(self, small_check, monkeypatch, caplog, kernel, wrong):
         from mmvmamba.ops.triton import launch
 
         kept = getattr(launch, kernel)
 
-        class Broken:  # decays as if A were something else
+        class Broken:  # computes the decays from a wrong A
             def __getitem__(self, grid):
                 return lambda p_A, **arguments: kept[grid](p_A=p_A / 2, **arguments)
 
@@ -300,8 +300,8 @@ class TestKernels:
 
 
 @pytest.mark.parametrize('states', [1, 2, 16, 64])
-def test_self_check_takes_every_way(states):
-    """One program for a whole sequence, and chunks: three, or none would be entered with a decayed state."""
+def test_self_check_covers_every_schedule(states):
+    """One program per sequence, and chunks: at least three, so that one is entered with a decayed state."""
     from mmvmamba.ops.triton import launch
 
     for channels in (launch.forward_channels(states), launch.backward_channels(states)):
@@ -321,7 +321,7 @@ def test_self_check_takes_every_way(states):
         (3, 3136, [0, 1, 0, 1], 196),  # one image: chunks
         (3, 25, [0, 1, 2, 3], 1),
     ],
-)  # too short to cut
+)  # too short to divide
 def test_schedule(blocks, length, groups, chunks):
     from mmvmamba.ops.triton import launch
 

@@ -1,4 +1,4 @@
-"""Data loaders whose workers scan, started in each of the ways that do not copy the parent's threads."""
+"""Tests data loader workers that run scans, with each start method that does not copy the parent's threads."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from .cases import scan_inputs
 
 
 class Scans(Dataset):
-    """Item i is the scan of inputs of seed i, and the name of the backend that was chosen for it."""
+    """Item i is the scan of inputs with seed i, and the name of the selected backend."""
 
     def __len__(self):
         return 2
@@ -23,8 +23,8 @@ class Scans(Dataset):
 @pytest.mark.slow
 @pytest.mark.parametrize('method', ['spawn', 'forkserver'])
 def test_workers_scan(method):
-    expected = [Scans()[index][0] for index in range(2)]  # the kernel's threads have run in this process, too
-    with use_backend('blocked'):  # stays in this one
+    expected = [Scans()[index][0] for index in range(2)]  # the kernel's threads have already run in this process
+    with use_backend('blocked'):  # applies to this process only
         loader = DataLoader(Scans(), batch_size=None, num_workers=1, multiprocessing_context=method, timeout=120)
         found = list(loader)
     assert torch.equal(torch.stack([y for y, _ in found]), torch.stack(expected))

@@ -1,4 +1,4 @@
-"""Scans on a device without kernels, in a process of its own: `test_backend.py` runs it."""
+"""Runs scans on a device without kernels, in a separate process started by `test_backend.py`."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ PRIVATE = torch._C.DispatchKeySet(torch._C.DispatchKey.PrivateUse1)
 
 
 class ToyTensor(Tensor):
-    """A tensor of the device `toy`, whose data lie on the CPU, where PyTorch's own operators run."""
+    """A tensor of the device `toy` whose data is on the CPU, where PyTorch's operators run."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -30,7 +30,7 @@ class ToyTensor(Tensor):
     @classmethod
     def __torch_dispatch__(cls, operator, types, args=(), kwargs=None):
         if operator.namespace == 'mmvmamba':
-            return operator.redispatch(PRIVATE, *args)  # what the dispatcher has for this device
+            return operator.redispatch(PRIVATE, *args)  # the kernel that the dispatcher has for this device
         args, kwargs = tree_map_only(cls, lambda t: t.data_on_cpu, (args, kwargs or {}))
         if 'device' in kwargs:
             kwargs['device'] = 'cpu'
