@@ -24,29 +24,37 @@ class WholeFileBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f'{path.name}.part')
-        try:
-            with part.open('wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)  # of no use, and the space is needed
-            error.filename = error.filename or str(path)  # a failed write does not name the file
-            raise
+        _write(obj, path, path.with_name(f'{path.name}.part'))
         while path.suffix == '.pth' and self.outdated:
             old = self.outdated.pop()
             if old != path and old.exists():
                 super().remove(old)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        path = Path(filepath)  # all ranks write the metrics of a test to the same file
+        _write(obj.encode(encoding), path, path.with_name(f'{path.name}.{os.getpid()}.part'))
 
     def remove(self, filepath: str | Path) -> None:
         if Path(filepath).suffix == '.pth':
             self.outdated.append(Path(filepath))
         else:
             super().remove(filepath)
+
+
+def _write(content: bytes, path: Path, part: Path) -> None:
+    """Writes to the file `part`, which replaces `path` when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)  # it is incomplete, and the space is needed
+        error.filename = error.filename or str(path)  # a failed write does not name the file
+        raise
 
 
 def write_whole_files() -> None:

@@ -95,7 +95,9 @@ def _check(
     if x.dim() != x_form.count(',') + 1:
         raise ValueError(f'x must be {x_form}, not {tuple(x.shape)}.')
     if weight.dim() > channel_axis and (hint := channels_first_hint(x, weight.shape[channel_axis])):
-        raise ValueError(f'x must be {x_form}, not {tuple(x.shape)}{hint}.')
+        raise ValueError(
+            f'x must be {x_form} with the channels of {name} {tuple(weight.shape)}, not {tuple(x.shape)}{hint}.'
+        )
     if 0 in x.shape[1:]:
         raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
     if tuple(weight.shape) != shape:

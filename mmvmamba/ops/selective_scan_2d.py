@@ -88,7 +88,9 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
         raise ValueError(f'A must be (K, d, n), not {tuple(A.shape)}.')
     K, d, n = len(codes), x.shape[-1], A.shape[-1]
     if hint := channels_first_hint(x, A.shape[1], x.dim() - 3):
-        raise ValueError(f'x must be (b, H, W, d) or (b, K, H, W, d), not {tuple(x.shape)}{hint}.')
+        raise ValueError(
+            f'x must be (b, H, W, d) or (b, K, H, W, d) with the d of A {tuple(A.shape)}, not {tuple(x.shape)}{hint}.'
+        )
     if 0 in x.shape[-3:]:
         raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
     if n == 0 or (dt_weight is not None and 0 in dt.shape[-1:]):
