@@ -148,13 +148,21 @@ def test_expanded_tensor_is_measured_by_its_shape(tmp_path):
         read_checkpoint(tmp_path / 'file.pth')
 
 
-def test_list_of_safe_globals_is_neither_used_nor_changed(tmp_path):
+@pytest.fixture
+def safe_str():
+    """A list of safe globals that is not empty."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.add_safe_globals([str])
+    yield torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(before)
+
+
+def test_list_of_safe_globals_is_neither_used_nor_changed(tmp_path, safe_str):
     path = write(tmp_path / 'file.pth', WEIGHTS, more=Calls(str, 7), array=np.arange(3))
-    with torch.serialization.safe_globals([str]):
-        before = torch.serialization.get_safe_globals()
-        with pytest.raises(CheckpointError, match='was refused'):
-            read_checkpoint(path)
-        assert torch.serialization.get_safe_globals() == before
+    with pytest.raises(CheckpointError, match='was refused'):
+        read_checkpoint(path)
+    assert torch.serialization.get_safe_globals() == safe_str
 
 
 def test_many_threads_read_what_was_saved_beside_torch():

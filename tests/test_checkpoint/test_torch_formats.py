@@ -43,7 +43,11 @@ def test_every_type(save, zipped, dtype):
         'scalar': torch.ones(()).to(dtype).reshape(()),
         'empty': torch.ones(0, 3).to(dtype),
     }
-    read = read_checkpoint(save(tensors, zipped))
+    try:
+        path = save(tensors, zipped)
+    except KeyError:
+        pytest.skip('this version of PyTorch cannot save the type')
+    read = read_checkpoint(path)
     for name, value in tensors.items():
         assert read[name].dtype == dtype and read[name].shape == value.shape
         assert same_bytes(read[name].reshape(-1), value.reshape(-1))
