@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 
 from . import blocked, mamba_ssm, native, reference, self_check, torch_conv, triton
 from .arguments import DTYPES
+from .import_failure import import_failure
 from .setting import Setting
 
 AUTO = 'auto'
@@ -16,6 +17,13 @@ AUTO = 'auto'
 
 def _always() -> None:
     return None
+
+
+def _constant_for_compilers(function: Callable) -> Callable:
+    """`torch.compiler.assume_constant_result`; it imports the compiler, and that Triton, which may be broken."""
+    if import_failure('torch._dynamo') is None:
+        return torch.compiler.assume_constant_result(function)
+    return function
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,7 @@ def current_backend() -> str:
 
 # What PyTorch 2.4 compiles writes a constant result over the global of the function's name, in the module that is
 # compiled: hence functions of their own, that no other module imports.
-@torch.compiler.assume_constant_result
+@_constant_for_compilers
 def _chosen_name() -> str:
     return use_backend.get()
 
@@ -190,7 +198,7 @@ def in_function_transform() -> bool:
     return _transforms_are_active()
 
 
-@torch.compiler.assume_constant_result
+@_constant_for_compilers
 def _transforms_are_active() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 

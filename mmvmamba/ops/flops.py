@@ -11,9 +11,16 @@ from math import prod
 import torch
 from mmengine.analysis import complexity_analysis
 from mmengine.analysis.jit_handles import get_shape
-from torch.utils.flop_counter import register_flop_formula
 
 from . import depthwise_conv, selective_scan_2d  # noqa: F401  (define the operators)
+from .import_failure import import_failure
+
+if import_failure('torch.utils.flop_counter') is None:
+    from torch.utils.flop_counter import register_flop_formula
+else:  # PyTorch imports Triton there: if that is broken, its counter cannot run
+
+    def register_flop_formula(operator):
+        return lambda formula: formula
 
 
 def scan_flops(

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmamba.engine.libraries import register_modules
+from mmvmamba.ops import use_backend
 from mmvmamba.ops.flops import scan_flops
 
 # Image height and width for which FLOPs are published.
@@ -89,7 +90,8 @@ def count_flops(model: nn.Module, shape: Sequence[int]) -> Counter:
         shape: height and width of the image.
     """
     image = torch.empty(1, 3, *shape, device='meta')
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=OTHERS) as counter:
+    # the counter finds scans as operators, which a backend chosen by name may replace
+    with torch.no_grad(), use_backend('auto'), FlopCounterMode(display=False, custom_mapping=OTHERS) as counter:
         if hasattr(model, 'roi_head'):
             run_two_stages(model, image)
         else:
