@@ -64,6 +64,15 @@ def test_commands_of_the_page_run(checkout):
         assert any(published.fullmatch(file.name) for file in checkout.iterdir()), 'a hash is in its name'
 
 
+def test_flops_of_vim(checkout):
+    """The tools trace the model; that of VMamba is among the commands of the page."""
+    vim = 'DET=mask-rcnn_vim-demo_sfp_coins SEG=vim-demo_upernet_coins CLS=vim-demo_digits\n'
+    commands = [command for command in COMMANDS if 'get_flops.py' in command]
+    assert len(commands) == 3
+    for command in commands:
+        assert re.search(r'Flops: [1-9]', shell(SETUP + vim + command, checkout)), command
+
+
 def test_class_activation_map_of_vim():
     """Runs the snippet of the page. The class token, which is in the middle of the sequence, is in no map."""
     import torch

@@ -265,3 +265,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=environment)
     assert int(done.stdout) < 4096  # pages of one of the three allocations
+
+
+@pytest.mark.parametrize('d, n, rank', [(16, 1, 2), (37, 3, None), (96, 16, 6)])
+def test_an_image_alone_and_in_a_batch_have_bit_equal_results(d, n, rank):
+    inputs, codes, softplus = case(5, 9, 14, d, n, CROSS, rank=rank)
+    together = native.selective_scan_2d(ScanInputs(*inputs, codes, softplus), torch.float32)
+    weight = torch.linspace(-1, 1, d * 9).view(1, d, 3, 3)
+    convolved = native.conv_silu(inputs[0], weight, None, [1])
+    for i in range(5):
+        maps = (inputs[0], inputs[1], None, inputs[3], inputs[4])
+        one = tuple(t if of_all is None else of_all[i : i + 1] for t, of_all in zip(inputs, (*maps, *[None] * 3)))
+        alone = native.selective_scan_2d(ScanInputs(*one, codes, softplus), torch.float32)
+        assert torch.equal(alone, together[i : i + 1])
+        assert torch.equal(native.conv_silu(one[0], weight, None, [1]), convolved[i : i + 1])
