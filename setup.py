@@ -77,7 +77,7 @@ class BdistWheel(bdist_wheel):
         return 'py3', 'none', super().get_tag()[2]
 
 
-# optional: without a working compiler, the package is still installed and uses the blocked PyTorch scan.
+# optional: without a working compiler, the package is still installed and uses the chunked PyTorch scan.
 scan = Extension(
     'mmvmamba.ops.native._scan',
     sources=sorted(map(str, Path(NATIVE).glob('*.c'))),

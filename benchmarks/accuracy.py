@@ -15,7 +15,7 @@ import torch
 
 from mmvmamba.ops import CROSS, selective_scan_2d, use_backend
 
-OURS = ('blocked', 'native', 'triton')  # peers are shown, but not checked
+OURS = ('chunked', 'native', 'triton')  # peers are shown, but not checked
 CASES = {
     '28x28x96, N = 1': dict(size=(28, 28), channels=96),
     '31x33x40, N = 1, rank 6': dict(size=(31, 33), channels=40, rank=6),

@@ -24,7 +24,7 @@ from mmvmamba.ops import use_backend
 from mmvmamba.ops.backend import BACKENDS
 
 WITHOUT_CUDNN = ', no cuDNN'
-SCAN = ', scan '  # as in 'VMamba-T, scan blocked'
+SCAN = ', scan '  # as in 'VMamba-T, scan chunked'
 
 
 def step(name: str, model: nn.Module, training: bool, options: argparse.Namespace, images: Tensor) -> None:

@@ -1,6 +1,6 @@
 """The networks to compare: backbones without pooling and classifier, with random weights.
 
-A name consists of a network and optional variations after commas: 'VMamba-T, scan blocked', 'Vim-Ti, FPN, no cuDNN'.
+A name consists of a network and optional variations after commas: 'VMamba-T, scan chunked', 'Vim-Ti, FPN, no cuDNN'.
 """
 
 from collections.abc import Callable

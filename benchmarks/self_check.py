@@ -1,4 +1,4 @@
-"""Compares the kernels of a backend with the blocked scan, as the self-check does, and prints the errors.
+"""Compares the kernels of a backend with the chunked scan, as the self-check does, and prints the errors.
 
     python benchmarks/self_check.py [--backend triton] [--device cuda]
 
@@ -16,7 +16,7 @@ import traceback
 import torch
 
 from mmvmamba.ops.backend import BACKENDS
-from mmvmamba.ops.self_check import Use, errors
+from mmvmamba.ops.self_check import ScanSignature, errors
 
 
 def main() -> None:
@@ -30,7 +30,9 @@ def main() -> None:
     for map_type in (torch.float32, torch.bfloat16, torch.float16):
         for states in (1, 16):
             maps, weights = map_type, torch.float32
-            use = Use(device, (maps, maps, weights, maps, maps, weights, weights, weights), states, True, True)
+            use = ScanSignature(
+                device, (maps, maps, weights, maps, maps, weights, weights, weights), states, True, True
+            )
             begin = time.perf_counter()
             try:
                 found = errors(backend.forward, backend.backward, use)

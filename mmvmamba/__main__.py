@@ -29,7 +29,7 @@ def main() -> None:
     print(f'{torch.get_num_threads()} threads, {device}')
     for package in PACKAGES:
         print(f'  {package:14}{version(package)}')
-    print(f'Scan backends (chosen: {current_backend()}):')
+    print(f'Scan backends (selected: {selected_backend()}):')
     for name, backend in BACKENDS.items():
         can_run = f'can run ({native.info()})' if name == 'native' else 'can run'
         print(f'  {name:14}{backend.unavailable_reason() or can_run}')
@@ -40,6 +40,14 @@ def main() -> None:
     for device_type in devices():
         takes = (f'{str(dtype).removeprefix("torch.")} {choose(device_type, [dtype])[0].name}' for dtype in DTYPES)
         print(f'  {device_type:14}{", ".join(takes)}')
+
+
+def selected_backend() -> str:
+    """The name of the selected backend, or why the one in MMVMAMBA_SCAN cannot be used."""
+    try:
+        return current_backend()
+    except RuntimeError as error:
+        return f'none; {error}'
 
 
 def devices() -> list[str]:

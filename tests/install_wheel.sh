@@ -62,11 +62,11 @@ assert len(runtimes) == 1 and Path(torch.__file__).parent in Path(runtimes[0]).p
 torch.manual_seed(0)
 model, image = mmvmamba.VMamba('tiny').eval(), torch.rand(1, 3, 224, 224)
 maps = dict()
-for name in ('native', 'blocked'):
+for name in ('native', 'chunked'):
     with use_backend(name), torch.no_grad():
         maps[name] = model(image)
 print([tuple(map.shape) for map in maps['native']])
-for ours, plain in zip(maps['native'], maps['blocked']):
+for ours, plain in zip(maps['native'], maps['chunked']):
     torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)
 
 mim = Path(mmvmamba.__file__).parent / '.mim'

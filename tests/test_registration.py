@@ -43,7 +43,7 @@ def test_error_without_mmengine_names_the_package_to_install():
 def test_diagnosis_names_every_backend():
     done = run('import runpy\nrunpy.run_module("mmvmamba", run_name="__main__")', OPTIONAL)
     assert done.returncode == 0, done.stderr
-    for word in ('torch', 'reference', 'blocked', 'native', 'triton', 'mamba_ssm', 'can run'):
+    for word in ('torch', 'reference', 'chunked', 'native', 'triton', 'mamba_ssm', 'can run'):
         assert word in done.stdout
 
 

@@ -33,5 +33,5 @@ def export_program(model: nn.Module, shape: tuple[int, int] | None = None, unrol
     device = next(model.parameters()).device
     images = torch.zeros((1, 3, *shape) if shape else TRACED_SHAPE, device=device)
     sizes = None if shape else ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
-    with torch.no_grad(), use_backend('blocked') if unrolled else nullcontext():
+    with torch.no_grad(), use_backend('chunked') if unrolled else nullcontext():
         return torch.export.export(model.eval(), (images,), dynamic_shapes=sizes)

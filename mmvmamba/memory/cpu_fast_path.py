@@ -6,6 +6,7 @@ cache: an MLP takes up to half the time and no memory for its hidden layer.
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +22,15 @@ ONEDNN_MIN_MACS = 2**24  # the overhead of a oneDNN call is 10 us larger than th
 _onednn_linear = getattr(torch.ops.mkldnn, '_linear_pointwise', None) if torch.backends.mkldnn.is_available() else None
 
 
-class use_cpu_fast_path(Setting, default=os.environ.get('MMVMAMBA_CPU_FASTPATH') != '0'):
-    """Enables or disables the CPU fast path, for the process (as a call) or for a `with` block.
+_enabled = Setting('CPU fast path', os.environ.get('MMVMAMBA_CPU_FASTPATH') != '0')
 
-    The environment variable `MMVMAMBA_CPU_FASTPATH=0` disables it at startup.
+
+def use_cpu_fast_path(enabled: bool) -> AbstractContextManager:
+    """Context manager that enables or disables the fast path of a CPU.
+
+    The environment variable `MMVMAMBA_CPU_FASTPATH=0` disables it for the process.
     """
-
-    def __init__(self, enabled: bool):
-        super().__init__(enabled)
+    return _enabled.override(enabled)
 
 
 def is_on_cpu_fast_path(x: Tensor) -> bool:
@@ -37,8 +39,8 @@ def is_on_cpu_fast_path(x: Tensor) -> bool:
         x.device.type == 'cpu'
         and not torch.is_grad_enabled()
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and not in_function_transform()  # oneDNN's layer has no rules for transforms
-        and use_cpu_fast_path.get()
+        and not in_function_transform()  # oneDNN's layer has no rules for one
+        and _enabled.get()
     )
 
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from ..ops.backend import current_backend, use_backend
+from ..ops.backend import current_backend, override_backend
 
 
 def capture_context(t: Tensor) -> Callable[[], AbstractContextManager]:
@@ -18,7 +18,7 @@ def capture_context(t: Tensor) -> Callable[[], AbstractContextManager]:
 
     @contextmanager
     def restore():
-        same_backend = nullcontext() if backend == current_backend() else use_backend.within(backend)
+        same_backend = nullcontext() if backend == current_backend() else override_backend(backend)
         with same_backend, torch.autocast(device, dtype=dtype, enabled=enabled):
             yield
 

@@ -1,7 +1,7 @@
 """The selective scan in 2-D and 1-D, the depthwise convolution before it, and their backends."""
 
 from . import flops  # noqa: F401  (teaches FLOP counters the operator)
-from .backend import current_backend, use_backend
+from .backend import current_backend, set_backend, use_backend
 from .depthwise_conv import conv_silu_1d, conv_silu_2d
 from .selective_scan_1d import selective_scan
 from .selective_scan_2d import selective_scan_2d
@@ -17,5 +17,6 @@ __all__ = [
     'current_backend',
     'selective_scan',
     'selective_scan_2d',
+    'set_backend',
     'use_backend',
 ]

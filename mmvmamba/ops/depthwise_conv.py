@@ -3,7 +3,7 @@
 One operator, `mmvmamba::conv_silu`, serves the 3x3 convolution of a map and the causal ones of a sequence, which is a
 map of height 1: for kernel k, ``z[h, w] = bias[k] + sum_ij weight[k, :, i, j] x[h + i - rows // 2, w + j - left[k]]``
 with zeros around the map, and the result is ``z sigmoid(z)``. It runs on the backend that the scan runs on: native C on
-a CPU, Triton on CUDA, and PyTorch's own convolution elsewhere, in float64, and where 'blocked', 'reference' or
+a CPU, Triton on CUDA, and PyTorch's own convolution elsewhere, in float64, and where 'chunked', 'reference' or
 'mamba_ssm' is chosen. The backward pass keeps nothing but the inputs, and computes the convolution again.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .arguments import channels_first_hint, check_no_forward_mode, check_tensors, is_autocast_on
 from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform, replaces_operator
-from .self_check import ConvUse
+from .self_check import ConvSignature
 
 
 def conv_silu_2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -129,7 +129,7 @@ def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) 
     if replaces_operator(name):
         return BACKENDS[name].conv_silu(x, weight, bias, left)
     if in_function_transform():  # the operator has no rules for them
-        return BACKENDS['blocked'].conv_silu(x, weight, bias, left)
+        return BACKENDS['chunked'].conv_silu(x, weight, bias, left)
     return torch.ops.mmvmamba.conv_silu(x, weight, bias, left, name)
 
 
@@ -143,7 +143,7 @@ def _forward(x, weight, bias, left, backend=AUTO):
     check_no_forward_mode('The convolution operator')
     if x.numel() == 0:  # an empty batch
         return x.new_empty((len(x), len(left), *x.shape[1:]))
-    chosen, _ = choose(x.device.type, {x.dtype}, backend, ConvUse.of(x, weight, bias, left))
+    chosen, _ = choose(x.device.type, {x.dtype}, backend, ConvSignature.of(x, weight, bias, left))
     return chosen.conv_silu(x, weight, bias, left).contiguous()
 
 
@@ -153,7 +153,7 @@ def _backward(grad, x, weight, bias, left, backend=AUTO):
     if x.numel() == 0:
         grads = [t if t is None else t.new_zeros(t.shape) for t in inputs]
     else:
-        chosen, _ = choose(x.device.type, {x.dtype}, backend, ConvUse.of(x, weight, bias, left))
+        chosen, _ = choose(x.device.type, {x.dtype}, backend, ConvSignature.of(x, weight, bias, left))
         grads = chosen.conv_silu_backward(grad, x, weight, bias, left)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
 
@@ -185,7 +185,7 @@ def _differentiate(ctx, grad):
 
 def _refuse_double_backward(ctx, *grads):
     raise RuntimeError(
-        "The convolution operator has no second derivative; use_backend('blocked') gives one in plain PyTorch."
+        "The convolution operator has no second derivative; use_backend('chunked') gives one in plain PyTorch."
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .arguments import DTYPE_NAMES, DTYPES, channels_first_hint, check_flag, check_no_forward_mode, check_tensors
 from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform, replaces_operator
 from .scan_inputs import ScanInputs
-from .self_check import Use
+from .self_check import ScanSignature
 from .traversal import CROSS, traversal_codes
 
 
@@ -65,7 +65,7 @@ def selective_scan_2d(
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
     name = current_backend()
     if name == AUTO and in_function_transform():
-        name = 'blocked'  # the operator has no rules for them
+        name = 'chunked'  # the operator has no rules for them
     if replaces_operator(name):
         return BACKENDS[name].forward(inputs, out_dtype)
     if in_function_transform():
@@ -130,26 +130,26 @@ _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACK
 def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
     check_no_forward_mode('The selective scan')
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
-    chosen, loss = choose(x.device.type, inputs.dtypes, backend, Use.of(inputs))
-    if loss:
-        _say_once(f'The scan runs in plain PyTorch on {x.device.type}, slower than a kernel: {loss}')
+    chosen, fallback_reason = choose(x.device.type, inputs.dtypes, backend, ScanSignature.of(inputs))
+    if fallback_reason:
+        _warn_once(f'The scan runs in plain PyTorch on {x.device.type}, slower than a kernel: {fallback_reason}')
     return chosen.forward(inputs, out_dtype)
 
 
 def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend=AUTO):
     check_no_forward_mode('The selective scan')
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
-    chosen, _ = choose(x.device.type, inputs.dtypes, backend, Use.of(inputs))
+    chosen, _ = choose(x.device.type, inputs.dtypes, backend, ScanSignature.of(inputs))
     if torch.float64 not in inputs.dtypes and grad_y.dtype == torch.float64:
         grad_y = grad_y.float()  # only the result is wider than the scan
     # 'reference' has no backward; under torch.jit.trace, it runs inside the operator
-    backward = chosen.backward or BACKENDS['blocked'].backward
+    backward = chosen.backward or BACKENDS['chunked'].backward
     grads = backward(grad_y, inputs)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
 
 
 @functools.cache
-def _say_once(message: str) -> None:
+def _warn_once(message: str) -> None:
     logging.getLogger('mmvmamba').warning(message)
 
 
@@ -181,7 +181,7 @@ def _differentiate(ctx, grad_y):
 
 def _refuse_double_backward(ctx, *grads):
     raise RuntimeError(
-        "The selective scan has no second derivative; use_backend('blocked') gives one in plain PyTorch."
+        "The selective scan has no second derivative; use_backend('chunked') gives one in plain PyTorch."
     )
 
 

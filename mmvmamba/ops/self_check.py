@@ -1,8 +1,8 @@
-"""A kernel's first run on a device is on a small map, compared with plain PyTorch before anything else is believed.
+"""Verification of a kernel before its first use: on small maps, against plain PyTorch.
 
-Kernels meet devices, drivers and compilers that nobody has run them on. What is wrong there shows in the first map, as
-an error of the compiler, a launch that fails or a wrong value, and is found once per process and kind of use, before
-training or a result depends on it.
+Kernels run on devices, drivers and compilers that they were never tested on. A compiler error, a failing launch or a
+wrong value shows up on the first map, so each process checks each signature once, before training or a result depends
+on it.
 """
 
 import functools
@@ -15,26 +15,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import blocked, torch_conv
+from . import chunked, torch_conv
 from .scan_inputs import ScanInputs
 from .traversal import CROSS, traversal_codes
 
 ENABLED = os.environ.get('MMVMAMBA_SELF_CHECK') != '0'
-SIZES = ((2, 7), (5, 9))  # walked from end to end by one program, and in three chunks or more by as many
+SIZES = ((2, 7), (5, 9))  # scanned by one program, and in three or more chunks
 BATCH, RANK = 2, 4
 CHANNELS = 48  # one and a half warps
 CHANNELS_ON_CPU = 3  # for Triton's interpreter, which takes seconds
-TF32_EPS = 2**-10  # in which a GPU may multiply float32 matrices, here those of a low-rank dt
+TF32_EPS = 2**-10  # a GPU may multiply float32 matrices, here those of a low-rank dt, in TF32
 
 
-class Use(NamedTuple):
-    """What a kernel is compiled for: a new one is a kernel that has not been seen to work.
+class ScanSignature(NamedTuple):
+    """What a scan kernel is compiled for; each new signature is a kernel that was not verified yet.
 
     Attributes:
-        device: where it runs.
-        dtypes: of the eight tensors of a scan, None for those that are not given.
+        device: the device.
+        dtypes: dtypes of the eight tensors of a scan, None for those that are not given.
         states: n.
-        is_shared: whether all traversals walk one map.
+        is_shared: whether all traversals scan one map.
         dt_softplus: as in `mmvmamba.ops.selective_scan_2d`.
     """
 
@@ -45,11 +45,11 @@ class Use(NamedTuple):
     dt_softplus: bool
 
     @classmethod
-    def of(cls, inputs: ScanInputs) -> 'Use':
+    def of(cls, inputs: ScanInputs) -> 'ScanSignature':
         dtypes = tuple(None if t is None else t.dtype for t in inputs.tensors)
         return cls(inputs.x.device, dtypes, inputs.A.shape[-1], inputs.x.dim() == 4, inputs.dt_softplus)
 
-    reference = (blocked.selective_scan_2d, blocked.selective_scan_2d_backward)
+    reference = (chunked.selective_scan_2d, chunked.selective_scan_2d_backward)
 
     def small_maps(self) -> Iterator[list[Tensor | None]]:
         """The eight tensors of a scan, and a gradient of y."""
@@ -70,12 +70,12 @@ class Use(NamedTuple):
         return f'the scan on {_where(self)} and N={self.states}'
 
 
-class ConvUse(NamedTuple):
+class ConvSignature(NamedTuple):
     """What a kernel of the depthwise convolution is compiled for.
 
     Attributes:
-        device: where it runs.
-        dtypes: of x, weight and bias, None for a bias that is not given.
+        device: the device.
+        dtypes: dtypes of x, weight and bias, None for a bias that is not given.
         kernel: rows and columns.
         left: as in `mmvmamba.ops.depthwise_conv`.
     """
@@ -86,7 +86,7 @@ class ConvUse(NamedTuple):
     left: tuple[int, ...]
 
     @classmethod
-    def of(cls, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> 'ConvUse':
+    def of(cls, x: Tensor, weight: Tensor, bias: Tensor | None, left: Sequence[int]) -> 'ConvSignature':
         dtypes = (x.dtype, weight.dtype, None if bias is None else bias.dtype)
         return cls(x.device, dtypes, tuple(weight.shape[-2:]), tuple(left))
 
@@ -122,37 +122,39 @@ def _tolerance(dtypes: Sequence[torch.dtype | None]) -> float:
     return 4 * max(TF32_EPS, *(torch.finfo(dtype).eps for dtype in dtypes if dtype))
 
 
-def _where(use: Use | ConvUse) -> str:
-    types = {str(dtype).removeprefix('torch.') for dtype in use.dtypes if dtype}
-    device = torch.cuda.get_device_name(use.device) if use.device.type == 'cuda' else str(use.device)
+def _where(signature: ScanSignature | ConvSignature) -> str:
+    types = {str(dtype).removeprefix('torch.') for dtype in signature.dtypes if dtype}
+    device = torch.cuda.get_device_name(signature.device) if signature.device.type == 'cuda' else str(signature.device)
     return f'{device} with {" and ".join(sorted(types))}'
 
 
-_faults: dict[tuple, str | None] = {}
+_errors: dict[tuple, str | None] = {}
 _lock = threading.Lock()
 
 
-def fault(name: str, forward: Callable, backward: Callable, use: Use | ConvUse) -> str | None:
-    """One sentence that says why a backend is not to be believed for this use, None if it is.
+def verification_error(
+    name: str, forward: Callable, backward: Callable, signature: ScanSignature | ConvSignature
+) -> str | None:
+    """One sentence that explains why a backend must not be used for this signature, or None.
 
-    The first call for a use runs the check, except during the capture of a CUDA graph, where nothing may wait for a
+    The first call for a signature runs the check, except during the capture of a CUDA graph, which cannot wait for a
     result.
 
     Args:
-        name: of the backend.
-        forward, backward: of the backend.
-        use: what is going to run.
+        name: name of the backend.
+        forward, backward: its functions.
+        signature: what is about to run.
     """
-    key = (forward, backward, use)
-    if not ENABLED or key in _faults:
-        return _faults.get(key)
-    if _is_capturing(use.device):
+    key = (forward, backward, signature)
+    if not ENABLED or key in _errors:
+        return _errors.get(key)
+    if _is_capturing(signature.device):
         _say_unchecked(name)
         return None
     with _lock:
-        if key not in _faults:
-            _faults[key] = _find_fault(name, forward, backward, use)
-    return _faults[key]
+        if key not in _errors:
+            _errors[key] = _verify(name, forward, backward, signature)
+    return _errors[key]
 
 
 @functools.cache
@@ -169,44 +171,45 @@ def _is_capturing(device: torch.device) -> bool:
         return torch.cuda.is_current_stream_capturing()
 
 
-def _find_fault(name: str, forward: Callable, backward: Callable, use: Use | ConvUse) -> str | None:
+def _verify(name: str, forward: Callable, backward: Callable, signature: ScanSignature | ConvSignature) -> str | None:
     try:
-        found = errors(forward, backward, use)
+        found = errors(forward, backward, signature)
     except torch.cuda.OutOfMemoryError:  # says nothing about the kernel
         raise
     except Exception as error:  # of a compiler, a driver or a launch, each with types of its own
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         what = f'{type(error).__name__}: {" ... ".join(dict.fromkeys(lines[:1] + lines[-1:]))}'
     else:
-        wrong = {result: error for result, error in found.items() if not error <= use.tolerance}  # NaN is wrong
+        wrong = {result: error for result, error in found.items() if not error <= signature.tolerance}  # NaN is wrong
         if not wrong:
             return None
         what = ', '.join(f'{result} is off by {error:.1g}' for result, error in wrong.items())
-        what += f' of its largest value, where {use.tolerance:.1g} is allowed'
+        what += f' of its largest value, where {signature.tolerance:.1g} is allowed'
     return (
-        f'{name} failed its first check on {use}, {what}; please report this line, together with what '
+        f'{name} failed its first check on {signature}, {what}; please report this line, together with what '
         '`python -m mmvmamba` prints.'
     )
 
 
-def errors(forward: Callable, backward: Callable, use: Use | ConvUse) -> dict[str, float]:
+def errors(forward: Callable, backward: Callable, signature: ScanSignature | ConvSignature) -> dict[str, float]:
     """The largest error of y and of each gradient on the small maps, as a part of the largest value.
 
-    Plain PyTorch runs on the CPU in float64: nothing of the device is in both results.
+    Plain PyTorch runs on the CPU in float64, so the two results share nothing of the device.
     """
     parts = {}
-    with torch.no_grad(), torch.autocast(use.device.type, enabled=False):
-        for tensors in use.small_maps():
-            exact = use.results(*use.reference, [None if t is None else t.double() for t in tensors])
-            found = use.results(forward, backward, [None if t is None else t.to(use.device) for t in tensors])
+    with torch.no_grad(), torch.autocast(signature.device.type, enabled=False):
+        for tensors in signature.small_maps():
+            exact = signature.results(*signature.reference, [None if t is None else t.double() for t in tensors])
+            on_device = [None if t is None else t.to(signature.device) for t in tensors]
+            found = signature.results(forward, backward, on_device)
             for name, result in found.items():
                 error = (result.cpu().double() - exact[name]).abs().max()
                 parts.setdefault(name, []).append(error / exact[name].abs().max())
     return {name: torch.stack(of_sizes).max().item() for name, of_sizes in parts.items()}
 
 
-def _small_map(use: Use, height: int, width: int) -> list[Tensor | None]:
-    """The eight tensors of a scan, and a gradient of y, on the CPU; always the same, from a generator of their own.
+def _small_map(signature: ScanSignature, height: int, width: int) -> list[Tensor | None]:
+    """The eight tensors of a scan and a gradient of y, on the CPU, always with the same values.
 
     y and its gradient are in float32, as in the networks.
     """
@@ -215,18 +218,18 @@ def _small_map(use: Use, height: int, width: int) -> list[Tensor | None]:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random, device='cpu', dtype=torch.float32)
 
-    K, d, n = len(CROSS), CHANNELS_ON_CPU if use.device.type == 'cpu' else CHANNELS, use.states
+    K, d, n = len(CROSS), CHANNELS_ON_CPU if signature.device.type == 'cpu' else CHANNELS, signature.states
     maps = (BATCH, K, height, width)
-    dt = normal(*maps, d if use.dtypes[-1] is None else RANK)
+    dt = normal(*maps, d if signature.dtypes[-1] is None else RANK)
     tensors = (
-        normal(BATCH, height, width, d) if use.is_shared else normal(*maps, d),
-        dt if use.dt_softplus else dt.abs(),  # no softplus: the steps themselves have to be positive
+        normal(BATCH, height, width, d) if signature.is_shared else normal(*maps, d),
+        dt if signature.dt_softplus else dt.abs(),  # without softplus, the steps must be positive
         -normal(K, d, n).abs() - 0.1,
         normal(*maps, n),
         normal(*maps, n),
         normal(K, d),
-        normal(K, d).abs() - (1 if use.dt_softplus else 0),
+        normal(K, d).abs() - (1 if signature.dt_softplus else 0),
         normal(K, d, RANK).abs() / 4,
     )
-    rounded = [t.to(dtype) if dtype else None for t, dtype in zip(tensors, use.dtypes)]
+    rounded = [t.to(dtype) if dtype else None for t, dtype in zip(tensors, signature.dtypes)]
     return [*rounded, normal(BATCH, height, width, d)]

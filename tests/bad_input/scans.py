@@ -23,7 +23,7 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OTHER_TYPES = (torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e5m2)
 NO_TENSORS = (None, 1.5, 'x', [1.0], (2, 3))
 OPTIONAL = ('D', 'z', 'bias', 'biases', 'dt_bias', 'delta_bias', 'dt_weight')
-BACKENDS = ('auto', 'native', 'blocked', 'reference')
+BACKENDS = ('auto', 'native', 'chunked', 'reference')
 
 
 # Each spoiler takes a tensor and returns its replacement and whether the call must fail (None: `right` decides).

@@ -77,7 +77,7 @@ def test_second_derivative_exists_where_the_composition_has_one():
     total = sum(grad.sum() for grad in torch.autograd.grad(run_scan(*inputs).sum(), inputs, create_graph=True))
     with pytest.raises(RuntimeError, match='no second derivative'):
         total.backward()
-    with use_backend('blocked'):
+    with use_backend('chunked'):
         assert torch.autograd.gradgradcheck(run_scan, make_scan())
 
 

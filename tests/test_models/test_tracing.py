@@ -68,7 +68,7 @@ def test_a_traced_backbone_has_gradients(name):
 
 
 @pytest.mark.parametrize('length', [1, 7])
-@pytest.mark.parametrize('backend', ['auto', 'blocked', 'reference'])
+@pytest.mark.parametrize('backend', ['auto', 'chunked', 'reference'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_traced_operators_take_maps_of_any_size(backend, dtype, length):
     """Also with the backends that are loops in Python, of which a trace would keep the number of steps."""
@@ -117,7 +117,7 @@ class Classifier(nn.Module):
         return self.backbone(image)
 
 
-@pytest.mark.parametrize('backend', ['auto', 'blocked', 'reference'])
+@pytest.mark.parametrize('backend', ['auto', 'chunked', 'reference'])
 @pytest.mark.parametrize('name', MODELS)
 def test_every_counter_finds_the_same_flops(name, backend, tool, monkeypatch):
     """MMEngine's, on which the get_flops.py of mmdet, mmseg and mmpretrain are built, and ours; scans among them."""

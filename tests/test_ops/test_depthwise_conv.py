@@ -178,7 +178,7 @@ def test_public_functions_and_gradients_match_pytorch(dtype):
 def test_gradcheck():
     assert torch.autograd.gradcheck(conv_silu_2d, maps(channels=2))
     assert torch.autograd.gradcheck(lambda *t: conv_silu_1d(*t, (False, True)), sequences(channels=2))
-    with use_backend('blocked'):
+    with use_backend('chunked'):
         assert torch.autograd.gradgradcheck(conv_silu_2d, maps(channels=2))
 
 
@@ -215,7 +215,7 @@ def test_compile_and_export_with_any_size():
             return conv_silu_2d(x, weight, bias)
 
     sizes = {axis: torch.export.Dim(name) for axis, name in enumerate(('batch', 'height', 'width'))}
-    for backend in ('auto', 'blocked'):
+    for backend in ('auto', 'chunked'):
         with use_backend(backend):
             program = torch.export.export(Mixer(), (x, weight, bias), dynamic_shapes=(sizes, None, None))
         assert ('mmvmamba.conv_silu' in str(program.graph)) == (backend == 'auto')

@@ -57,7 +57,7 @@ WIDER = {  # beyond the range of float16
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize('backend', ['native', 'blocked'])
+@pytest.mark.parametrize('backend', ['native', 'chunked'])
 @pytest.mark.parametrize('name', [*EXTREMES, *WIDER])
 def test_scan_of_extreme_values_matches_float64(name, backend, dtype):
     if backend == 'native' and (reason := native.unavailable_reason()):

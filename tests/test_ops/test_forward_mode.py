@@ -52,14 +52,14 @@ def random(shapes, dtype, seed):
 
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-@pytest.mark.parametrize('backend', ['auto', 'blocked', 'reference'])
+@pytest.mark.parametrize('backend', ['auto', 'chunked', 'reference'])
 @pytest.mark.parametrize('operator', OPERATORS)
 def test_operators(operator, backend, dtype, way):
     function, shapes = OPERATORS[operator]
     inputs, tangents = random(shapes, dtype, 0), random(shapes, dtype, 1)
     if operator == 'scan':
         inputs = [t.to(dtype) for t in SCAN.values()]
-    with use_backend('blocked'):
+    with use_backend('chunked'):
         expected = by_two_backward_passes(function, [t.double() for t in inputs], [t.double() for t in tangents])
     with use_backend(backend):
         found = way(function, inputs, tangents)

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmamba.ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL, native, selective_scan, selective_scan_2d, use_backend
 from mmvmamba.ops.backend import DTYPES
-from mmvmamba.ops.blocked import linear_scan
+from mmvmamba.ops.chunked import linear_scan
 from mmvmamba.ops.scan_inputs import ScanInputs
 
 from .cases import scan_inputs, value_and_grads
@@ -33,10 +33,10 @@ def case(request):
     return scan_inputs(**shape, K=len(traversals)), traversals
 
 
-@pytest.mark.parametrize('backend', ['blocked', 'auto'])
+@pytest.mark.parametrize('backend', ['chunked', 'auto'])
 @pytest.mark.parametrize('dt_softplus', [True, False])
 def test_scan_matches_the_reference_in_float64(case, backend, dt_softplus):
-    """'blocked' is differentiated by autograd, 'auto' by the operator's own backward pass."""
+    """'chunked' is differentiated by autograd, 'auto' by the operator's own backward pass."""
     inputs, traversals = case
     if not dt_softplus:  # without softplus, steps have either sign: keep them small, or the states explode
         inputs |= {name: inputs[name] * 0.01 for name in ('dt', 'dt_bias') if inputs[name] is not None}
@@ -52,7 +52,7 @@ def test_scan_matches_the_reference_in_float64(case, backend, dt_softplus):
         )
 
 
-@pytest.mark.parametrize('backend', ['reference', 'blocked', 'auto'])
+@pytest.mark.parametrize('backend', ['reference', 'chunked', 'auto'])
 def test_gradcheck(backend):
     inputs = scan_inputs(1, 2, 3, 2, 2, K=4, rank=2)
     tensors = [t.requires_grad_() for t in inputs.values()]
@@ -74,7 +74,7 @@ def test_strong_decay_does_not_overflow():
     """Implementations that divide by products of decays give NaN here."""
     inputs = scan_inputs(1, 16, 16, 4, 16, K=4, dtype=torch.float32)
     inputs['dt'] = inputs['dt'] * 5 + 10
-    with use_backend('blocked'):
+    with use_backend('chunked'):
         y = selective_scan_2d(**inputs)
     with use_backend('reference'):
         expected = selective_scan_2d(**{k: t if t is None else t.double() for k, t in inputs.items()})
@@ -125,7 +125,7 @@ def test_compile_and_export():
     program = torch.export.export(Scan(), tuple(inputs.values()))
     assert sum(node.target == torch.ops.mmvmamba.selective_scan_2d.default for node in program.graph.nodes) == 1
     assert torch.equal(program.module()(*inputs.values()), selective_scan_2d(**inputs))
-    with use_backend('blocked'):
+    with use_backend('chunked'):
         decomposed = torch.export.export(Scan(), tuple(inputs.values()))
     assert not [node for node in decomposed.graph.nodes if 'mmvmamba' in str(node.target)]
     torch.testing.assert_close(decomposed.module()(*inputs.values()), selective_scan_2d(**inputs))
@@ -232,7 +232,7 @@ class TestFunctionTransforms:
 def test_flags_must_be_bools(flag):
     """Applies to every backend; plain PyTorch would silently treat these values as true or false."""
     inputs = scan_inputs(1, 3, 4, 5, 2, K=1)
-    for backend in ('auto', 'blocked', 'reference'):
+    for backend in ('auto', 'chunked', 'reference'):
         with use_backend(backend), pytest.raises(ValueError, match='dt_softplus=.* must be True or False'):
             selective_scan_2d(**inputs, traversals=('row',), dt_softplus=flag)
     u, A, B = torch.randn(1, 2, 3), -torch.rand(2, 1), torch.randn(1, 1, 3)

@@ -15,7 +15,7 @@ from mmvmamba import __main__
 from mmvmamba.ops import selective_scan_2d, self_check, use_backend
 from mmvmamba.ops.backend import BACKENDS, choose
 from mmvmamba.ops.depthwise_conv import conv_silu_2d
-from mmvmamba.ops.selective_scan_2d import _say_once
+from mmvmamba.ops.selective_scan_2d import _warn_once
 
 from .cases import scan_inputs, value_and_grads
 
@@ -24,22 +24,24 @@ CHECK = len(self_check.SIZES)  # forward calls, and backward calls, of one check
 
 @pytest.fixture
 def put(monkeypatch):
-    """Replaces the first backend of 'auto' by a kernel that computes like 'blocked' and applies `breakage`."""
+    """Replaces the first backend of 'auto' by a kernel that computes like 'chunked' and applies `breakage`."""
 
     def put(broken=None, breakage=None):
         calls = []
-        _say_once.cache_clear()  # each test acts as a separate process
+        _warn_once.cache_clear()  # each test acts as a separate process
         self_check._say_unchecked.cache_clear()
 
         def function(name):
             def run(*arguments):
                 calls.append(name)
-                results = getattr(BACKENDS['blocked'], name)(*arguments)
+                results = getattr(BACKENDS['chunked'], name)(*arguments)
                 return breakage(results) if name == broken else results
 
             return run
 
-        kernel = dict(devices=('cpu',), forward=function('forward'), backward=function('backward'), checks_itself=True)
+        kernel = dict(
+            devices=('cpu',), forward=function('forward'), backward=function('backward'), verify_on_first_use=True
+        )
         record = dataclasses.replace(BACKENDS['native'], unavailable_reason=lambda: None, **kernel)
         monkeypatch.setitem(BACKENDS, 'native', record)
         return calls
@@ -68,7 +70,7 @@ def fail(results):
 @pytest.mark.parametrize('broken', ['forward', 'backward'])
 @pytest.mark.parametrize('breakage, said', [(scale, 'off by'), (one_nan, 'off by nan'), (fail, 'too many resources')])
 def test_broken_kernel_is_replaced_by_the_fallback(put, caplog, broken, breakage, said):
-    with use_backend('blocked'):
+    with use_backend('chunked'):
         expected = value_and_grads(selective_scan_2d, inputs())
     calls = put(broken, breakage)
     with caplog.at_level(logging.WARNING, 'mmvmamba'):
@@ -189,12 +191,12 @@ def test_broken_convolution_is_replaced_by_the_fallback(put, caplog, monkeypatch
 
     def run(*arguments):
         calls.append(broken)
-        return breakage(getattr(BACKENDS['blocked'], broken)(*arguments))
+        return breakage(getattr(BACKENDS['chunked'], broken)(*arguments))
 
     monkeypatch.setitem(BACKENDS, 'native', dataclasses.replace(BACKENDS['native'], **{broken: run}))
     x, weight = torch.randn(2, 5, 6, 3, requires_grad=True), torch.randn(3, 1, 3, 3, requires_grad=True)
     bias = torch.randn(3, requires_grad=True)
-    with use_backend('blocked'):
+    with use_backend('chunked'):
         expected = torch.autograd.grad(conv_silu_2d(x, weight, bias).sin().sum(), (x, weight, bias))
     for _ in range(2):
         found = torch.autograd.grad(conv_silu_2d(x, weight, bias).sin().sum(), (x, weight, bias))

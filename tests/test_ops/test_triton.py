@@ -267,7 +267,7 @@ class TestKernels:
     @pytest.mark.parametrize(('dtype', 'states'), [(torch.float32, 1), (torch.bfloat16, 16), (torch.float16, 1)])
     def test_self_check_passes(self, small_check, dtype, states):
         inputs = make_inputs(states=states, dtype=dtype)
-        use = self_check.Use.of(ScanInputs(**inputs, codes=CROSS, dt_softplus=True))
+        use = self_check.ScanSignature.of(ScanInputs(**inputs, codes=CROSS, dt_softplus=True))
         found = self_check.errors(backend.selective_scan_2d, backend.selective_scan_2d_backward, use)
         assert list(found) == ['y', *(f'd{name}' for name in NAMES)]
         assert max(found.values()) < use.tolerance / 2
@@ -285,13 +285,13 @@ class TestKernels:
                 return lambda p_A, **arguments: kept[grid](p_A=p_A / 2, **arguments)
 
         monkeypatch.setattr(launch, kernel, Broken())
-        monkeypatch.setattr(self_check, '_faults', {})
+        monkeypatch.setattr(self_check, '_errors', {})
         monkeypatch.setitem(BACKENDS, 'native', BACKENDS['triton'])
         inputs = make_inputs(size=(2, 3), channels=3)
         with caplog.at_level('WARNING', 'mmvmamba'):
             y = selective_scan_2d(**inputs)
         assert re.search(rf'triton failed its first check on .* and N=1, .*{wrong} is off by', caplog.text)
-        torch.testing.assert_close(y, BACKENDS['blocked'].forward(ScanInputs(**inputs, codes=CROSS, dt_softplus=True)))
+        torch.testing.assert_close(y, BACKENDS['chunked'].forward(ScanInputs(**inputs, codes=CROSS, dt_softplus=True)))
 
     @pytest.mark.skipif(DEVICE == 'cpu', reason='too long for the interpreter')
     @pytest.mark.parametrize(('batch', 'size', 'states'), [(1, (255, 257), 1), (1, (96, 96), 16), (64, (28, 28), 1)])

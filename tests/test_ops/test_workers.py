@@ -29,7 +29,7 @@ class Scans(Dataset):
 @pytest.mark.parametrize('method', ['spawn', 'forkserver'])
 def test_workers_scan(method):
     expected = [Scans()[index][0] for index in range(2)]  # the kernel's threads have already run in this process
-    with use_backend('blocked'):  # applies to this process only
+    with use_backend('chunked'):  # applies to this process only
         loader = DataLoader(Scans(), batch_size=None, num_workers=1, multiprocessing_context=method, timeout=120)
         found = list(loader)
     assert torch.equal(torch.stack([y for y, _ in found]), torch.stack(expected))

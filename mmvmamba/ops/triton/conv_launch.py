@@ -18,7 +18,7 @@ class Convolution:
         if len(left) > MOST or max(left) > MOST:
             raise ValueError(
                 f'The Triton convolution takes at most {MOST} kernels of {MOST + 1} columns, not left={left}: '
-                "use_backend('blocked') takes any."
+                "use_backend('chunked') takes any."
             )
         self.x = x if x.stride(-1) == 1 else x.contiguous()
         self.batch, self.height, self.width, self.channels = x.shape

@@ -91,7 +91,7 @@ def check(codes: list[int]) -> None:
     if len(codes) > MAX_TRAVERSALS:
         raise ValueError(
             f'The Triton scan takes at most {MAX_TRAVERSALS} traversals, not {len(codes)}: '
-            "use_backend('blocked') takes any number."
+            "use_backend('chunked') takes any number."
         )
 
 
