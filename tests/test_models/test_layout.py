@@ -33,17 +33,17 @@ CASES = {
     'VSSBlock': (VSSBlock(6, SS2D(6), 4.0, 0.0), (2, 5, 4, 6), 'VSSBlock takes (B, H, W, C) with C=6 channels, not (2'),
     'BiMamba': (BiMamba(6), (2, 5, 6), 'BiMamba takes (B, L, C) with C=6 channels, not (2, 6, 5); x has'),
     'VimBlock': (vim_block, (2, 5, 6), 'VimBlock takes (B, L, C) with C=6 channels, not (2, 6, 5); x has'),
-    'scan': (scan(False), (2, 5, 4, 6), 'x must be (b, H, W, d) or (b, K, H, W, d), not (2, 6, 5, 4); x has'),
-    'scan of maps': (scan(True), (2, 3, 5, 4, 6), 'x must be (b, H, W, d) or (b, K, H, W, d), not (2, 3, 6, 5, 4); x'),
+    'scan': (scan(False), (2, 5, 4, 6), 'with the d of A (3, 6, 2), not (2, 6, 5, 4); x has'),
+    'scan of maps': (scan(True), (2, 3, 5, 4, 6), ', not (2, 3, 6, 5, 4); x has'),
     'conv_silu_2d': (
         lambda x: conv_silu_2d(x, torch.ones(6, 1, 3, 3)),
         (2, 5, 4, 6),
-        'x must be (B, H, W, E), not (2, 6, 5, 4); x has',
+        'x must be (B, H, W, E) with the channels of weight (6, 1, 3, 3), not (2, 6, 5, 4); x has',
     ),
     'conv_silu_1d': (
         lambda x: conv_silu_1d(x, torch.ones(2, 6, 4), None, (True, False)),
         (2, 5, 6),
-        'x must be (B, L, E), not (2, 6, 5); x has',
+        'x must be (B, L, E) with the channels of weights (2, 6, 4), not (2, 6, 5); x has',
     ),
 }
 
