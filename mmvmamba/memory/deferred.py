@@ -32,7 +32,10 @@ def defer(
     fn: Callable[..., Tensor], *inputs: Tensor | Deferred, parameters: tuple[Tensor | None, ...] = ()
 ) -> Deferred:
     """Defers ``fn(*inputs, *parameters)``; deferred and recomputable inputs are recomputed along with it."""
-    parts = [as_deferred(x) or Deferred(_identity, (x,)) for x in inputs]
+    sources = [as_deferred(x) for x in inputs]
+    if not any(sources):
+        return Deferred(fn, inputs, parameters)
+    parts = [source or Deferred(_identity, (x,)) for source, x in zip(sources, inputs)]
     maps = tuple(t for part in parts for t in part.maps)
 
     def composed(*tensors: Tensor | None) -> Tensor:

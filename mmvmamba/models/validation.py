@@ -84,10 +84,10 @@ def check_layout(module: nn.Module, x: Tensor, layout: str, channels: int) -> No
     Raises:
         ValueError: wrong number of dimensions or channels, or channels first.
     """
+    if isinstance(x, Tensor) and x.dim() == layout.count(',') + 1 and x.shape[-1] == channels:
+        return
     name = type(module).__name__
     check_not_proxy(name, x)
-    if x.dim() == layout.count(',') + 1 and x.shape[-1] == channels:
-        return
     hint = channels_first_hint(x, channels) if x.dim() == layout.count(',') + 1 else ''
     raise ValueError(f'{name} takes {layout} with C={channels} channels, not {tuple(x.shape)}{hint}.')
 

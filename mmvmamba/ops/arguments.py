@@ -21,8 +21,8 @@ def check_tensors(who: str, needed: dict[str, Tensor], optional: dict[str, Tenso
     tensors = needed | {name: tensor for name, tensor in optional.items() if tensor is not None}
     first = next(iter(tensors))
     for name, tensor in tensors.items():
-        check_not_proxy(who, tensor)
         if not isinstance(tensor, Tensor):
+            check_not_proxy(who, tensor)
             raise ValueError(f'{name} must be a tensor, not {type(tensor).__name__}.')
         if tensor.layout != torch.strided:
             raise ValueError(f'{name} has the layout {tensor.layout}: it must be dense, as {name}.to_dense() is.')
