@@ -36,7 +36,7 @@ def use_cpu_fast_path(enabled: bool) -> AbstractContextManager:
 def is_on_cpu_fast_path(x: Tensor) -> bool:
     """Whether x is on a CPU and is not being recorded, traced, compiled or transformed."""
     return (
-        x.device.type == 'cpu'
+        x.is_cpu
         and not torch.is_grad_enabled()
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         and not in_function_transform()  # oneDNN's layer has no rules for one
@@ -71,12 +71,13 @@ def fast_linears(x: Tensor, weights: Tensor) -> Tensor:
     return x @ weights.mT
 
 
-def _can_use_onednn(x: Tensor, *parameters: Tensor | None) -> bool:
+def _can_use_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Must be called before any size is read, because a tracer would guard on the size."""
     return (
         _onednn_linear is not None
         and is_on_cpu_fast_path(x)
         and torch.backends.mkldnn.enabled
-        and all(t.dtype == torch.float32 for t in (x, *parameters) if t is not None)
+        and x.dtype == weight.dtype == torch.float32
+        and (bias is None or bias.dtype == torch.float32)
         and not torch.is_autocast_enabled('cpu')  # autocast does not see this operator
     )
