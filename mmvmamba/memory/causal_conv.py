@@ -34,7 +34,7 @@ def causal_conv_silu(
         chunk = convolve(x.fn(*(t[:, first:last] for t in x.maps), *x.parameters), weights, biases)
         out = chunk.new_empty(*chunk.shape[:-2], length, chunk.shape[-1]) if out is None else out
         out[..., begin:end, :] = chunk[..., begin - first : end - first, :]
-    return out
+    return out  # pyright: ignore[reportReturnType]  (not None: the sequence is not empty)
 
 
 def as_maps(x: Tensor) -> Tensor:

@@ -59,7 +59,8 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: boo
     In float32, oneDNN fuses bias and GELU at no extra cost, and its product is faster than PyTorch's MKL call.
     """
     if _can_use_onednn(x, weight, bias) and (gelu or x.numel() * len(weight) >= ONEDNN_MIN_MACS):
-        return _onednn_linear(x, weight, bias, 'gelu' if gelu else 'none', [], 'none' if gelu else '')
+        activation = ('gelu', [], 'none') if gelu else ('none', [], '')
+        return _onednn_linear(x, weight, bias, *activation)  # pyright: ignore[reportOptionalCall]
     x = F.linear(x, weight, bias)
     return F.gelu(x) if gelu else x
 

@@ -34,8 +34,8 @@ def defer(
     """Defers ``fn(*inputs, *parameters)``; deferred and recomputable inputs are recomputed along with it."""
     sources = [as_deferred(x) for x in inputs]
     if not any(sources):
-        return Deferred(fn, inputs, parameters)
-    parts = [source or Deferred(_identity, (x,)) for source, x in zip(sources, inputs)]
+        return Deferred(fn, tuple(map(as_tensor, inputs)), parameters)
+    parts = [source or Deferred(_identity, (as_tensor(x),)) for source, x in zip(sources, inputs)]
     maps = tuple(t for part in parts for t in part.maps)
 
     def composed(*tensors: Tensor | None) -> Tensor:
@@ -52,7 +52,7 @@ def recomputable(fn: Callable[..., Tensor], x: Tensor, *parameters: Tensor | Non
     """Computes ``fn(x, *parameters)`` as an ordinary tensor; `linear` recomputes it from x instead of saving it."""
     y = fn(x, *parameters)
     if autograd_is_recording() and y.requires_grad:
-        y._recomputed_from = Deferred(fn, (x,), parameters), y._version
+        y._recomputed_from = Deferred(fn, (x,), parameters), y._version  # pyright: ignore[reportAttributeAccessIssue]
     return y
 
 

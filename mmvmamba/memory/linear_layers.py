@@ -1,7 +1,7 @@
 """Linear layers whose input may be deferred: training saves the maps that the input is computed from.
 
-A layer that cannot be computed from its weights alone (see `eligibility.py`) is called normally, with the computed
-input.
+A layer that cannot be computed from its weights alone (see `eligibility.py`), or a module that replaces it, is called
+normally, with the computed input.
 """
 
 import torch
@@ -16,21 +16,21 @@ from .eligibility import can_use_raw_weights
 from .recompute import capture_context, detached_leaves, double_differentiable, gradients
 
 
-def linear(layer: nn.Module, x: Tensor | Deferred) -> Tensor:
+def linear(layer: nn.Linear, x: Tensor | Deferred) -> Tensor:
     """``layer(x)``: (..., C) -> (..., C')."""
     if not can_use_raw_weights(nn.Linear, layer):
         return layer(as_tensor(x))
     return linear_from_weights(x, layer.weight, layer.bias)
 
 
-def linear_gelu(layer: nn.Module, x: Tensor) -> Deferred:
+def linear_gelu(layer: nn.Linear, x: Tensor) -> Deferred:
     """Defers ``gelu(layer(x))`` for `linear`; training saves x and ``layer(x)``, inference on a CPU only x."""
     if is_on_cpu_fast_path(x) and can_use_raw_weights(nn.Linear, layer):
         return defer(_linear_gelu, x, parameters=(layer.weight, layer.bias))
     return defer(F.gelu, linear(layer, x))
 
 
-def split_linear(layer: nn.Module, x: Tensor) -> tuple[Tensor | Deferred, Tensor | Deferred]:
+def split_linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor | Deferred, Tensor | Deferred]:
     """The two halves of ``layer(x)``; training saves the first and recomputes the second from x."""
     if not can_use_raw_weights(nn.Linear, layer):
         return layer(x).chunk(2, -1)
@@ -57,7 +57,7 @@ def linear_from_weights(x: Tensor | Deferred, weight: Tensor, bias: Tensor | Non
     """Same as `linear`, for a layer given by its weight (C', C) and its bias, (C',) or None."""
     source = as_deferred(x)
     if source is None:
-        return fast_linear(x, weight, bias)
+        return fast_linear(as_tensor(x), weight, bias)
     if autograd_is_recording():
         return _RecomputedLinear.apply(source.fn, len(source.maps), weight, bias, *source.maps, *source.parameters)
     return map_chunks(lambda *maps: fast_linear(source.fn(*maps, *source.parameters), weight, bias), *source.maps)
@@ -144,4 +144,4 @@ class _Sum:
             self.value += part
 
     def to(self, like: Tensor | None) -> Tensor | None:
-        return None if self.value is None else self.value.to(like.dtype)
+        return None if self.value is None or like is None else self.value.to(like.dtype)

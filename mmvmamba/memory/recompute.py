@@ -32,7 +32,7 @@ def detached_leaves(tensors: Iterable[Tensor | None], needs_grad: Iterable[bool]
 def gradients(out: Tensor, leaves: Sequence[Tensor | None], grad_out: Tensor | None) -> list[Tensor | None]:
     """The gradient of each leaf that requires one, else None; `grad_out` may be None if no leaf requires one."""
     wanted = [t for t in leaves if t is not None and t.requires_grad]
-    found = iter(torch.autograd.grad(out, wanted, grad_out.to(out.dtype)) if wanted else ())
+    found = iter(torch.autograd.grad(out, wanted, grad_out.to(out.dtype)) if wanted and grad_out is not None else ())
     return [next(found) if t is not None and t.requires_grad else None for t in leaves]
 
 
@@ -47,6 +47,6 @@ def double_differentiable(
     views = [t if t is None else t.view_as(t) for t in inputs]  # a tensor may occur twice among the inputs
     with restore():
         out = fn(*views)
-    wanted = [t for t, need in zip(views, needs_grad) if need]
+    wanted = [t for t, need in zip(views, needs_grad) if need and t is not None]
     found = iter(torch.autograd.grad(out, wanted, grad_out, create_graph=True))
     return tuple(next(found) if need else None for need in needs_grad)
