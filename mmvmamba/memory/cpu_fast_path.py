@@ -1,7 +1,8 @@
 """Faster linear layers and chunked evaluation on a CPU while autograd is not recording.
 
-This covers inference and, in training, the code inside the recomputing functions. Chunks keep intermediate maps in
-cache: an MLP takes up to half the time and no memory for its hidden layer.
+This covers inference and, in training, the code of the autograd functions in `linear_layers.py` and `scan.py`. Chunks
+keep intermediate maps in cache: in the best case, an MLP takes half of the time, and its hidden layer is stored for one
+chunk only.
 """
 
 import os
@@ -39,7 +40,7 @@ def is_on_cpu_fast_path(x: Tensor) -> bool:
         x.is_cpu
         and not torch.is_grad_enabled()
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and not in_function_transform()  # oneDNN's layer has no rules for one
+        and not in_function_transform()  # oneDNN's operator does not support the transforms of torch.func
         and _enabled.get()
     )
 
@@ -59,13 +60,13 @@ def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: boo
     In float32, oneDNN fuses bias and GELU at no extra cost, and its product is faster than PyTorch's MKL call.
     """
     if _can_use_onednn(x, weight, bias) and (gelu or x.numel() * len(weight) >= ONEDNN_MIN_MACS):
-        activation = ('gelu', [], 'none') if gelu else ('none', [], '')
-        return _onednn_linear(x, weight, bias, *activation)  # pyright: ignore[reportOptionalCall]
+        activation_args = ('gelu', [], 'none') if gelu else ('none', [], '')  # name, scalars, kind of approximation
+        return _onednn_linear(x, weight, bias, *activation_args)  # pyright: ignore[reportOptionalCall]
     x = F.linear(x, weight, bias)
     return F.gelu(x) if gelu else x
 
 
-def fast_linears(x: Tensor, weights: Tensor) -> Tensor:
+def fast_linear_per_map(x: Tensor, weights: Tensor) -> Tensor:
     """K linear layers, each applied to its own map: (B, K, L, C) with weights (K, C', C) -> (B, K, L, C')."""
     if _can_use_onednn(x, weights) and x[:, 0].numel() * weights.shape[1] >= ONEDNN_MIN_MACS:
         return torch.stack([fast_linear(t, weight) for t, weight in zip(x.unbind(1), weights)], 1)
@@ -73,7 +74,11 @@ def fast_linears(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def _can_use_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Must be called before any size is read, because a tracer would guard on the size."""
+    """Whether oneDNN's operator supports these tensors here.
+
+    Call this before any size is compared: while a compiler traces, it returns False, and a comparison would add a guard
+    that makes the compiler run again for other sizes.
+    """
     return (
         _onednn_linear is not None
         and is_on_cpu_fast_path(x)

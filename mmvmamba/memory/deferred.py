@@ -1,4 +1,7 @@
-"""Values that their consumer computes, and recomputes in the backward pass instead of saving them."""
+"""Deferred values: a linear layer or a scan computes its input itself, and recomputes it in the backward pass.
+
+The layer then saves the tensors that its input is computed from, instead of the input.
+"""
 
 from collections.abc import Callable
 from itertools import islice
@@ -14,8 +17,9 @@ class Deferred(NamedTuple):
     """The value ``fn(*maps, *parameters)``, not computed yet.
 
     Attributes:
-        fn: computes the value. Unless the consumer is `project_and_scan`, each position (all dimensions but the last)
-            of the value must depend only on the same position of the maps, so that the value can be computed in chunks.
+        fn: computes the value. For `linear`, each position (all dimensions but the last) of the value must depend only
+            on the same position of the maps, so that the value can be computed in chunks. `project_and_scan` computes
+            the value as a whole and has no such requirement.
         maps: tensors with the same positions as the value; training saves them.
         parameters: further arguments of `fn`, tensors or None.
     """
@@ -27,39 +31,46 @@ class Deferred(NamedTuple):
     def tensor(self) -> Tensor:
         return self.fn(*self.maps, *self.parameters)
 
+    def slice(self, first: int, last: int) -> Tensor:
+        """Positions `first` to `last` (exclusive) of the value, if its maps are sequences (B, L, C)."""
+        return self.fn(*(t[:, first:last] for t in self.maps), *self.parameters)
+
 
 def defer(
     fn: Callable[..., Tensor], *inputs: Tensor | Deferred, parameters: tuple[Tensor | None, ...] = ()
 ) -> Deferred:
     """Defers ``fn(*inputs, *parameters)``; deferred and recomputable inputs are recomputed along with it."""
-    sources = [as_deferred(x) for x in inputs]
+    sources = [deferred_or_none(x) for x in inputs]
     if not any(sources):
         return Deferred(fn, tuple(map(as_tensor, inputs)), parameters)
     parts = [source or Deferred(_identity, (as_tensor(x),)) for source, x in zip(sources, inputs)]
     maps = tuple(t for part in parts for t in part.maps)
 
-    def composed(*tensors: Tensor | None) -> Tensor:
-        of_maps, of_parameters = iter(tensors[: len(maps)]), iter(tensors[len(maps) :])
+    def compute_parts_and_fn(*tensors: Tensor | None) -> Tensor:
+        # Each part takes its maps and parameters from the iterators; the parameters that remain are those of fn.
+        next_maps, next_parameters = iter(tensors[: len(maps)]), iter(tensors[len(maps) :])
         values = [
-            part.fn(*islice(of_maps, len(part.maps)), *islice(of_parameters, len(part.parameters))) for part in parts
+            part.fn(*islice(next_maps, len(part.maps)), *islice(next_parameters, len(part.parameters)))
+            for part in parts
         ]
-        return fn(*values, *of_parameters)
+        return fn(*values, *next_parameters)
 
-    return Deferred(composed, maps, (*(t for part in parts for t in part.parameters), *parameters))
+    return Deferred(compute_parts_and_fn, maps, (*(t for part in parts for t in part.parameters), *parameters))
 
 
-def recomputable(fn: Callable[..., Tensor], x: Tensor, *parameters: Tensor | None) -> Tensor:
-    """Computes ``fn(x, *parameters)`` as an ordinary tensor; `linear` recomputes it from x instead of saving it."""
+def compute_recomputable(fn: Callable[..., Tensor], x: Tensor, *parameters: Tensor | None) -> Tensor:
+    """Returns ``fn(x, *parameters)``, an ordinary tensor that `linear` recomputes from x instead of saving it."""
     y = fn(x, *parameters)
     if autograd_is_recording() and y.requires_grad:
-        y._recomputed_from = Deferred(fn, (x,), parameters), y._version  # pyright: ignore[reportAttributeAccessIssue]
+        source = Deferred(fn, (x,), parameters)
+        y._recomputed_from = (source, y._version)  # pyright: ignore[reportAttributeAccessIssue]
     return y
 
 
-def as_deferred(x: Tensor | Deferred) -> Deferred | None:
-    """Returns how to recompute x, or None if x must be saved as it is.
+def deferred_or_none(x: Tensor | Deferred) -> Deferred | None:
+    """Returns x as a deferred value if it is one or was made by `compute_recomputable`, else None: x must be saved.
 
-    A tensor that was modified in place, or has hooks or `retain_grad`, is not recomputed.
+    A tensor that was modified in place, has hooks or retains its gradient must be saved, too.
     """
     if isinstance(x, Deferred):
         return x
@@ -74,9 +85,10 @@ def as_tensor(x: Tensor | Deferred) -> Tensor:
 
 
 def autograd_is_recording() -> bool:
-    """Whether autograd records in eager mode: not traced, not compiled, and not inside a transform of `torch.func`.
+    """Whether autograd records operations in eager mode.
 
-    Compilers decide what to recompute, and the transforms have no rules for the functions used here.
+    While this is false, the functions of this package run as ordinary operations, without recomputation: compilers
+    decide themselves what to recompute, and the transforms of `torch.func` do not support the autograd functions.
     """
     return (
         torch.is_grad_enabled()

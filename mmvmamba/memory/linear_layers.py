@@ -1,4 +1,4 @@
-"""Linear layers whose input may be deferred: training saves the maps that the input is computed from.
+"""Linear layers whose input may be deferred: training then saves the maps that the input is computed from.
 
 A layer that cannot be computed from its weights alone (see `eligibility.py`), or a module that replaces it, is called
 normally, with the computed input.
@@ -11,9 +11,9 @@ from torch.autograd import Function
 
 from . import cpu_fast_path
 from .cpu_fast_path import fast_linear, is_on_cpu_fast_path, map_chunks
-from .deferred import Deferred, as_deferred, as_tensor, autograd_is_recording, defer
+from .deferred import Deferred, as_tensor, autograd_is_recording, defer, deferred_or_none
 from .eligibility import can_use_raw_weights
-from .recompute import capture_context, detached_leaves, double_differentiable, gradients
+from .recompute import capture_context, detached_leaves, gradients, gradients_with_graph
 
 
 def linear(layer: nn.Linear, x: Tensor | Deferred) -> Tensor:
@@ -24,20 +24,30 @@ def linear(layer: nn.Linear, x: Tensor | Deferred) -> Tensor:
 
 
 def linear_gelu(layer: nn.Linear, x: Tensor) -> Deferred:
-    """Defers ``gelu(layer(x))`` for `linear`; training saves x and ``layer(x)``, inference on a CPU only x."""
+    """Defers ``gelu(layer(x))`` for `linear`.
+
+    Training computes and saves ``layer(x)``, and recomputes only the GELU. Inference on a CPU defers the layer as well,
+    so that its output, the hidden map of an MLP, is never stored as a whole.
+    """
     if is_on_cpu_fast_path(x) and can_use_raw_weights(nn.Linear, layer):
         return defer(_linear_gelu, x, parameters=(layer.weight, layer.bias))
     return defer(F.gelu, linear(layer, x))
 
 
 def split_linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor | Deferred, Tensor | Deferred]:
-    """The two halves of ``layer(x)``; training saves the first and recomputes the second from x."""
+    """The two halves of ``layer(x)``, each (..., C' / 2).
+
+    The second half is deferred. The first half is computed now; inference on a CPU defers it, too, to compute it in
+    chunks.
+    """
     if not can_use_raw_weights(nn.Linear, layer):
         return layer(x).chunk(2, -1)
-    biases = (None, None) if layer.bias is None else layer.bias.chunk(2)
-    first, second = zip(layer.weight.chunk(2), biases)
-    head = defer(fast_linear, x, parameters=first) if is_on_cpu_fast_path(x) else linear_from_weights(x, *first)
-    return head, defer(fast_linear, x, parameters=second)
+    weight_1, weight_2 = layer.weight.chunk(2)
+    bias_1, bias_2 = (None, None) if layer.bias is None else layer.bias.chunk(2)
+    second_half = defer(fast_linear, x, parameters=(weight_2, bias_2))
+    if is_on_cpu_fast_path(x):
+        return defer(fast_linear, x, parameters=(weight_1, bias_1)), second_half
+    return linear_from_weights(x, weight_1, bias_1), second_half
 
 
 def gate(y: Tensor, z: Tensor | Deferred) -> Deferred:
@@ -55,79 +65,86 @@ def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_from_weights(x: Tensor | Deferred, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Same as `linear`, for a layer given by its weight (C', C) and its bias, (C',) or None."""
-    source = as_deferred(x)
+    source = deferred_or_none(x)
     if source is None:
         return fast_linear(as_tensor(x), weight, bias)
     if autograd_is_recording():
-        return _RecomputedLinear.apply(source.fn, len(source.maps), weight, bias, *source.maps, *source.parameters)
+        return _LinearOfDeferred.apply(source.fn, len(source.maps), weight, bias, *source.maps, *source.parameters)
     return map_chunks(lambda *maps: fast_linear(source.fn(*maps, *source.parameters), weight, bias), *source.maps)
 
 
-class _RecomputedLinear(Function):
+class _LinearOfDeferred(Function):
     """``linear(fn(*maps, *parameters), weight, bias)``; saves only its arguments."""
 
     @staticmethod
     def forward(ctx, fn, number_of_maps, weight, bias, *inputs):
-        ctx.fn, ctx.number_of_maps, ctx.restore = fn, number_of_maps, capture_context(weight)
+        ctx.fn, ctx.number_of_maps, ctx.forward_context = fn, number_of_maps, capture_context(weight)
         ctx.save_for_backward(weight, bias, *inputs)
         maps, parameters = inputs[:number_of_maps], inputs[number_of_maps:]
 
-        def whole(*maps):
+        def compute(*maps):
             return fast_linear(fn(*maps, *parameters), weight, bias)
 
-        is_narrowing = weight.shape[1] > weight.shape[0]  # then the input is larger than the output
-        return map_chunks(whole, *maps) if is_narrowing else whole(*maps)
+        # If the deferred input is larger than the output, chunks avoid storing it as a whole.
+        return map_chunks(compute, *maps) if weight.shape[1] > weight.shape[0] else compute(*maps)
 
     @staticmethod
     def backward(ctx, grad_out):
-        (weight, bias, *inputs), needs_grad, n = ctx.saved_tensors, ctx.needs_input_grad[2:], ctx.number_of_maps
+        (weight, bias, *inputs), n = ctx.saved_tensors, ctx.number_of_maps
+        needs_weight, needs_bias, *needs_inputs = needs_grad = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # double backward
 
-            def composed(weight, bias, *inputs):
+            def compute(weight, bias, *inputs):
                 return F.linear(ctx.fn(*inputs), weight, bias)
 
             tensors = (weight, bias, *inputs)
-            return None, None, *double_differentiable(composed, tensors, needs_grad, grad_out, ctx.restore)
+            return None, None, *gradients_with_graph(compute, tensors, needs_grad, grad_out, ctx.forward_context)
 
         maps, parameters = inputs[:n], inputs[n:]
-        transposed = weight.to(grad_out.dtype).mT
-        sums = [_Sum() for _ in range(2 + len(parameters))]
-        grad_maps = [_Chunks(t) for t in maps]
-        for grad_chunk, *chunk in zip(*map(_chunks, (grad_out, *maps))):
-            leaves = detached_leaves((*chunk, *parameters), needs_grad[2:])
-            with torch.enable_grad(), ctx.restore():
+        weight_t = weight.to(grad_out.dtype).mT
+        grad_weight, grad_bias, grad_maps = _Sum(), _Sum(), [_ChunkAssembler(t) for t in maps]
+        grad_parameters = [_Sum() for _ in parameters]
+        for grad_chunk, *map_chunk in zip(*map(_split_into_chunks, (grad_out, *maps))):
+            leaves = detached_leaves((*map_chunk, *parameters), needs_inputs)
+            with torch.enable_grad(), ctx.forward_context():
                 x = ctx.fn(*leaves)
-            if needs_grad[0]:
-                sums[0].add(grad_chunk.mT @ x.detach().to(grad_chunk.dtype))
-            if needs_grad[1]:
-                sums[1].add(grad_chunk.sum(0))
-            grad_x = fast_linear(grad_chunk, transposed) if any(needs_grad[2:]) else None
-            for whole, part in zip((*grad_maps, *sums[2:]), gradients(x, leaves, grad_x)):
+            if needs_weight:
+                grad_weight.add(grad_chunk.mT @ x.detach().to(grad_chunk.dtype))
+            if needs_bias:
+                grad_bias.add(grad_chunk.sum(0))
+            grad_x = fast_linear(grad_chunk, weight_t) if any(needs_inputs) else None  # grad_chunk @ weight
+            for accumulator, part in zip((*grad_maps, *grad_parameters), gradients(x, leaves, grad_x)):
                 if part is not None:
-                    whole.add(part)
-        grad_parameters = [total.to(t) for total, t in zip(sums, (weight, bias, *parameters))]
-        return None, None, *grad_parameters[:2], *(grad.whole for grad in grad_maps), *grad_parameters[2:]
+                    accumulator.add(part)
+        return (
+            None,
+            None,
+            grad_weight.to(weight),
+            grad_bias.to(bias),
+            *(grad.result for grad in grad_maps),
+            *(grad.to(parameter) for grad, parameter in zip(grad_parameters, parameters)),
+        )
 
 
-def _chunks(t: Tensor) -> tuple[Tensor, ...]:
+def _split_into_chunks(t: Tensor) -> tuple[Tensor, ...]:
     """(..., C) -> (positions, C), on a CPU in chunks that fit in cache."""
     t = t.flatten(0, -2)
     return t.split(cpu_fast_path.CHUNK_TOKENS) if t.device.type == 'cpu' else (t,)
 
 
-class _Chunks:
+class _ChunkAssembler:
     """Assembles a map from consecutive chunks; a single chunk is not copied."""
 
     def __init__(self, like: Tensor):
-        self.like, self.whole, self.filled = like, None, 0
+        self.like, self.result, self.filled = like, None, 0
 
     def add(self, chunk: Tensor) -> None:
         if len(chunk) == self.like.shape[:-1].numel():
-            self.whole = chunk.view_as(self.like)
+            self.result = chunk.view_as(self.like)
             return
-        if self.whole is None:
-            self.whole = torch.empty_like(self.like, memory_format=torch.contiguous_format)
-        self.whole.flatten(0, -2)[self.filled : self.filled + len(chunk)] = chunk
+        if self.result is None:
+            self.result = torch.empty_like(self.like, memory_format=torch.contiguous_format)
+        self.result.flatten(0, -2)[self.filled : self.filled + len(chunk)] = chunk
         self.filled += len(chunk)
 
 
@@ -144,4 +161,5 @@ class _Sum:
             self.value += part
 
     def to(self, like: Tensor | None) -> Tensor | None:
+        """The sum in the dtype of `like`; None if nothing was added."""
         return None if self.value is None or like is None else self.value.to(like.dtype)

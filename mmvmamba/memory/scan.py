@@ -1,4 +1,7 @@
-"""The selective scan of a mixer and its projections to dt, B and C; training saves only what its input depends on."""
+"""The selective scan of a mixer, with its projections to dt, B and C.
+
+Training saves the projections and what a deferred input is computed from, and recomputes the input.
+"""
 
 from functools import partial
 
@@ -7,11 +10,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..ops.backend import current_backend, replaces_operator
+from ..ops.scan_inputs import ScanInputs
 from ..ops.selective_scan_2d import selective_scan_2d
 from ..ops.traversal import traversal_codes
-from .cpu_fast_path import fast_linear, fast_linears
+from .cpu_fast_path import fast_linear, fast_linear_per_map
 from .deferred import Deferred, autograd_is_recording, defer
-from .recompute import capture_context, detached_leaves, double_differentiable, gradients
+from .recompute import capture_context, detached_leaves, gradients, gradients_with_graph
 
 
 def project_and_scan(
@@ -25,7 +29,7 @@ def project_and_scan(
 ) -> Tensor:
     """The selective scan of x, with dt, B and C projected from x.
 
-    The backward pass recomputes a deferred x, but not the scan.
+    The backward pass recomputes a deferred x, but neither the projections nor the scan.
 
     Args:
         x: (b, H, W, d) or (b, K, H, W, d); training saves x, or the maps of a deferred x.
@@ -35,27 +39,28 @@ def project_and_scan(
     Returns:
         (b, H, W, d) in `scan_dtype(x)`.
     """
-    fn, maps, inputs = x if isinstance(x, Deferred) else defer(_same, x)
-    inputs = (x_proj_weight, A, D, dt_bias, dt_weight, *maps, *inputs)
+    source = x if isinstance(x, Deferred) else defer(_same, x)
+    tensors = (x_proj_weight, A, D, dt_bias, dt_weight, *source.maps, *source.parameters)
     backend = current_backend()
+    # A backend that replaces the operator consists of PyTorch operations: autograd records them one by one.
     if not autograd_is_recording() or replaces_operator(backend):
-        return _composed(fn, traversals, *inputs)
-    return _RecomputedScan.apply(fn, traversals, backend, *inputs)
+        return _project_and_scan(source.fn, traversals, *tensors)
+    return _ProjectAndScan.apply(source.fn, traversals, backend, *tensors)
 
 
 def scan_dtype(x: Tensor) -> torch.dtype:
-    """The output dtype of a scan: that of x, but float32 for float16, whose range a sum of K maps may exceed."""
+    """The output dtype of a scan: that of x, but float32 for float16, because the sum over traversals may overflow."""
     return torch.float32 if x.dtype == torch.float16 else x.dtype
 
 
-class _RecomputedScan(Function):
-    """Saves the projected dt, B and C, and the inputs of `fn`."""
+class _ProjectAndScan(Function):
+    """`_project_and_scan` as one function of autograd, which saves the projections and the inputs of `fn`, not x."""
 
     @staticmethod
     def forward(ctx, fn, traversals, backend, x_proj_weight, A, D, dt_bias, dt_weight, *inputs):
         x = fn(*inputs)
         projected = _project(x, x_proj_weight)
-        ctx.fn, ctx.traversals, ctx.backend, ctx.restore = fn, traversals, backend, capture_context(x)
+        ctx.fn, ctx.traversals, ctx.backend, ctx.forward_context = fn, traversals, backend, capture_context(x)
         ctx.save_for_backward(projected, x_proj_weight, A, D, dt_bias, dt_weight, *inputs)
         return _scan(x, projected, A, D, dt_bias, dt_weight, traversals)
 
@@ -64,24 +69,26 @@ class _RecomputedScan(Function):
         projected, *saved = ctx.saved_tensors
         needs_grad = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # double backward
-            composed = partial(_composed, ctx.fn, ctx.traversals)
-            return None, None, None, *double_differentiable(composed, saved, needs_grad, grad_y, ctx.restore)
+            compute = partial(_project_and_scan, ctx.fn, ctx.traversals)
+            return None, None, None, *gradients_with_graph(compute, saved, needs_grad, grad_y, ctx.forward_context)
 
         x_proj_weight, A, D, dt_bias, dt_weight, *inputs = saved
         leaves = detached_leaves(inputs, needs_grad[5:])
-        with torch.enable_grad(), ctx.restore():
+        with torch.enable_grad(), ctx.forward_context():
             recomputed = ctx.fn(*leaves)
         x = recomputed.detach()
         dt, B, C = _split(projected, A)
-        grad_x, grad_dt, grad_A, grad_B, grad_C, *grad_others = torch.ops.mmvmamba.selective_scan_2d_backward(
-            grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, traversal_codes(ctx.traversals), True, ctx.backend
+        inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, traversal_codes(ctx.traversals), dt_softplus=True)
+        grad_x, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_dt_bias, grad_dt_weight = (
+            torch.ops.mmvmamba.selective_scan_2d_backward(grad_y, *inputs, ctx.backend)
         )
-        through_projection, grad_weight = _project_backward(torch.cat([grad_dt, grad_B, grad_C], -1), x, x_proj_weight)
-        grad_inputs = gradients(recomputed, leaves, grad_x.add_(through_projection))
-        return None, None, None, grad_weight, grad_A, *grad_others, *grad_inputs
+        grad_projected = torch.cat([grad_dt, grad_B, grad_C], -1)
+        grad_x_of_projection, grad_weight = _project_backward(grad_projected, x, x_proj_weight)
+        grad_inputs = gradients(recomputed, leaves, grad_x.add_(grad_x_of_projection))
+        return None, None, None, grad_weight, grad_A, grad_D, grad_dt_bias, grad_dt_weight, *grad_inputs
 
 
-def _composed(fn, traversals, x_proj_weight, A, D, dt_bias, dt_weight, *inputs) -> Tensor:
+def _project_and_scan(fn, traversals, x_proj_weight, A, D, dt_bias, dt_weight, *inputs) -> Tensor:
     x = fn(*inputs)
     return _scan(x, _project(x, x_proj_weight), A, D, dt_bias, dt_weight, traversals)
 
@@ -101,20 +108,20 @@ def _project(x: Tensor, weight: Tensor) -> Tensor:
     """(b, H, W, d) or (b, K, H, W, d), with weights (K, c, d) -> (b, K, H, W, c)."""
     if x.dim() == 4:  # one product for all traversals
         return fast_linear(x, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2]).permute(0, 3, 1, 2, 4)
-    return fast_linears(x.flatten(2, 3), weight).unflatten(2, x.shape[2:4])
+    return fast_linear_per_map(x.flatten(2, 3), weight).unflatten(2, x.shape[2:4])
 
 
 def _project_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of x and the weight, computed in the dtype that autocast chose for the projection."""
-    weight_of_grad, x_of_grad = weight.to(grad.dtype), x.to(grad.dtype)
+    weight_cast, x_cast = weight.to(grad.dtype), x.to(grad.dtype)
     if x.dim() == 4:
         grad = grad.permute(0, 2, 3, 1, 4).flatten(3)  # (b, H, W, K * c)
-        grad_x = fast_linear(grad, weight_of_grad.flatten(0, 1).mT)
-        grad_weight = (grad.flatten(0, 2).mT @ x_of_grad.flatten(0, 2)).view_as(weight)
+        grad_x = fast_linear(grad, weight_cast.flatten(0, 1).mT)
+        grad_weight = (grad.flatten(0, 2).mT @ x_cast.flatten(0, 2)).view_as(weight)
     else:
         grad = grad.flatten(2, 3)
-        grad_x = fast_linears(grad, weight_of_grad.mT).view_as(x)
-        grad_weight = (grad.mT @ x_of_grad.flatten(2, 3)).sum(0)
+        grad_x = fast_linear_per_map(grad, weight_cast.mT).view_as(x)
+        grad_weight = (grad.mT @ x_cast.flatten(2, 3)).sum(0)
     return grad_x.to(x.dtype), grad_weight.to(weight.dtype)
 
 

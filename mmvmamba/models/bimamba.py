@@ -33,8 +33,9 @@ class BiMamba(nn.Module):
         channels: C, channels in and out.
         d_state: N, size of the state of one channel.
         expand: the inner width is E = expand * C.
-        backward: the parameters that the backward direction has of its own: 'ssm_conv' (convolution, projections, A and
-            D), 'ssm' (all but the convolution, whose output both directions scan), or 'none' (one direction only).
+        backward: which parameters the backward direction of the scan does not share with the forward direction:
+            'ssm_conv' (convolution, projections, A and D); 'ssm' (projections, A and D: both directions scan the output
+            of one convolution); 'none' means that there is no backward direction.
         divide_out: halve the sum of two directions.
     """
 
@@ -67,7 +68,8 @@ class BiMamba(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise the scan: A is -1, -2, ..., -N, and softplus(dt bias) is log-uniform in [1e-3, 1e-1].
 
-        The backward direction's time step keeps PyTorch's weights and a bias of 0, as in the official code.
+        In the backward direction, the projection to the time step has PyTorch's default weights and a bias of 0, as in
+        the official code.
         """
         rank = self.dt_proj.in_features
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
@@ -80,7 +82,7 @@ class BiMamba(nn.Module):
             nn.init.ones_(self.D_b)
 
     def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
-        """(B, L, C) -> (B, L, C). With `reverse`, a mixer of one direction scans from the end of the sequence."""
+        """(B, L, C) -> (B, L, C). `reverse` makes a mixer of one direction convolve and scan from the end."""
         check_layout(self, x, '(B, L, C)', self.channels)
         x, z = split_linear(self.in_proj, x)  # (B, L, E) each
         y = self._scan(self._convolve(x, reverse), reverse)
@@ -88,14 +90,19 @@ class BiMamba(nn.Module):
         return linear(self.out_proj, y) * self.scale
 
     def _convolve(self, x: Tensor | Deferred, reverse: bool) -> Tensor | Deferred:
-        """SiLU of the convolutions: (B, L, E) -> a map (B, 1, L, E) for both directions, or (B, K, 1, L, E)."""
+        """Convolution and SiLU: (B, L, E) -> maps of height 1.
+
+        Returns:
+            (B, 1, L, E) with one convolution, whose output both directions share, else (B, 2, 1, L, E).
+        """
         convs, from_end = zip(*self._convs(reverse))
         if can_use_raw_weights(nn.Conv1d, *convs) and all(map(_is_causal_depthwise, convs)):
             weights = torch.stack([conv.weight for conv in convs]).squeeze(2)
             biases = torch.stack([conv.bias for conv in convs])
             return causal_conv_silu(x, weights, biases, from_end)
-        x = as_tensor(x)
-        return as_maps(torch.stack([F.silu(self._call_causal(conv, x, end)) for conv, end in zip(convs, from_end)], 1))
+        x = as_tensor(x)  # a convolution was replaced, wrapped or hooked: call it
+        outputs = [F.silu(self._call_causal(conv, x, end)) for conv, end in zip(convs, from_end)]
+        return as_maps(torch.stack(outputs, 1))
 
     def _scan(self, x: Tensor | Deferred, reverse: bool) -> Tensor:
         """Maps of height 1, as `_convolve` returns them -> (B, L, E)."""
@@ -106,11 +113,12 @@ class BiMamba(nn.Module):
             x_projs, dt_projs = (self.x_proj, self.x_proj_b), (self.dt_proj, self.dt_proj_b)
             traversals = ('row', 'row_reversed')
         A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
-        if can_use_raw_weights(nn.Linear, *x_projs, *dt_projs) and _has_biases(x_projs, dt_projs):
+        if can_use_raw_weights(nn.Linear, *x_projs, *dt_projs) and _only_dt_projs_have_bias(x_projs, dt_projs):
             x_proj_weight = torch.stack([x_proj.weight for x_proj in x_projs])
-            dt_weight, dt_bias = (torch.stack(parts) for parts in zip(*((p.weight, p.bias) for p in dt_projs)))
+            dt_weight = torch.stack([dt_proj.weight for dt_proj in dt_projs])
+            dt_bias = torch.stack([dt_proj.bias for dt_proj in dt_projs])
             return project_and_scan(x, x_proj_weight, A, D, dt_bias, dt_weight, traversals).squeeze(1)
-        x, d_state = as_tensor(x), A.shape[-1]
+        x, d_state = as_tensor(x), A.shape[-1]  # a projection was replaced, wrapped or hooked: call it
         maps = x.unbind(1) if x.dim() == 5 else [x] * len(x_projs)  # (B, 1, L, E) each
         projected = torch.stack([x_proj(u) for x_proj, u in zip(x_projs, maps)], 1)
         dt, B, C = projected.split((projected.shape[-1] - 2 * d_state, d_state, d_state), -1)  # (B, K, 1, L, .)
@@ -118,7 +126,7 @@ class BiMamba(nn.Module):
         return selective_scan_2d(x, dt, A, B, C, D, traversals=traversals, out_dtype=scan_dtype(x)).squeeze(1)
 
     def _convs(self, reverse: bool) -> list[tuple[nn.Module, bool]]:
-        """The convolutions, each with whether it reads towards the end of the sequence."""
+        """Pairs (layer, from_end): with `from_end`, a position reads itself and later positions, else earlier ones."""
         return [(self.conv1d, reverse)] + ([(self.conv1d_b, True)] if self.two_convs else [])
 
     @staticmethod
@@ -144,6 +152,6 @@ def _is_causal_depthwise(conv: nn.Conv1d) -> bool:
     )
 
 
-def _has_biases(x_projs: tuple[nn.Linear, ...], dt_projs: tuple[nn.Linear, ...]) -> bool:
+def _only_dt_projs_have_bias(x_projs: tuple[nn.Linear, ...], dt_projs: tuple[nn.Linear, ...]) -> bool:
     """Whether only the projections to the time step have a bias, as BiMamba builds them."""
     return all(p.bias is None for p in x_projs) and all(p.bias is not None for p in dt_projs)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..memory import recomputable
+from ..memory import compute_recomputable
 from ..ops.backend import in_function_transform
 
 
@@ -57,11 +57,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return recomputable(partial(rms_norm, eps=self.eps), x, self.weight)
+        return compute_recomputable(partial(rms_norm, eps=self.eps), x, self.weight)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The function of `RMSNorm`."""
+    """Functional form of `RMSNorm`."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps).to(weight.dtype)
 
@@ -70,11 +70,11 @@ class LayerNorm(nn.LayerNorm):
     """`nn.LayerNorm` that also takes a float32 map with 16-bit weights, and then returns the dtype of the weights."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return recomputable(partial(layer_norm, eps=self.eps), x, self.weight, self.bias)
+        return compute_recomputable(partial(layer_norm, eps=self.eps), x, self.weight, self.bias)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """The function of `LayerNorm`."""
+    """Functional form of `LayerNorm`."""
     if weight.dtype.itemsize >= x.dtype.itemsize:
         return F.layer_norm(x, weight.shape, weight, bias, eps)
     return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), eps).to(weight.dtype)
@@ -106,7 +106,7 @@ def default_dt_rank(channels: int) -> int:
 
 @torch.no_grad()
 def init_A_log_(A_log: Tensor) -> None:
-    """Fill log(-A), (..., N), so that A is -1, -2, ..., -N.
+    """Fill `A_log`, (..., N), with log(1), log(2), ..., log(N), so that A = -exp(A_log) is -1, -2, ..., -N.
 
     Source: Mamba (arXiv 2312.00752), section 3.6.
     """
@@ -119,5 +119,5 @@ def init_time_step_(bias: Tensor) -> None:
 
     Source: Mamba (arXiv 2312.00752), section 3.6.
     """
-    dt = torch.empty_like(bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_().clamp_(min=1e-4)
+    dt = torch.empty_like(bias).uniform_(math.log(1e-3), math.log(1e-1)).exp_()
     bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus

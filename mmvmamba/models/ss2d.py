@@ -13,7 +13,8 @@ from .validation import check_layout
 class SS2D(nn.Module):
     """2-D selective scan: in_proj -> depthwise 3x3 conv -> SiLU -> scan -> LayerNorm (-> gate) -> out_proj.
 
-    The projections to dt, B and C act on each position alone, so all traversals share one product in natural order.
+    The projections to dt, B and C act on each position separately. One matrix multiplication in row-major order
+    therefore computes them for all traversals.
     Source: VMamba (arXiv 2401.10166), section 4.2 and Figure 3; parameter names are those of the released checkpoints.
 
     Args:
@@ -21,9 +22,10 @@ class SS2D(nn.Module):
         d_state: N, size of the state of one channel.
         ssm_ratio: the inner width is E = ssm_ratio * C.
         dt_rank: R, rank of the projection to the time step; 'auto' is ceil(C / 16).
-        gate: multiply the output by SiLU of a second branch of in_proj (first generation).
+        gate: multiply the output by the SiLU of a second branch of in_proj, as in the `vanilla_*` variants.
         conv_bias: bias of the depthwise convolution.
-        traversals: one of 'row', 'column', 'row_reversed', 'column_reversed' for each of the K directions.
+        traversals: the scan order of each of the K directions: 'row', 'column', 'row_reversed' or 'column_reversed'.
+            The default, `CROSS`, contains each of them once.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class SS2D(nn.Module):
         directions = len(traversals)
         self.channels = channels
         self.traversals = traversals
-        self.gate = gate
+        self.has_gate = gate
         self.in_proj = nn.Linear(channels, 2 * inner if gate else inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias)
         self.x_proj_weight = nn.Parameter(torch.empty(directions, rank + 2 * d_state, inner))
@@ -67,16 +69,14 @@ class SS2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         check_layout(self, x, '(B, H, W, C)', self.channels)
-        x, z = linear(self.in_proj, x), None  # (B, H, W, E)
-        if self.gate:
-            x, z = x.chunk(2, -1)
-        y = self._scan(self._convolve(x))
-        y = self.out_norm(y)
-        return linear(self.out_proj, gate(y, z) if self.gate else y)
+        x = linear(self.in_proj, x)  # (B, H, W, E), or (B, H, W, 2 * E) with a gate
+        x, z = x.chunk(2, -1) if self.has_gate else (x, None)
+        y = self.out_norm(self._scan(self._convolve(x)))
+        return linear(self.out_proj, y if z is None else gate(y, z))
 
     def _convolve(self, x: Tensor) -> Deferred:
         """SiLU of the convolution: (B, H, W, E) -> (B, H, W, E)."""
-        conv = self.conv2d
+        conv = self.conv2d  # a convolution that was replaced, wrapped or hooked is called
         if can_use_raw_weights(nn.Conv2d, conv) and _is_depthwise_3x3(conv):
             return defer(conv_silu_2d, x, parameters=(conv.weight, conv.bias))
         return defer(F.silu, self._call_conv(x))
@@ -88,11 +88,11 @@ class SS2D(nn.Module):
         return project_and_scan(
             x,
             self.x_proj_weight,
-            -torch.exp(A_logs).unflatten(0, (directions, -1)),
-            self.Ds.unflatten(0, (directions, -1)),
-            self.dt_projs_bias,
-            self.dt_projs_weight,
-            self.traversals,
+            A=-torch.exp(A_logs).unflatten(0, (directions, -1)),
+            D=self.Ds.unflatten(0, (directions, -1)),
+            dt_bias=self.dt_projs_bias,
+            dt_weight=self.dt_projs_weight,
+            traversals=self.traversals,
         )
 
     def _call_conv(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from mmvmamba.memory import Deferred, as_tensor, causal_conv_silu, cpu_fast_path, defer, use_cpu_fast_path
-from mmvmamba.memory.cpu_fast_path import fast_linear, fast_linears
+from mmvmamba.memory.cpu_fast_path import fast_linear, fast_linear_per_map
 from mmvmamba.memory.linear_layers import linear_from_weights
 
 REVERSE = (False, True)
@@ -100,32 +100,34 @@ def test_fast_linear_matches_float64(size, has_bias, gelu, always_worth):
         torch.testing.assert_close(fast_linear(*wide, gelu), expected)
 
 
-def test_fast_linears_match_float64(always_worth):
+def test_fast_linear_per_map_matches_float64(always_worth):
     torch.manual_seed(0)
     x, weights = torch.randn(2, 3, 5, 6), torch.randn(3, 4, 6)
     expected = torch.stack([x[:, k].double() @ weights[k].double().T for k in range(3)], 1)
     with torch.no_grad():
-        torch.testing.assert_close(fast_linears(x, weights), expected.float(), atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(fast_linears(x, weights.mT.contiguous().mT), expected.float(), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(fast_linears(x.double(), weights.double()), expected)
+        torch.testing.assert_close(fast_linear_per_map(x, weights), expected.float(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            fast_linear_per_map(x, weights.mT.contiguous().mT), expected.float(), atol=1e-6, rtol=1e-5
+        )
+    torch.testing.assert_close(fast_linear_per_map(x.double(), weights.double()), expected)
 
 
 @needs_onednn
 def test_onednn_is_used_only_above_the_size_threshold(monkeypatch):
     x, weight, maps, weights = torch.randn(5, 6), torch.randn(4, 6), torch.randn(1, 2, 5, 6), torch.randn(2, 4, 6)
     with torch.no_grad():
-        assert ONEDNN not in has_run(lambda: (fast_linear(x, weight), fast_linears(maps, weights)))
+        assert ONEDNN not in has_run(lambda: (fast_linear(x, weight), fast_linear_per_map(maps, weights)))
         assert ONEDNN in has_run(lambda: fast_linear(x, weight, gelu=True))
         monkeypatch.setattr(cpu_fast_path, 'ONEDNN_MIN_MACS', 5 * 6 * 4)
         assert ONEDNN in has_run(lambda: fast_linear(x, weight))
-        assert ONEDNN in has_run(lambda: fast_linears(maps, weights))
+        assert ONEDNN in has_run(lambda: fast_linear_per_map(maps, weights))
         assert ONEDNN not in has_run(lambda: fast_linear(x[:4], weight))
         with use_cpu_fast_path(False):
-            assert ONEDNN not in has_run(lambda: (fast_linear(x, weight), fast_linears(maps, weights)))
+            assert ONEDNN not in has_run(lambda: (fast_linear(x, weight), fast_linear_per_map(maps, weights)))
         with torch.backends.mkldnn.flags(enabled=False):
-            assert ONEDNN not in has_run(lambda: (fast_linear(x, weight), fast_linears(maps, weights)))
+            assert ONEDNN not in has_run(lambda: (fast_linear(x, weight), fast_linear_per_map(maps, weights)))
         with torch.autocast('cpu', torch.bfloat16):
-            assert fast_linear(x, weight).dtype == fast_linears(maps, weights).dtype == torch.bfloat16
+            assert fast_linear(x, weight).dtype == fast_linear_per_map(maps, weights).dtype == torch.bfloat16
     assert ONEDNN not in has_run(lambda: fast_linear(x.requires_grad_(), weight))
 
 

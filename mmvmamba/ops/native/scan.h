@@ -1,11 +1,11 @@
 /* The interface between the Python loader and the kernels. It uses only plain structs with 8-byte fields and depends
  * on neither torch nor Python.
  *
- *     delta_t = softplus(dt_t [+ weight low_t] + bias)
+ *     delta_t = softplus(dt_t + bias), or softplus(weight dt_t + bias) if dt is low-rank
  *     h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t,     y += <C_t, h_t> + D x_t
  *
- * The kernels compute this recurrence for every traversal of a channels-last map and sum the results in natural order.
- * State and arithmetic are float32.
+ * The kernels compute this recurrence for every traversal of a channels-last map and sum the results in row-major order.
+ * If the field `softplus` is 0, softplus is omitted. State and arithmetic are float32.
  *
  * X-macro lists define all constants and fields that both sides share. The declarations below and the table that
  * scan_interface() returns are generated from these lists. The loader compares each entry of the table with its own
@@ -26,7 +26,8 @@
     CONSTANT(SCAN_REVERSED, 2)                                                                                         \
     CONSTANT(SCAN_CHANNEL_UNIT, 16)
 
-/* A strided map. Strides count elements; channels are contiguous. A map shared by all traversals has traversal = 0. */
+/* A map: its data, dtype and four strides, in elements. Channels are contiguous. The traversal stride of a map that all
+ * traversals share is 0. */
 #define SCAN_MAP(FIELD)                                                                                                \
     FIELD(void *, data)                                                                                                \
     FIELD(int64_t, dtype)                                                                                              \
@@ -93,12 +94,13 @@ typedef struct {
 
 extern const scan_kernels scan_baseline, scan_avx2, scan_avx512;
 
-/* The exported functions. */
+/* An entry of the table that scan_interface() returns. */
 typedef struct {
     const char *name; /* "SCAN_COLUMN", "scan_map.row" or "scan_map"; null marks the end of the table */
     int64_t value;    /* value of a constant, offset of a field, or size of a struct */
 } scan_entry;
 
+/* The exported functions. */
 const scan_entry *scan_interface(void);
 const char *scan_isa(void);
 int scan_forward(const scan_args *args);
