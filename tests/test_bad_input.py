@@ -28,7 +28,7 @@ def test_complaint_accepts_only_one_sentence_errors_of_the_package():
 
     from mmvmamba.models.validation import check_choice, check_count
     from mmvmamba.ops import reference, use_backend
-    from mmvmamba.ops.scan_inputs import ScanInputs
+    from mmvmamba.ops.scan.scan_inputs import ScanInputs
 
     assert complaint_about(lambda: check_count('depth', 0), 'depth') == ''
     assert 'names none of' in complaint_about(lambda: check_count('depth', 0), 'width')

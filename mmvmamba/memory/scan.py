@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..ops.backend import current_backend, replaces_operator
-from ..ops.selective_scan_2d import selective_scan_2d
-from ..ops.traversal import traversal_codes
+from ..ops.scan.scan_2d import selective_scan_2d
+from ..ops.scan.traversal import traversal_codes
 from .cpu_fast_path import fast_linear, fast_linears
 from .deferred import Deferred, autograd_is_recording, defer
 from .recompute import capture_context, detached_leaves, double_differentiable, gradients

@@ -2,10 +2,10 @@
 
 from . import flops  # noqa: F401  (teaches FLOP counters the operator)
 from .backend import current_backend, set_backend, use_backend
-from .depthwise_conv import conv_silu_1d, conv_silu_2d
-from .selective_scan_1d import selective_scan
-from .selective_scan_2d import selective_scan_2d
-from .traversal import BIDIRECTIONAL, CROSS, TRAVERSALS, UNIDIRECTIONAL
+from .conv.conv_silu import conv_silu_1d, conv_silu_2d
+from .scan.scan_1d import selective_scan
+from .scan.scan_2d import selective_scan_2d
+from .scan.traversal import BIDIRECTIONAL, CROSS, TRAVERSALS, UNIDIRECTIONAL
 
 __all__ = [
     'BIDIRECTIONAL',

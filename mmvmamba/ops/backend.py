@@ -8,9 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch.autograd import forward_ad
 
-from . import chunked, mamba_ssm, native, reference, self_check, torch_conv, triton
+from . import native, self_check
+from . import triton_kernels as triton
 from .arguments import DTYPES
+from .conv import torch_conv
 from .import_failure import import_failure
+from .scan import chunked, reference
+from .scan import mamba_ssm_backend as mamba_ssm
 from .setting import Setting
 
 AUTO = 'auto'

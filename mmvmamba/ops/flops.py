@@ -12,8 +12,9 @@ import torch
 from mmengine.analysis import complexity_analysis
 from mmengine.analysis.jit_handles import get_shape
 
-from . import depthwise_conv, selective_scan_2d  # noqa: F401  (define the operators)
+from .conv import conv_silu  # noqa: F401  (defines the operator)
 from .import_failure import import_failure
+from .scan import scan_2d  # noqa: F401  (defines the operator)
 
 if import_failure('torch.utils.flop_counter') is None:
     from torch.utils.flop_counter import register_flop_formula

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import chunked, torch_conv
-from .scan_inputs import ScanInputs
-from .traversal import CROSS, traversal_codes
+from .conv import torch_conv
+from .scan import chunked
+from .scan.scan_inputs import ScanInputs
+from .scan.traversal import CROSS, traversal_codes
 
 ENABLED = os.environ.get('MMVMAMBA_SELF_CHECK') != '0'
 SIZES = ((2, 7), (5, 9))  # scanned by one program, and in three or more chunks

@@ -15,7 +15,7 @@ from torch.utils import backend_registration
 import mmvmamba.ops.native
 from mmvmamba.ops import CROSS, TRAVERSALS, current_backend, native, selective_scan_2d, set_backend, use_backend
 from mmvmamba.ops.backend import BACKENDS, DTYPES, choose, override_backend
-from mmvmamba.ops.traversal import CODES
+from mmvmamba.ops.scan.traversal import CODES
 
 from .cases import scan_inputs, value_and_grads
 

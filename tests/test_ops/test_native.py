@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmvmamba.ops import native, reference
-from mmvmamba.ops.scan_inputs import ScanInputs
+from mmvmamba.ops.scan.scan_inputs import ScanInputs
 
 from .cases import scan_inputs
 

@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmamba.ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL, native, selective_scan, selective_scan_2d, use_backend
 from mmvmamba.ops.backend import DTYPES
-from mmvmamba.ops.chunked import linear_scan
-from mmvmamba.ops.scan_inputs import ScanInputs
+from mmvmamba.ops.scan.chunked import linear_scan
+from mmvmamba.ops.scan.scan_inputs import ScanInputs
 
 from .cases import scan_inputs, value_and_grads
 

@@ -14,8 +14,8 @@ from torch._subclasses import FakeTensorMode
 from mmvmamba import __main__
 from mmvmamba.ops import selective_scan_2d, self_check, use_backend
 from mmvmamba.ops.backend import BACKENDS, choose
-from mmvmamba.ops.depthwise_conv import conv_silu_2d
-from mmvmamba.ops.selective_scan_2d import _warn_once
+from mmvmamba.ops.conv.conv_silu import conv_silu_2d
+from mmvmamba.ops.scan.scan_2d import _warn_once
 
 from .cases import scan_inputs, value_and_grads
 

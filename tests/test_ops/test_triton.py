@@ -15,7 +15,7 @@ import torch
 from mmvmamba.ops import reference, selective_scan_2d, self_check
 from mmvmamba.ops import triton as backend
 from mmvmamba.ops.backend import BACKENDS
-from mmvmamba.ops.scan_inputs import ScanInputs
+from mmvmamba.ops.scan.scan_inputs import ScanInputs
 
 pytest.importorskip('triton', '3.3')
 
@@ -128,7 +128,7 @@ def check(inputs, traversals=CROSS, dt_softplus=True):
 @pytest.fixture(params=['one_sweep', 'one_sweep_each', 'chunks'])
 def schedule(request, monkeypatch):
     """How the work is divided, which depends on the number of multiprocessors."""
-    from mmvmamba.ops.triton import launch
+    from mmvmamba.ops.scan import triton_launch as launch
 
     multiprocessors = {'one_sweep': 0, 'one_sweep_each': 10**6, 'chunks': 10**6}[request.param]
     min_chunk = {'one_sweep': 16, 'one_sweep_each': 10**6, 'chunks': 4}[request.param]
@@ -140,7 +140,7 @@ def schedule(request, monkeypatch):
 def small_check(monkeypatch):
     """Reduces the self-check to maps that take seconds in the interpreter, still in one pass and in chunks."""
     if DEVICE == 'cpu':
-        from mmvmamba.ops.triton import launch
+        from mmvmamba.ops.scan import triton_launch as launch
 
         monkeypatch.setattr(launch, 'MIN_CHUNK', 4)
         monkeypatch.setattr(self_check, 'BATCH', 1)
@@ -236,7 +236,7 @@ class TestKernels:
         assert all(torch.equal(first[name], second[name]) for name in first)
 
     def test_batch_is_split_into_parts(self, monkeypatch):
-        from mmvmamba.ops.triton import launch
+        from mmvmamba.ops.scan import triton_launch as launch
 
         traversals = [ROW, COLUMN_REVERSED]
         inputs = make_inputs(batch=3, size=(2, 3), channels=5, traversals=traversals)
@@ -248,7 +248,7 @@ class TestKernels:
             torch.testing.assert_close(result, whole[name], msg=name)
 
     def test_64_bit_offsets(self, monkeypatch):
-        from mmvmamba.ops.triton import launch
+        from mmvmamba.ops.scan import triton_launch as launch
 
         monkeypatch.setattr(launch.Scan, 'wide', lambda *_: True)
         check(make_inputs(size=(3, 4), channels=5))
@@ -276,7 +276,7 @@ class TestKernels:
         ('kernel', 'wrong'), [('scan_fwd_kernel', 'y'), ('scan_bwd_kernel', 'dx'), ('state_passing_kernel', 'y')]
     )
     def test_self_check_finds_broken_kernels(self, small_check, monkeypatch, caplog, kernel, wrong):
-        from mmvmamba.ops.triton import launch
+        from mmvmamba.ops.scan import triton_launch as launch
 
         kept = getattr(launch, kernel)
 
@@ -302,7 +302,7 @@ class TestKernels:
 @pytest.mark.parametrize('states', [1, 2, 16, 64])
 def test_self_check_covers_every_schedule(states):
     """One program per sequence, and chunks: at least three, so that one is entered with a decayed state."""
-    from mmvmamba.ops.triton import launch
+    from mmvmamba.ops.scan import triton_launch as launch
 
     for channels in (launch.forward_channels(states), launch.backward_channels(states)):
         blocks = self_check.BATCH * -(-self_check.CHANNELS // channels)
@@ -323,7 +323,7 @@ def test_self_check_covers_every_schedule(states):
     ],
 )  # too short to divide
 def test_schedule(blocks, length, groups, chunks):
-    from mmvmamba.ops.triton import launch
+    from mmvmamba.ops.scan import triton_launch as launch
 
     schedule = launch.schedule(blocks, length, 8, CROSS, multiprocessors=132)
     assert (schedule.groups, schedule.chunks) == (groups, chunks)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..import_failure import import_failure, in_one_line
-from ..scan_inputs import ScanInputs
+from ..scan.scan_inputs import ScanInputs
 
 
 def unavailable_reason() -> str | None:
@@ -33,21 +33,21 @@ def _import_failure() -> str | None:
 
 def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype) -> Tensor:
     """Computes y (b, H, W, d) from maps in 16-bit or 32-bit dtypes. States and sums are float32."""
-    from .launch import forward
+    from ..scan.triton_launch import forward
 
     return forward(inputs, out_dtype)
 
 
 def selective_scan_2d_backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
     """Returns the gradients of the tensors in `inputs`, with their shapes and dtypes, and None for missing tensors."""
-    from .launch import backward
+    from ..scan.triton_launch import backward
 
     return backward(grad_y, inputs)
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
     """(B, H, W, E), (K, E, rows, columns), (K, E) -> (B, K, H, W, E), as defined in `mmvmamba.ops.depthwise_conv`."""
-    from .conv_launch import forward
+    from ..conv.triton_launch import forward
 
     return forward(x, weight, bias, left)
 
@@ -56,6 +56,6 @@ def conv_silu_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Returns the gradients of x, weight and bias in their dtypes. Needs memory for dz: K maps in float32."""
-    from .conv_launch import backward
+    from ..conv.triton_launch import backward
 
     return backward(grad, x, weight, bias, left)

@@ -10,9 +10,9 @@ a CPU, Triton on CUDA, and PyTorch's own convolution elsewhere, in float64, and 
 import torch
 from torch import Tensor
 
-from .arguments import channels_first_hint, check_no_forward_mode, check_tensors, is_autocast_on
-from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform, replaces_operator
-from .self_check import ConvSignature
+from ..arguments import channels_first_hint, check_no_forward_mode, check_tensors, is_autocast_on
+from ..backend import AUTO, BACKENDS, choose, current_backend, in_function_transform, replaces_operator
+from ..self_check import ConvSignature
 
 
 def conv_silu_2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -12,10 +12,10 @@ import logging
 import torch
 from torch import Tensor
 
-from .arguments import DTYPE_NAMES, DTYPES, channels_first_hint, check_flag, check_no_forward_mode, check_tensors
-from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform, replaces_operator
+from ..arguments import DTYPE_NAMES, DTYPES, channels_first_hint, check_flag, check_no_forward_mode, check_tensors
+from ..backend import AUTO, BACKENDS, choose, current_backend, in_function_transform, replaces_operator
+from ..self_check import ScanSignature
 from .scan_inputs import ScanInputs
-from .self_check import ScanSignature
 from .traversal import CROSS, traversal_codes
 
 

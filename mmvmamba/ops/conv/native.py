@@ -5,10 +5,10 @@ import ctypes
 import torch
 from torch import Tensor
 
-from .heap import keep_freed_memory
-from .library import CONV_MAPS, ConvArgs, load
-from .scan import as_map, as_parameter, map_of
-from .threads import thread_count
+from ..native.heap import keep_freed_memory
+from ..native.library import CONV_MAPS, ConvArgs, load
+from ..native.threads import thread_count
+from ..scan.native import as_map, as_parameter, map_of
 
 
 def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], **tensors: Tensor) -> None:

@@ -5,10 +5,10 @@ import ctypes
 import torch
 from torch import Tensor
 
-from ..scan_inputs import ScanInputs
-from .heap import keep_freed_memory
-from .library import SCAN_BFLOAT16, SCAN_FLOAT16, SCAN_FLOAT32, ScanArgs, ScanMap, load
-from .threads import thread_count
+from ..native.heap import keep_freed_memory
+from ..native.library import SCAN_BFLOAT16, SCAN_FLOAT16, SCAN_FLOAT32, ScanArgs, ScanMap, load
+from ..native.threads import thread_count
+from .scan_inputs import ScanInputs
 
 _DTYPES = {torch.float32: SCAN_FLOAT32, torch.bfloat16: SCAN_BFLOAT16, torch.float16: SCAN_FLOAT16}
 
