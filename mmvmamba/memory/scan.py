@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..ops.backend import current_backend, replaces_operator
+from ..ops.backend import current_backend
+from ..ops.scan.backends import SCAN
 from ..ops.scan.scan_2d import selective_scan_2d
 from ..ops.scan.traversal import traversal_codes
 from .cpu_fast_path import fast_linear, fast_linears
@@ -38,7 +39,7 @@ def project_and_scan(
     fn, maps, inputs = x if isinstance(x, Deferred) else defer(_same, x)
     inputs = (x_proj_weight, A, D, dt_bias, dt_weight, *maps, *inputs)
     backend = current_backend()
-    if not autograd_is_recording() or replaces_operator(backend):
+    if not autograd_is_recording() or SCAN.replaces_operator(backend):
         return _composed(fn, traversals, *inputs)
     return _RecomputedScan.apply(fn, traversals, backend, *inputs)
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvmamba.ops import reference, selective_scan
+from mmvmamba.ops import selective_scan
+from mmvmamba.ops.scan import reference
 from mmvmamba.ops.scan.scan_inputs import ScanInputs
 
 BATCH, CHANNELS, STATES = 2, 4, 8

@@ -12,15 +12,17 @@ import sys
 import pytest
 import torch
 
-from mmvmamba.ops import reference, selective_scan_2d, self_check
-from mmvmamba.ops import triton as backend
-from mmvmamba.ops.backend import BACKENDS
+from mmvmamba.ops import selective_scan_2d, self_check, triton_kernels
+from mmvmamba.ops.scan import reference
+from mmvmamba.ops.scan.backends import SCAN
 from mmvmamba.ops.scan.scan_inputs import ScanInputs
+from mmvmamba.ops.scan.signature import ScanSignature
 
 pytest.importorskip('triton', '3.3')
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+TRITON = SCAN.backends['triton']
 NAMES = ('x', 'dt', 'A', 'B', 'C', 'D', 'dt_bias', 'dt_weight')
 ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED = range(4)
 CROSS = [ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED]
@@ -39,7 +41,8 @@ def test_in_the_interpreter():
 
 def test_import_does_not_need_triton():
     code = (
-        "import sys; sys.modules['triton'] = None\nfrom mmvmamba.ops import triton; print(triton.unavailable_reason())"
+        "import sys; sys.modules['triton'] = None\n"
+        'from mmvmamba.ops import triton_kernels; print(triton_kernels.unavailable_reason())'
     )
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert 'not installed' in run.stdout
@@ -47,12 +50,12 @@ def test_import_does_not_need_triton():
 
 def test_old_triton_is_reported(monkeypatch):
     monkeypatch.setattr(sys.modules['triton'], '__version__', '3.2.0')
-    assert '3.2.0' in backend.unavailable_reason()
+    assert '3.2.0' in triton_kernels.unavailable_reason()
 
 
 @pytest.mark.skipif(INTERPRETED or DEVICE == 'cuda', reason='Triton can run here')
 def test_missing_device_is_reported():
-    assert 'CUDA' in backend.unavailable_reason()
+    assert 'CUDA' in triton_kernels.unavailable_reason()
 
 
 def make_inputs(
@@ -100,8 +103,8 @@ def run_reference(inputs, grad_y, traversals, dt_softplus, dtype):
 
 def run_kernels(inputs, grad_y, traversals, dt_softplus=True, out_dtype=torch.float32):
     scan = ScanInputs(**inputs, codes=traversals, dt_softplus=dt_softplus)
-    y = backend.selective_scan_2d(scan, out_dtype)
-    grads = backend.selective_scan_2d_backward(grad_y, scan)
+    y = TRITON.forward(scan, out_dtype)
+    grads = TRITON.backward(grad_y, scan)
     for tensor, grad in zip(inputs.values(), grads):
         assert (tensor is None) == (grad is None)
         assert tensor is None or (grad.shape, grad.dtype) == (tensor.shape, tensor.dtype)
@@ -203,9 +206,9 @@ class TestKernels:
         inputs = ScanInputs(
             **make_inputs(size=(2, 3), channels=5, traversals=traversals), codes=traversals, dt_softplus=True
         )
-        y = backend.selective_scan_2d(inputs, torch.float32)
+        y = TRITON.forward(inputs, torch.float32)
         for dtype in (torch.float16, torch.bfloat16):
-            result = backend.selective_scan_2d(inputs, dtype)
+            result = TRITON.forward(inputs, dtype)
             if INTERPRETED and dtype == torch.bfloat16:  # the interpreter truncates where a device rounds
                 torch.testing.assert_close(result, y.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
             else:
@@ -224,7 +227,7 @@ class TestKernels:
         inputs[name] = inputs[name].clone()
         inputs[name].view(-1)[inputs[name].numel() // 2] = value
         scan = ScanInputs(**inputs, codes=[COLUMN], dt_softplus=True)
-        y = backend.selective_scan_2d(scan, torch.float32)
+        y = TRITON.forward(scan, torch.float32)
         expected = reference.selective_scan_2d(scan)
         torch.testing.assert_close(y, expected, equal_nan=True)
         assert not y.isfinite().all()
@@ -267,10 +270,10 @@ class TestKernels:
     @pytest.mark.parametrize(('dtype', 'states'), [(torch.float32, 1), (torch.bfloat16, 16), (torch.float16, 1)])
     def test_self_check_passes(self, small_check, dtype, states):
         inputs = make_inputs(states=states, dtype=dtype)
-        use = self_check.ScanSignature.of(ScanInputs(**inputs, codes=CROSS, dt_softplus=True))
-        found = self_check.errors(backend.selective_scan_2d, backend.selective_scan_2d_backward, use)
+        use = ScanSignature.of(ScanInputs(**inputs, codes=CROSS, dt_softplus=True))
+        found = self_check.errors(TRITON.forward, TRITON.backward, use)
         assert list(found) == ['y', *(f'd{name}' for name in NAMES)]
-        assert max(found.values()) < use.tolerance / 2
+        assert max(found.values()) < self_check.tolerance(use) / 2
 
     @pytest.mark.parametrize(
         ('kernel', 'wrong'), [('scan_fwd_kernel', 'y'), ('scan_bwd_kernel', 'dx'), ('state_passing_kernel', 'y')]
@@ -286,12 +289,12 @@ class TestKernels:
 
         monkeypatch.setattr(launch, kernel, Broken())
         monkeypatch.setattr(self_check, '_errors', {})
-        monkeypatch.setitem(BACKENDS, 'native', BACKENDS['triton'])
+        monkeypatch.setitem(SCAN.backends, 'native', TRITON)
         inputs = make_inputs(size=(2, 3), channels=3)
         with caplog.at_level('WARNING', 'mmvmamba'):
             y = selective_scan_2d(**inputs)
         assert re.search(rf'triton failed its first check on .* and N=1, .*{wrong} is off by', caplog.text)
-        torch.testing.assert_close(y, BACKENDS['chunked'].forward(ScanInputs(**inputs, codes=CROSS, dt_softplus=True)))
+        torch.testing.assert_close(y, SCAN.plain.forward(ScanInputs(**inputs, codes=CROSS, dt_softplus=True)))
 
     @pytest.mark.skipif(DEVICE == 'cpu', reason='too long for the interpreter')
     @pytest.mark.parametrize(('batch', 'size', 'states'), [(1, (255, 257), 1), (1, (96, 96), 16), (64, (28, 28), 1)])
