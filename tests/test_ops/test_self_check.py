@@ -204,6 +204,7 @@ def test_broken_convolution_is_replaced_by_the_fallback(put, caplog, monkeypatch
         found = torch.autograd.grad(conv_silu_2d(x, weight, bias).sin().sum(), (x, weight, bias))
         torch.testing.assert_close(found, expected)
     assert 1 <= len(calls) <= CHECK
+    assert caplog.text.count('The convolution runs in plain PyTorch on cpu, slower than a kernel: native failed') == 1
     with (
         use_backend('native'),
         pytest.raises(RuntimeError, match='native failed its first check on the convolution on'),
