@@ -21,8 +21,9 @@ from networks import COMPILED, FAMILIES, FPN, PLAIN_ATTENTION, WITH_CP, build
 from torch import Tensor, nn
 
 from mmvmamba.ops import use_backend
-from mmvmamba.ops.backend import BACKENDS
+from mmvmamba.ops.scan import backends
 
+BACKENDS = backends.SCAN.backends
 WITHOUT_CUDNN = ', no cuDNN'
 SCAN = ', scan '  # as in 'VMamba-T, scan chunked'
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import mmvmamba
-from mmvmamba.ops import native, triton
+from mmvmamba.ops import native, triton_kernels
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 # Shorter runs are repeated with different inputs; one sample is the mean of the repeats.
@@ -55,7 +55,7 @@ def machine(device: str) -> dict:
         'CPU': f'{_cpu_model()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads',
         'load': ' '.join(f'{load:.1f}' for load in os.getloadavg()) + ' (other load on the machine affects times)',
         'native scan': native.unavailable_reason() or native.info(),
-        'triton scan': triton.unavailable_reason() or 'can run',
+        'triton scan': triton_kernels.unavailable_reason() or 'can run',
         'versions': ', '.join(
             [f'python {platform.python_version()}', f'mmvmamba {mmvmamba.__version__}']
             + [f'{name} {_version(name)}' for name in packages if _version(name)]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmvmamba.ops import CROSS
 from mmvmamba.ops.import_failure import import_failure, in_one_line
-from mmvmamba.ops.traversal import is_reversed, to_map, to_sequence, traversal_codes
+from mmvmamba.ops.scan.traversal import is_reversed, to_map, to_sequence, traversal_codes
 
 
 def sequences(maps: Tensor, codes: list[int], dim: int) -> Tensor:

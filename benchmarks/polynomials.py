@@ -6,7 +6,7 @@ Each polynomial is the minimax approximation of its function in relative error (
 at 0. The coefficients are float32: starting at the lowest order, where rounding matters most, each coefficient is
 rounded and the remaining ones are refitted. The printed errors are those of the rounded polynomial, without the
 rounding of its evaluation, which adds about 6e-8. `mmvmamba/ops/native/simd.inc` uses both polynomials.
-`mmvmamba/ops/triton/device_functions.py` uses only the second, because GPUs have an exp2 instruction.
+`mmvmamba/ops/triton_kernels/device_functions.py` uses only the second, because GPUs have an exp2 instruction.
 """
 
 import numpy as np

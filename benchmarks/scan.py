@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmvmamba.ops import CROSS, selective_scan_2d, use_backend
-from mmvmamba.ops.backend import BACKENDS
+from mmvmamba.ops.scan.backends import SCAN
 
 LOOP = 'PyTorch loop'
 LONG = 1000  # maximum number of positions for the backward pass of the reference, whose cost is quadratic in them
@@ -72,7 +72,7 @@ def implementations(device: str) -> dict:
     """Returns (function, backend to select) of each available implementation, by name."""
     found = {LOOP: (peers.batched_loop, 'auto')}
     skipped = {}
-    for name, backend in BACKENDS.items():
+    for name, backend in SCAN.backends.items():
         if backend.devices and device not in backend.devices:
             continue
         if reason := backend.unavailable_reason():

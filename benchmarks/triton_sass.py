@@ -22,10 +22,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmvmamba.ops.triton import conv_launch, launch
-from mmvmamba.ops.triton.backward import scan_bwd_kernel
-from mmvmamba.ops.triton.conv import convolve, convolve_back, spread_back
-from mmvmamba.ops.triton.forward import chunk_state_kernel, reduce_kernel, scan_fwd_kernel, state_passing_kernel
+from mmvmamba.ops.conv import triton_launch as conv_launch
+from mmvmamba.ops.scan import triton_launch as launch
+from mmvmamba.ops.triton_kernels.conv import convolve, convolve_back, spread_back
+from mmvmamba.ops.triton_kernels.scan_backward import scan_bwd_kernel
+from mmvmamba.ops.triton_kernels.scan_forward import (
+    chunk_state_kernel,
+    reduce_kernel,
+    scan_fwd_kernel,
+    state_passing_kernel,
+)
 
 TOOLS = Path(triton.__file__).parent / 'backends' / 'nvidia' / 'bin'
 # Pointers (p_) to data in the dtype of the network; all other pointers are to float32.

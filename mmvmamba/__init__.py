@@ -9,6 +9,7 @@ except ImportError as error:
     ) from error
 
 from . import engine, models, ops
+from .engine import flops_mmengine  # noqa: F401  (MMEngine counts the operations of the scan)
 from .models import SimpleFeaturePyramid, Vim, VMamba
 
 __version__ = '0.2.0'

@@ -8,8 +8,11 @@ import torch
 
 from . import __version__
 from .ops import native, self_check
-from .ops.backend import AUTO, BACKENDS, DTYPES, choose, current_backend
+from .ops.arguments import DTYPES
+from .ops.backend import current_backend
 from .ops.import_failure import import_failure, in_one_line
+from .ops.operation import AUTO
+from .ops.scan.backends import SCAN
 
 LIBRARIES = ('torch', 'torchvision', 'triton', 'einops', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 PACKAGES = (*LIBRARIES, 'mamba_ssm')
@@ -30,7 +33,7 @@ def main() -> None:
     for package in PACKAGES:
         print(f'  {package:14}{version(package)}')
     print(f'Scan backends (selected: {selected_backend()}):')
-    for name, backend in BACKENDS.items():
+    for name, backend in SCAN.backends.items():
         can_run = f'can run ({native.info()})' if name == 'native' else 'can run'
         print(f'  {name:14}{backend.unavailable_reason() or can_run}')
     if torch.cuda.is_available():
@@ -38,7 +41,7 @@ def main() -> None:
         print(f'Comparison of the first Triton scan of each kind with plain PyTorch: {state}')
     print(f'{AUTO!r} scans:')
     for device_type in devices():
-        takes = (f'{str(dtype).removeprefix("torch.")} {choose(device_type, [dtype])[0].name}' for dtype in DTYPES)
+        takes = (f'{str(dtype).removeprefix("torch.")} {SCAN.choose(device_type, [dtype])[0].name}' for dtype in DTYPES)
         print(f'  {device_type:14}{", ".join(takes)}')
 
 

@@ -27,8 +27,9 @@ def test_complaint_accepts_only_one_sentence_errors_of_the_package():
     import torch
 
     from mmvmamba.models.validation import check_choice, check_count
-    from mmvmamba.ops import reference, use_backend
-    from mmvmamba.ops.scan_inputs import ScanInputs
+    from mmvmamba.ops import use_backend
+    from mmvmamba.ops.scan import reference
+    from mmvmamba.ops.scan.scan_inputs import ScanInputs
 
     assert complaint_about(lambda: check_count('depth', 0), 'depth') == ''
     assert 'names none of' in complaint_about(lambda: check_count('depth', 0), 'width')

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -15,7 +17,7 @@ ROOMS = {
     'models': {'checkpoint', 'memory', 'ops'},
     'conversion': {'checkpoint', 'models'},
     'analysis': {'checkpoint', 'engine', 'memory', 'models', 'ops'},
-    'engine': {'checkpoint'},
+    'engine': {'checkpoint', 'ops'},
     'export': {'ops'},
     '__init__': {'engine', 'models', 'ops'},
     '__main__': {'__init__', 'ops'},
@@ -61,6 +63,43 @@ def test_diagram_shows_every_dependency():
     found = {(name.split('.')[0], target.split('.')[0]) for name in FILES for target in imported(name)}
     between = {(a, b) for a, b in found if a != b and '__init__' not in (a, b)}
     assert between == {(a, b) for a, b in drawn if a in ROOMS and b in ROOMS}
+
+
+# Other libraries that ops imports. Triton and mamba-ssm are optional, so only the files of their backends import them.
+TRITON_FILES = {'ops.scan.triton_launch', 'ops.conv.triton_launch'}
+LIBRARIES_OF_OPS = {
+    'triton': {name for name in FILES if name.startswith('ops.triton_kernels')} | TRITON_FILES,
+    'mamba_ssm': {'ops.scan.mamba_ssm_backend'},
+}
+
+
+def test_ops_imports_only_torch_and_the_standard_library():
+    for name, path in FILES.items():
+        if name.split('.')[0] != 'ops':
+            continue
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        modules += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+        libraries = {module.split('.')[0] for module in modules} - sys.stdlib_module_names - {'torch'}
+        assert not {library for library in libraries if name not in LIBRARIES_OF_OPS.get(library, ())}, name
+
+
+def test_every_import_of_ops_needs_only_torch():
+    """Imports all of ops with every other installed library hidden, below a package that imports nothing."""
+    code = f"""
+import sys, types
+package = types.ModuleType('mmvmamba')
+package.__path__ = [{str(PACKAGE)!r}]
+sys.modules['mmvmamba'] = package
+for library in ('mmengine', 'mmcv', 'einops', 'numpy', 'triton', 'mamba_ssm'):
+    sys.modules[library] = None
+import torch
+from mmvmamba import ops
+x = torch.randn(1, 2, 3, 4)
+print(*ops.conv_silu_2d(x, torch.randn(4, 1, 3, 3)).shape)
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout == '1 2 3 4\n', done.stderr
 
 
 def test_imports_have_no_cycle():

@@ -74,12 +74,13 @@ def test_version_is_the_same_everywhere():
 
 PROCESS = """
 import sys, types
-from importlib.util import module_from_spec, spec_from_file_location
 if {without_torch}:
     sys.modules['torch'] = types.ModuleType('torch')
-spec = spec_from_file_location('library', {path!r})
-library = module_from_spec(spec)
-spec.loader.exec_module(library)
+    sys.modules['torch'].Tensor = None
+for name, path in (('mmvmamba', {package!r}), ('mmvmamba.ops', {package!r} + '/ops')):
+    sys.modules[name] = types.ModuleType(name)  # the package without its imports
+    sys.modules[name].__path__ = [path]
+from mmvmamba.ops.native import library
 print(library.load()[1])
 print(*{{line.split()[-1] for line in open('/proc/self/maps') if 'omp' in line.rpartition('/')[2]}}, sep='\\n')
 """
@@ -91,7 +92,7 @@ def test_kernels_use_the_openmp_runtime_already_loaded(without_torch):
     """Uses torch's runtime, whatever its file name, and no second one; without torch, the system's runtime."""
     if b'__kmpc_fork_call' in library.OBJECT.read_bytes():
         pytest.skip('built with Clang, whose code needs its own runtime')
-    code = PROCESS.format(path=library.__file__, without_torch=without_torch)
+    code = PROCESS.format(package=str(Path(mmvmamba.__file__).parent), without_torch=without_torch)
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     reason, *runtimes = done.stdout.splitlines()
     if without_torch and 'libgomp.so.1: cannot open' in reason:

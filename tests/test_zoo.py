@@ -13,7 +13,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
-import mmvmamba.ops.flops  # noqa: F401  (MMEngine counts the scan)
+import mmvmamba  # noqa: F401  (MMEngine counts the scan)
 
 from .test_configs import DET, NAMES, SEG, build_shallow, learning_rates, make_shallow
 

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..memory import use_cpu_fast_path
 from ..models.position import split_tokens
 from ..ops import use_backend
-from ..ops.scan_inputs import ScanInputs
-from ..ops.traversal import TRAVERSALS, is_reversed, map_of_each, to_sequence
+from ..ops.scan.scan_inputs import ScanInputs
+from ..ops.scan.traversal import TRAVERSALS, is_reversed, map_of_each, to_sequence
 
 SAMPLES = 4096  # the maximum number of positions used for statistics
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from ..ops import torch_conv
+from ..ops.conv import torch_conv
 from ..ops.import_failure import in_one_line
 
 try:

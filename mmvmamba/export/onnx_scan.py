@@ -12,8 +12,8 @@ import torch
 from onnxscript import FLOAT, graph, script
 from onnxscript import opset18 as op
 
-from ..ops.selective_scan_2d import selective_scan_2d  # noqa: F401  (defines the operator)
-from ..ops.traversal import COLUMN, is_reversed
+from ..ops.scan.scan_2d import selective_scan_2d  # noqa: F401  (defines the operator)
+from ..ops.scan.traversal import COLUMN, is_reversed
 
 
 @script(default_opset=op)

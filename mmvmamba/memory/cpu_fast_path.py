@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.backend import in_function_transform
 from ..ops.setting import Setting
+from ..ops.tracing import in_function_transform
 
 CHUNK_TOKENS = 2048
 ONEDNN_MIN_MACS = 2**24  # the overhead of a oneDNN call is 10 us larger than that of a BLAS call

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops.backend import in_function_transform
+from ..ops.tracing import in_function_transform
 
 
 class Deferred(NamedTuple):

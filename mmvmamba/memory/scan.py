@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ..ops.backend import current_backend, replaces_operator
-from ..ops.scan_inputs import ScanInputs
-from ..ops.selective_scan_2d import selective_scan_2d
-from ..ops.traversal import traversal_codes
+from ..ops.backend import current_backend
+from ..ops.scan.backends import SCAN
+from ..ops.scan.scan_2d import selective_scan_2d
+from ..ops.scan.scan_inputs import ScanInputs
+from ..ops.scan.traversal import traversal_codes
 from .cpu_fast_path import fast_linear, fast_linear_per_map
 from .deferred import Deferred, autograd_is_recording, defer
 from .recompute import capture_context, detached_leaves, gradients, gradients_with_graph
@@ -43,7 +44,7 @@ def project_and_scan(
     tensors = (x_proj_weight, A, D, dt_bias, dt_weight, *source.maps, *source.parameters)
     backend = current_backend()
     # A backend that replaces the operator consists of PyTorch operations: autograd records them one by one.
-    if not autograd_is_recording() or replaces_operator(backend):
+    if not autograd_is_recording() or SCAN.replaces_operator(backend):
         return _project_and_scan(source.fn, traversals, *tensors)
     return _ProjectAndScan.apply(source.fn, traversals, backend, *tensors)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..memory import compute_recomputable
-from ..ops.backend import in_function_transform
+from ..ops.tracing import in_function_transform
 
 
 class ChannelsFirst(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..ops.arguments import check_flag
-from ..ops.backend import in_function_transform
+from ..ops.tracing import in_function_transform
 from .backbone import Backbone
 from .bimamba import BiMamba
 from .layers import DropPath, PatchEmbed, RMSNorm

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
 from ..ops.arguments import check_flag
-from ..ops.backend import in_function_transform
+from ..ops.tracing import in_function_transform
 from .backbone import Backbone
 from .layers import ChannelsFirst, ChannelsLast, DropPath, LayerNorm, laid_out_channels_last
 from .mlp import MLP

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (*KERNEL_DTYPES, torch.float64)
 DTYPE_NAMES = ', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)
 
 

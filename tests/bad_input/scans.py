@@ -14,8 +14,8 @@ from mmvmamba.ops import (
     selective_scan_2d,
     use_backend,
 )
-from mmvmamba.ops.scan_inputs import ScanInputs
-from mmvmamba.ops.traversal import traversal_codes
+from mmvmamba.ops.scan.scan_inputs import ScanInputs
+from mmvmamba.ops.scan.traversal import traversal_codes
 
 from .outcome import Case
 

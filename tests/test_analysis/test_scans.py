@@ -9,7 +9,7 @@ import torch
 from mmvmamba import Vim, VMamba
 from mmvmamba.analysis.scans import TokenLayout, record_scans, scan_attention, scan_order, statistics
 from mmvmamba.ops import CROSS, selective_scan_2d, use_backend
-from mmvmamba.ops.scan_inputs import ScanInputs
+from mmvmamba.ops.scan.scan_inputs import ScanInputs
 
 BACKBONES = {
     'vmamba': lambda: VMamba(arch=dict(dims=8, depths=(1, 2, 1, 1), d_state=2)),

@@ -30,6 +30,8 @@ from unittest.mock import patch
 import torch
 
 from mmvmamba.ops import native
+from mmvmamba.ops.conv.backends import CONV
+from mmvmamba.ops.native import call
 
 from . import test_depthwise_conv, test_native
 from .elsewhere import Elsewhere, build
@@ -121,13 +123,14 @@ def cases(isa: str, positions: int) -> Iterator[tuple[str, Callable]]:
                     name, value, True, isa
                 ),
             )
+    conv = CONV.backends['native']
     for name, (batch, height, width, channels, *_) in test_depthwise_conv.CASES.items():
         if batch * height * width * channels <= positions:
-            yield f'convolution, {name}', lambda name=name: test_depthwise_conv.test_kernels_match_float64(name, native)
+            yield f'convolution, {name}', lambda name=name: test_depthwise_conv.test_kernels_match_float64(name, conv)
     for dtype in (torch.bfloat16, torch.float16):
         yield (
             f'convolution, {dtype}',
-            lambda dtype=dtype: test_depthwise_conv.test_16_bit_results_are_rounded_once(dtype, native),
+            lambda dtype=dtype: test_depthwise_conv.test_16_bit_results_are_rounded_once(dtype, conv),
         )
 
 
@@ -150,10 +153,7 @@ def check(name: str, checker: Checker, threads: int, only: Collection[str] = ())
                 continue
             started, count, of_set = time.monotonic(), 0, 0
             elsewhere = Elsewhere(*checker.command, program, environment=checker.environment)
-            with (
-                patch.object(native.scan, 'load', lambda: (elsewhere, None)),  # noqa: B023
-                patch.object(native.conv, 'load', lambda: (elsewhere, None)),  # noqa: B023
-            ):
+            with patch.object(call, 'load', lambda: (elsewhere, None)):  # noqa: B023
                 for case, run in cases(isa, checker.positions):
                     if only and case not in only:
                         continue

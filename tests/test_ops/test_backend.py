@@ -14,8 +14,10 @@ from torch.utils import backend_registration
 
 import mmvmamba.ops.native
 from mmvmamba.ops import CROSS, TRAVERSALS, current_backend, native, selective_scan_2d, set_backend, use_backend
-from mmvmamba.ops.backend import BACKENDS, DTYPES, choose, override_backend
-from mmvmamba.ops.traversal import CODES
+from mmvmamba.ops.arguments import DTYPES
+from mmvmamba.ops.backend import override_backend
+from mmvmamba.ops.scan.backends import SCAN
+from mmvmamba.ops.scan.traversal import CODES
 
 from .cases import scan_inputs, value_and_grads
 
@@ -35,14 +37,14 @@ def spy(monkeypatch):
     def noting(name):
         def function(*arguments):
             calls.append(name)
-            return getattr(BACKENDS['chunked'], name)(*arguments)
+            return getattr(SCAN.backends['chunked'], name)(*arguments)
 
         return function
 
     record = dataclasses.replace(
-        BACKENDS['chunked'], name='spy', traceable=False, forward=noting('forward'), backward=noting('backward')
+        SCAN.backends['chunked'], name='spy', traceable=False, forward=noting('forward'), backward=noting('backward')
     )
-    monkeypatch.setitem(BACKENDS, 'spy', record)
+    monkeypatch.setitem(SCAN.backends, 'spy', record)
     return calls
 
 
@@ -195,20 +197,20 @@ def test_override_is_invisible_to_other_threads():
 
 @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
 def test_auto_chooses_by_device_and_dtype():
-    assert choose('cpu', [torch.float32, torch.bfloat16]) == (BACKENDS['native'], None)
-    assert choose('cpu', [torch.float32, torch.float64]) == (BACKENDS['chunked'], None)
-    chosen, loss = choose('mps', [torch.float32])
+    assert SCAN.choose('cpu', [torch.float32, torch.bfloat16]) == (SCAN.backends['native'], None)
+    assert SCAN.choose('cpu', [torch.float32, torch.float64]) == (SCAN.backends['chunked'], None)
+    chosen, loss = SCAN.choose('mps', [torch.float32])
     assert chosen.name == 'chunked' and 'no kernel for mps' in loss
     with pytest.raises(ValueError, match="'native' does not take float64"):
-        choose('cpu', [torch.float64], 'native')
+        SCAN.choose('cpu', [torch.float64], 'native')
     with pytest.raises(ValueError, match="'native' does not take mps tensors"):
-        choose('mps', [torch.float32], 'native')
+        SCAN.choose('mps', [torch.float32], 'native')
 
 
 def test_choose_returns_the_reason_for_the_fallback(monkeypatch):
-    missing = dataclasses.replace(BACKENDS['native'], unavailable_reason=lambda: 'It is not built.')
-    monkeypatch.setitem(BACKENDS, 'native', missing)
-    assert choose('cpu', [torch.float32]) == (BACKENDS['chunked'], 'It is not built.')
+    missing = dataclasses.replace(SCAN.backends['native'], unavailable_reason=lambda: 'It is not built.')
+    monkeypatch.setitem(SCAN.backends, 'native', missing)
+    assert SCAN.choose('cpu', [torch.float32]) == (SCAN.backends['chunked'], 'It is not built.')
 
 
 @pytest.mark.skipif(
@@ -226,7 +228,7 @@ def test_diagnosis_lists_what_auto_selects():
     line = next(line for line in done.stdout.splitlines() if line.startswith('  cpu'))
     assert (
         line.split()[1:]
-        == ' '.join(f'{str(dtype).removeprefix("torch.")} {choose("cpu", [dtype])[0].name},' for dtype in DTYPES)
+        == ' '.join(f'{str(dtype).removeprefix("torch.")} {SCAN.choose("cpu", [dtype])[0].name},' for dtype in DTYPES)
         .strip(',')
         .split()
     )

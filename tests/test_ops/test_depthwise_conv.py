@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmvmamba.ops import conv_silu_1d, conv_silu_2d, native, torch_conv, triton, use_backend
+from mmvmamba.ops import conv_silu_1d, conv_silu_2d, native, use_backend
+from mmvmamba.ops.conv.backends import CONV
 
 # batch, height, width, channels, kernel rows and columns, left padding
 CASES = {
@@ -28,6 +29,7 @@ CASES = {
     'causal, shorter than the taps': (2, 1, 2, 3, 1, 4, [0, 3]),
     'other kernels': (1, 6, 8, 19, 5, 3, [1, 2, 0]),
 }
+TRITON = CONV.backends['triton']
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 TOO_SLOW = {name for name, (batch, height, width, *_) in CASES.items() if height * width > 1000}  # in the interpreter
 
@@ -36,13 +38,13 @@ TOO_SLOW = {name for name, (batch, height, width, *_) in CASES.items() if height
 def kernels(request, monkeypatch):
     """An implementation of the operator; each instruction set is a variant of the native one."""
     if request.param == 'triton':
-        if reason := triton.unavailable_reason():
+        if reason := TRITON.unavailable_reason():
             pytest.skip(reason)
-        return triton
+        return TRITON
     monkeypatch.setenv('MMVMAMBA_ISA', request.param)
     if not native.info().startswith(request.param):
         pytest.skip(f'this processor or build has no {request.param} kernels')
-    return native
+    return CONV.backends['native']
 
 
 def make(batch, height, width, channels, rows, columns, left, dtype=torch.float32):
@@ -59,15 +61,15 @@ def make(batch, height, width, channels, rows, columns, left, dtype=torch.float3
 
 def run(implementation, grad, x, weight, bias, left):
     """Returns the result and the gradients of x, weight and bias."""
-    device = 'cuda' if implementation is triton and torch.cuda.is_available() else 'cpu'
+    device = 'cuda' if implementation is TRITON and torch.cuda.is_available() else 'cpu'
     grad, *inputs = (t if t is None else t.to(device) for t in (grad, x, weight, bias))
-    found = (implementation.conv_silu(*inputs, left), *implementation.conv_silu_backward(grad, *inputs, left))
+    found = (implementation.forward(*inputs, left), *implementation.backward(grad, *inputs, left))
     return [t if t is None else t.cpu() for t in found]
 
 
 def exact(grad, x, weight, bias, left):
     double = (t if t is None else t.double() for t in (grad, x, weight, bias))
-    return run(torch_conv, *double, left)
+    return run(CONV.plain, *double, left)
 
 
 def distance(found, wanted):
@@ -80,7 +82,7 @@ def test_kernels_match_float64(name, kernels):
     if INTERPRETED and name in TOO_SLOW:
         pytest.skip('minutes in the interpreter')
     arguments = make(*CASES[name])
-    for found, own, wanted in zip(run(kernels, *arguments), run(torch_conv, *arguments), exact(*arguments)):
+    for found, own, wanted in zip(run(kernels, *arguments), run(CONV.plain, *arguments), exact(*arguments)):
         assert found.shape == wanted.shape and found.dtype == torch.float32 and found.is_contiguous()
         assert distance(found, wanted) <= 2 * distance(own, wanted) + 6e-8
 
@@ -115,7 +117,7 @@ def test_rounding_to_16_bits_matches_pytorch(dtype, kernels):
 def test_nan_and_infinity_spread_only_within_the_kernel_window(value, kernels):
     grad, x, weight, bias, left = make(*CASES['3x3'])
     x[0, 0, 3, 16] = value
-    found, wanted = (run(of, grad, x, weight, bias, left) for of in (kernels, torch_conv))
+    found, wanted = (run(of, grad, x, weight, bias, left) for of in (kernels, CONV.plain))
     for a, b in zip(found, wanted):
         assert torch.equal(a.isnan(), b.isnan()) and torch.equal(a.isinf(), b.isinf())
 

@@ -77,7 +77,10 @@ def test_a_backend_by_name_says_why_it_cannot_run(broken):
 
 def test_a_broken_import_runs_once_however_many_scans_ask(broken):
     """On a GPU every scan asks whether Triton can run."""
-    code = "from mmvmamba.ops import triton; print('--'); print([triton.unavailable_reason() for _ in range(3)][-1])"
+    code = (
+        "from mmvmamba.ops.triton_kernels import unavailable_reason; print('--'); "
+        'print([unavailable_reason() for _ in range(3)][-1])'
+    )
     folder = broken('RuntimeError', 'triton')
     (folder / 'triton/__init__.py').write_text("print('imported')\nraise RuntimeError")
     done = python(folder, '-c', code)

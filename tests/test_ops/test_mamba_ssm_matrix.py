@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmvmamba.ops import reference, selective_scan
-from mmvmamba.ops.scan_inputs import ScanInputs
+from mmvmamba.ops import selective_scan
+from mmvmamba.ops.scan import reference
+from mmvmamba.ops.scan.scan_inputs import ScanInputs
 
 BATCH, CHANNELS, STATES = 2, 4, 8
 LENGTHS = (8, 16, 32, 64, 128, 256, 372, 512, 784, 1024, 1134, 2048, 4096)

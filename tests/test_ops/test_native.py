@@ -9,8 +9,11 @@ from functools import cache
 import pytest
 import torch
 
-from mmvmamba.ops import native, reference
-from mmvmamba.ops.scan_inputs import ScanInputs
+from mmvmamba.ops import native
+from mmvmamba.ops.conv import native as native_conv
+from mmvmamba.ops.scan import native as native_scan
+from mmvmamba.ops.scan import reference
+from mmvmamba.ops.scan.scan_inputs import ScanInputs
 
 from .cases import scan_inputs
 
@@ -110,8 +113,8 @@ def run_reference(inputs, traversals, softplus, dtype):
 
 def run_native(inputs, traversals, softplus, out_dtype=torch.float32):
     inputs = ScanInputs(*inputs, traversals, softplus)
-    y = native.selective_scan_2d(inputs, out_dtype)
-    return y, native.selective_scan_2d_backward(projection_of(y), inputs)
+    y = native_scan.selective_scan_2d(inputs, out_dtype)
+    return y, native_scan.selective_scan_2d_backward(projection_of(y), inputs)
 
 
 @cache
@@ -166,7 +169,7 @@ def test_16_bit_maps_equal_their_float32_values(isa):
         x = bits.view(dtype).view(1, 32, 32, 64)
         (_, dt, A, B, C, *rest), traversals, _ = case(1, 32, 32, 64, 1, (ROW,), D=False, bias=False, edit=positive_dt)
         inputs = (dt * 0 + 1, A * 1e6, B * 0 + 1, C * 0 + 1, *rest, traversals, False)
-        y, expected = (native.selective_scan_2d(ScanInputs(t, *inputs), torch.float32) for t in (x, x.float()))
+        y, expected = (native_scan.selective_scan_2d(ScanInputs(t, *inputs), torch.float32) for t in (x, x.float()))
         torch.testing.assert_close(y, expected, rtol=0, atol=0, equal_nan=True)
 
 
@@ -214,7 +217,7 @@ def test_padding_channels_do_not_turn_infinity_into_nan(name, d, isa):
     y = reference.selective_scan_2d(ScanInputs(*leaves, [ROW, COLUMN], True))
     expected = torch.autograd.grad(y, leaves, torch.ones_like(y))
     inputs = ScanInputs(*(t.detach() for t in leaves), [ROW, COLUMN], True)
-    grads = native.selective_scan_2d_backward(torch.ones_like(inputs.x), inputs)
+    grads = native_scan.selective_scan_2d_backward(torch.ones_like(inputs.x), inputs)
     for of, grad, exact in zip(NAMES, grads, expected):
         assert not (grad.isnan() & ~exact.isnan()).any(), of
 
@@ -222,9 +225,9 @@ def test_padding_channels_do_not_turn_infinity_into_nan(name, d, isa):
 def test_gradient_of_a_float64_output_is_accepted(isa):
     inputs, traversals, softplus = case(1, 3, 4, 5, 2, CROSS)
     inputs = ScanInputs(*inputs, traversals, softplus)
-    y = native.selective_scan_2d(inputs, torch.float64)
-    grads = native.selective_scan_2d_backward(projection_of(y.float()), inputs)
-    double = native.selective_scan_2d_backward(projection_of(y.float()).double(), inputs)
+    y = native_scan.selective_scan_2d(inputs, torch.float64)
+    grads = native_scan.selective_scan_2d_backward(projection_of(y.float()), inputs)
+    double = native_scan.selective_scan_2d_backward(projection_of(y.float()).double(), inputs)
     assert y.dtype == torch.float64
     for grad, other in zip(grads, double):
         assert other is None or torch.equal(grad, other)
@@ -270,12 +273,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.parametrize('d, n, rank', [(16, 1, 2), (37, 3, None), (96, 16, 6)])
 def test_an_image_alone_and_in_a_batch_have_bit_equal_results(d, n, rank):
     inputs, codes, softplus = case(5, 9, 14, d, n, CROSS, rank=rank)
-    together = native.selective_scan_2d(ScanInputs(*inputs, codes, softplus), torch.float32)
+    together = native_scan.selective_scan_2d(ScanInputs(*inputs, codes, softplus), torch.float32)
     weight = torch.linspace(-1, 1, d * 9).view(1, d, 3, 3)
-    convolved = native.conv_silu(inputs[0], weight, None, [1])
+    convolved = native_conv.conv_silu(inputs[0], weight, None, [1])
     for i in range(5):
         maps = (inputs[0], inputs[1], None, inputs[3], inputs[4])
         one = tuple(t if of_all is None else of_all[i : i + 1] for t, of_all in zip(inputs, (*maps, *[None] * 3)))
-        alone = native.selective_scan_2d(ScanInputs(*one, codes, softplus), torch.float32)
+        alone = native_scan.selective_scan_2d(ScanInputs(*one, codes, softplus), torch.float32)
         assert torch.equal(alone, together[i : i + 1])
-        assert torch.equal(native.conv_silu(one[0], weight, None, [1]), convolved[i : i + 1])
+        assert torch.equal(native_conv.conv_silu(one[0], weight, None, [1]), convolved[i : i + 1])

@@ -8,7 +8,8 @@ import shutil
 import pytest
 import torch
 
-from mmvmamba.ops import native
+from mmvmamba.ops.conv.backends import CONV
+from mmvmamba.ops.native import call
 
 from . import test_depthwise_conv, test_native
 from .elsewhere import Elsewhere, build
@@ -27,8 +28,7 @@ def program(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _emulated(program, monkeypatch):
-    for module in (native.scan, native.conv):
-        monkeypatch.setattr(module, 'load', lambda: (Elsewhere(EMULATOR, program), None))
+    monkeypatch.setattr(call, 'load', lambda: (Elsewhere(EMULATOR, program), None))
 
 
 @pytest.mark.parametrize('name', test_native.CASES)
@@ -38,10 +38,10 @@ def test_scan_matches_the_reference(name):
 
 @pytest.mark.parametrize('name', test_depthwise_conv.CASES)
 def test_convolution_matches_float64(name):
-    test_depthwise_conv.test_kernels_match_float64(name, native)
+    test_depthwise_conv.test_kernels_match_float64(name, CONV.backends['native'])
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_16_bit_maps_match_the_reference(dtype):
     test_native.test_16_bit_maps(dtype, 5, 'neon')
-    test_depthwise_conv.test_16_bit_results_are_rounded_once(dtype, native)
+    test_depthwise_conv.test_16_bit_results_are_rounded_once(dtype, CONV.backends['native'])

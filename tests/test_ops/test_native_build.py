@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mmvmamba
-from mmvmamba.ops import native, traversal
+from mmvmamba.ops import native
 from mmvmamba.ops.native import library
 
 from .test_native import CROSS, case, run_native
@@ -62,9 +62,3 @@ def test_missing_or_damaged_object_raises_a_one_sentence_error(monkeypatch, tmp_
     assert 'does not load' in native.unavailable_reason()
     with pytest.raises(RuntimeError, match='does not load'):
         run_native(*case(1, 2, 2, 2, 1, CROSS))
-
-
-def test_traversal_codes_match_the_kernels():
-    codes = traversal.traversal_codes(('row', 'column', 'row_reversed', 'column_reversed'))
-    column, reverse = library.SCAN_COLUMN, library.SCAN_REVERSED
-    assert codes == [0, column, reverse, column | reverse]

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NATIVE, TRITON = (ROOT / 'mmvmamba' / 'ops' / name for name in ('native/simd.inc', 'triton/device_functions.py'))
+NATIVE, TRITON = (
+    ROOT / 'mmvmamba' / 'ops' / name for name in ('native/simd.inc', 'triton_kernels/device_functions.py')
+)
 NUMBER = re.compile(r'([+-] )?(-?\d+\.\d*)f?\b')
 
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmamba.ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL, native, selective_scan, selective_scan_2d, use_backend
-from mmvmamba.ops.backend import DTYPES
-from mmvmamba.ops.chunked import linear_scan
-from mmvmamba.ops.scan_inputs import ScanInputs
+from mmvmamba.ops.arguments import DTYPES
+from mmvmamba.ops.scan.chunked import linear_scan
+from mmvmamba.ops.scan.scan_inputs import ScanInputs
 
 from .cases import scan_inputs, value_and_grads
 
@@ -372,14 +372,17 @@ def test_mamba_ssm_backend_converts_maps_to_sequences(monkeypatch):
     for name in ('selective_scan_cuda', 'mamba_ssm', 'mamba_ssm.ops'):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, 'mamba_ssm.ops.selective_scan_interface', interface)
-    from mmvmamba.ops import mamba_ssm
+    from mmvmamba.ops.scan import mamba_ssm_backend
 
-    assert mamba_ssm.unavailable_reason() is None
+    assert mamba_ssm_backend.unavailable_reason() is None
     for shape, traversals in CASES.values():
         inputs = scan_inputs(**shape, K=len(traversals), dtype=torch.float32)
         codes = [CROSS.index(t) for t in traversals]
         with use_backend('reference'):
             expected = selective_scan_2d(**inputs, traversals=traversals)
         torch.testing.assert_close(
-            mamba_ssm.selective_scan_2d(ScanInputs(*inputs.values(), codes, True)), expected, atol=1e-4, rtol=1e-4
+            mamba_ssm_backend.selective_scan_2d(ScanInputs(*inputs.values(), codes, True)),
+            expected,
+            atol=1e-4,
+            rtol=1e-4,
         )

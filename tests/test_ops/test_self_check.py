@@ -13,9 +13,10 @@ from torch._subclasses import FakeTensorMode
 
 from mmvmamba import __main__
 from mmvmamba.ops import selective_scan_2d, self_check, use_backend
-from mmvmamba.ops.backend import BACKENDS, choose
-from mmvmamba.ops.depthwise_conv import conv_silu_2d
-from mmvmamba.ops.selective_scan_2d import _warn_once
+from mmvmamba.ops.conv.backends import CONV
+from mmvmamba.ops.conv.conv_silu import conv_silu_2d
+from mmvmamba.ops.operation import _warn_once
+from mmvmamba.ops.scan.backends import SCAN
 
 from .cases import scan_inputs, value_and_grads
 
@@ -29,12 +30,12 @@ def put(monkeypatch):
     def put(broken=None, breakage=None):
         calls = []
         _warn_once.cache_clear()  # each test acts as a separate process
-        self_check._say_unchecked.cache_clear()
+        self_check._warn_unchecked.cache_clear()
 
         def function(name):
             def run(*arguments):
                 calls.append(name)
-                results = getattr(BACKENDS['chunked'], name)(*arguments)
+                results = getattr(SCAN.backends['chunked'], name)(*arguments)
                 return breakage(results) if name == broken else results
 
             return run
@@ -42,8 +43,8 @@ def put(monkeypatch):
         kernel = dict(
             devices=('cpu',), forward=function('forward'), backward=function('backward'), verify_on_first_use=True
         )
-        record = dataclasses.replace(BACKENDS['native'], unavailable_reason=lambda: None, **kernel)
-        monkeypatch.setitem(BACKENDS, 'native', record)
+        record = dataclasses.replace(SCAN.backends['native'], unavailable_reason=lambda: None, **kernel)
+        monkeypatch.setitem(SCAN.backends, 'native', record)
         return calls
 
     return put
@@ -133,7 +134,7 @@ def test_check_is_independent_of_the_global_torch_state(put, caplog):
 
 def test_selection_and_tracing_do_not_run_the_check(put):
     calls = put()
-    assert choose('cpu', [torch.float32])[0].name == 'native'
+    assert SCAN.choose('cpu', [torch.float32])[0].name == 'native'
     with FakeTensorMode() as mode:
         selective_scan_2d(**{name: mode.from_tensor(t) for name, t in inputs().items()})
     assert not calls
@@ -183,7 +184,7 @@ def test_diagnosis_shows_whether_the_check_is_enabled(monkeypatch, capsys):
     assert 'Comparison of the first Triton scan of each kind with plain PyTorch: on' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('broken', ['conv_silu', 'conv_silu_backward'])
+@pytest.mark.parametrize('broken', ['forward', 'backward'])
 @pytest.mark.parametrize('breakage', [scale, one_nan, fail])
 def test_broken_convolution_is_replaced_by_the_fallback(put, caplog, monkeypatch, broken, breakage):
     put()
@@ -191,9 +192,10 @@ def test_broken_convolution_is_replaced_by_the_fallback(put, caplog, monkeypatch
 
     def run(*arguments):
         calls.append(broken)
-        return breakage(getattr(BACKENDS['chunked'], broken)(*arguments))
+        return breakage(getattr(CONV.backends['chunked'], broken)(*arguments))
 
-    monkeypatch.setitem(BACKENDS, 'native', dataclasses.replace(BACKENDS['native'], **{broken: run}))
+    record = dataclasses.replace(CONV.backends['native'], verify_on_first_use=True, **{broken: run})
+    monkeypatch.setitem(CONV.backends, 'native', record)
     x, weight = torch.randn(2, 5, 6, 3, requires_grad=True), torch.randn(3, 1, 3, 3, requires_grad=True)
     bias = torch.randn(3, requires_grad=True)
     with use_backend('chunked'):
@@ -202,6 +204,7 @@ def test_broken_convolution_is_replaced_by_the_fallback(put, caplog, monkeypatch
         found = torch.autograd.grad(conv_silu_2d(x, weight, bias).sin().sum(), (x, weight, bias))
         torch.testing.assert_close(found, expected)
     assert 1 <= len(calls) <= CHECK
+    assert caplog.text.count('The convolution runs in plain PyTorch on cpu, slower than a kernel: native failed') == 1
     with (
         use_backend('native'),
         pytest.raises(RuntimeError, match='native failed its first check on the convolution on'),

@@ -12,15 +12,17 @@ import sys
 import pytest
 import torch
 
-from mmvmamba.ops import reference, selective_scan_2d, self_check
-from mmvmamba.ops import triton as backend
-from mmvmamba.ops.backend import BACKENDS
-from mmvmamba.ops.scan_inputs import ScanInputs
+from mmvmamba.ops import selective_scan_2d, self_check, triton_kernels
+from mmvmamba.ops.scan import reference
+from mmvmamba.ops.scan.backends import SCAN
+from mmvmamba.ops.scan.scan_inputs import ScanInputs
+from mmvmamba.ops.scan.signature import ScanSignature
 
 pytest.importorskip('triton', '3.3')
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+TRITON = SCAN.backends['triton']
 NAMES = ('x', 'dt', 'A', 'B', 'C', 'D', 'dt_bias', 'dt_weight')
 ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED = range(4)
 CROSS = [ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED]
@@ -39,7 +41,8 @@ def test_in_the_interpreter():
 
 def test_import_does_not_need_triton():
     code = (
-        "import sys; sys.modules['triton'] = None\nfrom mmvmamba.ops import triton; print(triton.unavailable_reason())"
+        "import sys; sys.modules['triton'] = None\n"
+        'from mmvmamba.ops import triton_kernels; print(triton_kernels.unavailable_reason())'
     )
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert 'not installed' in run.stdout
@@ -47,12 +50,12 @@ def test_import_does_not_need_triton():
 
 def test_old_triton_is_reported(monkeypatch):
     monkeypatch.setattr(sys.modules['triton'], '__version__', '3.2.0')
-    assert '3.2.0' in backend.unavailable_reason()
+    assert '3.2.0' in triton_kernels.unavailable_reason()
 
 
 @pytest.mark.skipif(INTERPRETED or DEVICE == 'cuda', reason='Triton can run here')
 def test_missing_device_is_reported():
-    assert 'CUDA' in backend.unavailable_reason()
+    assert 'CUDA' in triton_kernels.unavailable_reason()
 
 
 def make_inputs(
@@ -100,8 +103,8 @@ def run_reference(inputs, grad_y, traversals, dt_softplus, dtype):
 
 def run_kernels(inputs, grad_y, traversals, dt_softplus=True, out_dtype=torch.float32):
     scan = ScanInputs(**inputs, codes=traversals, dt_softplus=dt_softplus)
-    y = backend.selective_scan_2d(scan, out_dtype)
-    grads = backend.selective_scan_2d_backward(grad_y, scan)
+    y = TRITON.forward(scan, out_dtype)
+    grads = TRITON.backward(grad_y, scan)
     for tensor, grad in zip(inputs.values(), grads):
         assert (tensor is None) == (grad is None)
         assert tensor is None or (grad.shape, grad.dtype) == (tensor.shape, tensor.dtype)
@@ -128,7 +131,7 @@ def check(inputs, traversals=CROSS, dt_softplus=True):
 @pytest.fixture(params=['one_sweep', 'one_sweep_each', 'chunks'])
 def schedule(request, monkeypatch):
     """How the work is divided, which depends on the number of multiprocessors."""
-    from mmvmamba.ops.triton import launch
+    from mmvmamba.ops.scan import triton_launch as launch
 
     multiprocessors = {'one_sweep': 0, 'one_sweep_each': 10**6, 'chunks': 10**6}[request.param]
     min_chunk = {'one_sweep': 16, 'one_sweep_each': 10**6, 'chunks': 4}[request.param]
@@ -140,7 +143,7 @@ def schedule(request, monkeypatch):
 def small_check(monkeypatch):
     """Reduces the self-check to maps that take seconds in the interpreter, still in one pass and in chunks."""
     if DEVICE == 'cpu':
-        from mmvmamba.ops.triton import launch
+        from mmvmamba.ops.scan import triton_launch as launch
 
         monkeypatch.setattr(launch, 'MIN_CHUNK', 4)
         monkeypatch.setattr(self_check, 'BATCH', 1)
@@ -203,9 +206,9 @@ class TestKernels:
         inputs = ScanInputs(
             **make_inputs(size=(2, 3), channels=5, traversals=traversals), codes=traversals, dt_softplus=True
         )
-        y = backend.selective_scan_2d(inputs, torch.float32)
+        y = TRITON.forward(inputs, torch.float32)
         for dtype in (torch.float16, torch.bfloat16):
-            result = backend.selective_scan_2d(inputs, dtype)
+            result = TRITON.forward(inputs, dtype)
             if INTERPRETED and dtype == torch.bfloat16:  # the interpreter truncates where a device rounds
                 torch.testing.assert_close(result, y.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
             else:
@@ -224,7 +227,7 @@ class TestKernels:
         inputs[name] = inputs[name].clone()
         inputs[name].view(-1)[inputs[name].numel() // 2] = value
         scan = ScanInputs(**inputs, codes=[COLUMN], dt_softplus=True)
-        y = backend.selective_scan_2d(scan, torch.float32)
+        y = TRITON.forward(scan, torch.float32)
         expected = reference.selective_scan_2d(scan)
         torch.testing.assert_close(y, expected, equal_nan=True)
         assert not y.isfinite().all()
@@ -236,7 +239,7 @@ class TestKernels:
         assert all(torch.equal(first[name], second[name]) for name in first)
 
     def test_batch_is_split_into_parts(self, monkeypatch):
-        from mmvmamba.ops.triton import launch
+        from mmvmamba.ops.scan import triton_launch as launch
 
         traversals = [ROW, COLUMN_REVERSED]
         inputs = make_inputs(batch=3, size=(2, 3), channels=5, traversals=traversals)
@@ -248,7 +251,7 @@ class TestKernels:
             torch.testing.assert_close(result, whole[name], msg=name)
 
     def test_64_bit_offsets(self, monkeypatch):
-        from mmvmamba.ops.triton import launch
+        from mmvmamba.ops.scan import triton_launch as launch
 
         monkeypatch.setattr(launch.Scan, 'wide', lambda *_: True)
         check(make_inputs(size=(3, 4), channels=5))
@@ -267,16 +270,16 @@ class TestKernels:
     @pytest.mark.parametrize(('dtype', 'states'), [(torch.float32, 1), (torch.bfloat16, 16), (torch.float16, 1)])
     def test_self_check_passes(self, small_check, dtype, states):
         inputs = make_inputs(states=states, dtype=dtype)
-        use = self_check.ScanSignature.of(ScanInputs(**inputs, codes=CROSS, dt_softplus=True))
-        found = self_check.errors(backend.selective_scan_2d, backend.selective_scan_2d_backward, use)
+        use = ScanSignature.of(ScanInputs(**inputs, codes=CROSS, dt_softplus=True))
+        found = self_check.errors(TRITON.forward, TRITON.backward, use)
         assert list(found) == ['y', *(f'd{name}' for name in NAMES)]
-        assert max(found.values()) < use.tolerance / 2
+        assert max(found.values()) < self_check.tolerance(use) / 2
 
     @pytest.mark.parametrize(
         ('kernel', 'wrong'), [('scan_fwd_kernel', 'y'), ('scan_bwd_kernel', 'dx'), ('state_passing_kernel', 'y')]
     )
     def test_self_check_finds_broken_kernels(self, small_check, monkeypatch, caplog, kernel, wrong):
-        from mmvmamba.ops.triton import launch
+        from mmvmamba.ops.scan import triton_launch as launch
 
         kept = getattr(launch, kernel)
 
@@ -286,12 +289,12 @@ class TestKernels:
 
         monkeypatch.setattr(launch, kernel, Broken())
         monkeypatch.setattr(self_check, '_errors', {})
-        monkeypatch.setitem(BACKENDS, 'native', BACKENDS['triton'])
+        monkeypatch.setitem(SCAN.backends, 'native', TRITON)
         inputs = make_inputs(size=(2, 3), channels=3)
         with caplog.at_level('WARNING', 'mmvmamba'):
             y = selective_scan_2d(**inputs)
         assert re.search(rf'triton failed its first check on .* and N=1, .*{wrong} is off by', caplog.text)
-        torch.testing.assert_close(y, BACKENDS['chunked'].forward(ScanInputs(**inputs, codes=CROSS, dt_softplus=True)))
+        torch.testing.assert_close(y, SCAN.plain.forward(ScanInputs(**inputs, codes=CROSS, dt_softplus=True)))
 
     @pytest.mark.skipif(DEVICE == 'cpu', reason='too long for the interpreter')
     @pytest.mark.parametrize(('batch', 'size', 'states'), [(1, (255, 257), 1), (1, (96, 96), 16), (64, (28, 28), 1)])
@@ -302,7 +305,7 @@ class TestKernels:
 @pytest.mark.parametrize('states', [1, 2, 16, 64])
 def test_self_check_covers_every_schedule(states):
     """One program per sequence, and chunks: at least three, so that one is entered with a decayed state."""
-    from mmvmamba.ops.triton import launch
+    from mmvmamba.ops.scan import triton_launch as launch
 
     for channels in (launch.forward_channels(states), launch.backward_channels(states)):
         blocks = self_check.BATCH * -(-self_check.CHANNELS // channels)
@@ -323,7 +326,7 @@ def test_self_check_covers_every_schedule(states):
     ],
 )  # too short to divide
 def test_schedule(blocks, length, groups, chunks):
-    from mmvmamba.ops.triton import launch
+    from mmvmamba.ops.scan import triton_launch as launch
 
     schedule = launch.schedule(blocks, length, 8, CROSS, multiprocessors=132)
     assert (schedule.groups, schedule.chunks) == (groups, chunks)

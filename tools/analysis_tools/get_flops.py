@@ -1,8 +1,8 @@
 """Counts the parameters and FLOPs of a config's model, including its scans.
 
 The conventions are those of the published tables and of mmengine: a multiply-add counts as one operation, and a scan
-step as defined in mmvmamba/ops/flops.py. The model runs on the meta device with shapes only, so counting takes seconds
-for any model and image size and needs neither weights nor images.
+step as defined in mmvmamba/ops/scan/flops.py. The model runs on the meta device with shapes only, so counting takes
+seconds for any model and image size and needs neither weights nor images.
 """
 
 from argparse import ArgumentParser
@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmamba.engine.libraries import register_modules
 from mmvmamba.ops import use_backend
-from mmvmamba.ops.flops import scan_flops
+from mmvmamba.ops.scan.flops import scan_flops
 
 # Image height and width for which FLOPs are published.
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
+from ..scan.traversal import COLUMN, REVERSED
+
 OBJECT = Path(__file__).with_name('_scan.so')
 
 SCAN_FLOAT32, SCAN_BFLOAT16, SCAN_FLOAT16 = range(3)
-SCAN_COLUMN, SCAN_REVERSED = 1, 2
 
 
 class ScanMap(ctypes.Structure):
@@ -66,8 +67,8 @@ def _own_interface() -> dict[str, int]:
         SCAN_FLOAT32=SCAN_FLOAT32,
         SCAN_BFLOAT16=SCAN_BFLOAT16,
         SCAN_FLOAT16=SCAN_FLOAT16,
-        SCAN_COLUMN=SCAN_COLUMN,
-        SCAN_REVERSED=SCAN_REVERSED,
+        SCAN_COLUMN=COLUMN,
+        SCAN_REVERSED=REVERSED,
     )
     for struct, name in ((ScanMap, 'scan_map'), (ScanArgs, 'scan_args'), (ConvArgs, 'conv_args')):
         interface |= {f'{name}.{field}': getattr(struct, field).offset for field, _ in struct._fields_}

@@ -6,7 +6,7 @@ The kernel knows sequences, not maps, so each traversal is written out as a sequ
 import torch
 from torch import Tensor
 
-from .import_failure import import_failure, in_one_line
+from ..import_failure import import_failure, in_one_line
 from .scan_inputs import ScanInputs
 from .traversal import is_reversed, map_of_each, to_map, to_sequence
 

@@ -6,16 +6,15 @@ to the two-level PyTorch scan, so that autograd, autocast, torch.compile, torch.
 operator.
 """
 
-import functools
-import logging
-
 import torch
 from torch import Tensor
 
-from .arguments import DTYPE_NAMES, DTYPES, channels_first_hint, check_flag, check_no_forward_mode, check_tensors
-from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform, replaces_operator
+from ..arguments import DTYPE_NAMES, DTYPES, channels_first_hint, check_flag, check_no_forward_mode, check_tensors
+from ..backend import current_backend
+from ..operation import AUTO
+from ..tracing import in_function_transform
+from .backends import SCAN
 from .scan_inputs import ScanInputs
-from .self_check import ScanSignature
 from .traversal import CROSS, traversal_codes
 
 
@@ -66,8 +65,8 @@ def selective_scan_2d(
     name = current_backend()
     if name == AUTO and in_function_transform():
         name = 'chunked'  # the operator has no rules for them
-    if replaces_operator(name):
-        return BACKENDS[name].forward(inputs, out_dtype)
+    if SCAN.replaces_operator(name):
+        return SCAN.named(name).forward(inputs, out_dtype)
     if in_function_transform():
         raise ValueError(
             f'The scan backend {name!r} does not take the transforms of torch.func or forward-mode derivatives: '
@@ -130,30 +129,21 @@ _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACK
 def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
     check_no_forward_mode('The selective scan')
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
-    chosen, fallback_reason = choose(x.device.type, inputs.dtypes, backend, ScanSignature.of(inputs))
-    if fallback_reason:
-        _warn_once(f'The scan runs in plain PyTorch on {x.device.type}, slower than a kernel: {fallback_reason}')
-    return chosen.forward(inputs, out_dtype)
+    return SCAN.select(x.device.type, inputs.dtypes, backend, inputs).forward(inputs, out_dtype)
 
 
 def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend=AUTO):
     check_no_forward_mode('The selective scan')
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
-    chosen, _ = choose(x.device.type, inputs.dtypes, backend, ScanSignature.of(inputs))
+    chosen = SCAN.select(x.device.type, inputs.dtypes, backend, inputs)
     if torch.float64 not in inputs.dtypes and grad_y.dtype == torch.float64:
         grad_y = grad_y.float()  # only the result is wider than the scan
     # 'reference' has no backward; under torch.jit.trace, it runs inside the operator
-    backward = chosen.backward or BACKENDS['chunked'].backward
-    grads = backward(grad_y, inputs)
+    grads = (chosen.backward or SCAN.plain.backward)(grad_y, inputs)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
 
 
-@functools.cache
-def _warn_once(message: str) -> None:
-    logging.getLogger('mmvmamba').warning(message)
-
-
-# For tensors of every device: `choose` finds what can take them.
+# For tensors of every device: `SCAN` selects a backend that supports them.
 _library.impl('selective_scan_2d', _forward, 'CompositeExplicitAutograd')
 _library.impl('selective_scan_2d_backward', _backward, 'CompositeExplicitAutograd')
 

@@ -15,15 +15,15 @@ import torch
 import triton
 from torch import Tensor
 
-from ..scan_inputs import ScanInputs
-from .backward import scan_bwd_kernel
-from .forward import chunk_state_kernel, reduce_kernel, scan_fwd_kernel, state_passing_kernel
+from ..triton_kernels import FUSION
+from ..triton_kernels.scan_backward import scan_bwd_kernel
+from ..triton_kernels.scan_forward import chunk_state_kernel, reduce_kernel, scan_fwd_kernel, state_passing_kernel
+from .scan_inputs import ScanInputs
 
 WARPS_PER_MULTIPROCESSOR = 8  # minimum to hide the latency of loads; an estimate, not tuned on a device
 MIN_CHUNK = 16  # steps
 MAX_TRAVERSALS = 15  # `plan` has 64 bits, 4 per traversal
 MAX_SCRATCH = 1 << 30  # bytes; the backward pass splits a batch that needs more
-FUSION = dict(enable_fp_fusion=True)  # the default depends on the Triton version
 
 
 def forward_channels(states: int) -> int:

@@ -10,9 +10,11 @@ a CPU, Triton on CUDA, and PyTorch's own convolution elsewhere, in float64, and 
 import torch
 from torch import Tensor
 
-from .arguments import channels_first_hint, check_no_forward_mode, check_tensors, is_autocast_on
-from .backend import AUTO, BACKENDS, choose, current_backend, in_function_transform, replaces_operator
-from .self_check import ConvSignature
+from ..arguments import channels_first_hint, check_no_forward_mode, check_tensors, is_autocast_on
+from ..backend import current_backend
+from ..operation import AUTO
+from ..tracing import in_function_transform
+from .backends import CONV
 
 
 def conv_silu_2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -126,10 +128,10 @@ def _name(dtype: torch.dtype) -> str:
 
 def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
     name = current_backend()
-    if replaces_operator(name):
-        return BACKENDS[name].conv_silu(x, weight, bias, left)
+    if CONV.replaces_operator(name):
+        return CONV.named(name).forward(x, weight, bias, left)
     if in_function_transform():  # the operator has no rules for them
-        return BACKENDS['chunked'].conv_silu(x, weight, bias, left)
+        return CONV.plain.forward(x, weight, bias, left)
     return torch.ops.mmvmamba.conv_silu(x, weight, bias, left, name)
 
 
@@ -143,8 +145,8 @@ def _forward(x, weight, bias, left, backend=AUTO):
     check_no_forward_mode('The convolution operator')
     if x.numel() == 0:  # an empty batch
         return x.new_empty((len(x), len(left), *x.shape[1:]))
-    chosen, _ = choose(x.device.type, {x.dtype}, backend, ConvSignature.of(x, weight, bias, left))
-    return chosen.conv_silu(x, weight, bias, left).contiguous()
+    chosen = CONV.select(x.device.type, {x.dtype}, backend, (x, weight, bias, left))
+    return chosen.forward(x, weight, bias, left).contiguous()
 
 
 def _backward(grad, x, weight, bias, left, backend=AUTO):
@@ -153,8 +155,8 @@ def _backward(grad, x, weight, bias, left, backend=AUTO):
     if x.numel() == 0:
         grads = [t if t is None else t.new_zeros(t.shape) for t in inputs]
     else:
-        chosen, _ = choose(x.device.type, {x.dtype}, backend, ConvSignature.of(x, weight, bias, left))
-        grads = chosen.conv_silu_backward(grad, x, weight, bias, left)
+        chosen = CONV.select(x.device.type, {x.dtype}, backend, (x, weight, bias, left))
+        grads = (chosen.backward or CONV.plain.backward)(grad, x, weight, bias, left)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
 
 

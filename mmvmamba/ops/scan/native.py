@@ -5,50 +5,17 @@ import ctypes
 import torch
 from torch import Tensor
 
-from ..scan_inputs import ScanInputs
-from .heap import keep_freed_memory
-from .library import SCAN_BFLOAT16, SCAN_FLOAT16, SCAN_FLOAT32, ScanArgs, ScanMap, load
-from .threads import thread_count
-
-_DTYPES = {torch.float32: SCAN_FLOAT32, torch.bfloat16: SCAN_BFLOAT16, torch.float16: SCAN_FLOAT16}
-
-
-def _library() -> ctypes.CDLL:
-    library, reason = load()
-    if library is None:
-        raise RuntimeError(reason)
-    return library
-
-
-def as_map(t: Tensor) -> Tensor:
-    """Returns `t` as a map that the kernels can read: with a supported dtype and contiguous channels."""
-    t = t if t.dtype in _DTYPES else t.to(torch.float32)
-    return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
+from ..native.call import as_map, as_parameter, call, loaded_library, map_of
+from ..native.library import ScanArgs
+from ..native.threads import thread_count
+from .scan_inputs import ScanInputs
 
 
 def _float_map(t: Tensor) -> Tensor:
     return as_map(t.to(torch.float32))
 
 
-def as_parameter(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t.to(torch.float32).contiguous()
-
-
-def map_of(t: Tensor) -> ScanMap:
-    stride = t.stride()
-    return ScanMap(
-        data=t.data_ptr(),
-        dtype=_DTYPES[t.dtype],
-        batch=stride[0],
-        traversal=0 if len(stride) == 4 else stride[1],
-        row=stride[-3],
-        col=stride[-2],
-    )
-
-
 def _call(name: str, inputs: ScanInputs, outputs: dict[str, Tensor], grad_y: Tensor | None = None) -> None:
-    library = _library()
-    keep_freed_memory()
     x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs
     maps = dict(x=as_map(x), dt=as_map(dt) if dt_weight is None else _float_map(dt), B=_float_map(B), C=_float_map(C))
     if grad_y is not None:
@@ -71,12 +38,11 @@ def _call(name: str, inputs: ScanInputs, outputs: dict[str, Tensor], grad_y: Ten
         **{name: map_of(t) for name, t in maps.items()},
         **{name: t.data_ptr() for name, t in {**parameters, **outputs}.items() if t is not None},
     )
-    if getattr(library, name)(arguments):
-        raise MemoryError('The native scan ran out of memory for its scratch.')
+    call(name, arguments)
 
 
 def _padded(d: int) -> int:
-    unit = _library().channel_unit
+    unit = loaded_library().channel_unit
     return (d + unit - 1) // unit * unit
 
 

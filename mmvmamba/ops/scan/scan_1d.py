@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import check_flag, check_tensors
-from .selective_scan_2d import selective_scan_2d
+from ..arguments import check_flag, check_tensors
+from .scan_2d import selective_scan_2d
 
 
 def selective_scan(

@@ -5,10 +5,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-from .heap import keep_freed_memory
-from .library import CONV_MAPS, ConvArgs, load
-from .scan import as_map, as_parameter, map_of
-from .threads import thread_count
+from ..native.call import as_map, as_parameter, call, map_of
+from ..native.library import CONV_MAPS, ConvArgs
+from ..native.threads import thread_count
 
 
 def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], **tensors: Tensor) -> None:
@@ -17,10 +16,6 @@ def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[
     Args:
         tensors: Maps (B, [K,] H, W, E) and parameter gradients, named like their fields in `ConvArgs`.
     """
-    library, reason = load()
-    if library is None:
-        raise RuntimeError(reason)
-    keep_freed_memory()
     x, parameters = as_map(x), dict(weight=as_parameter(weight), bias=as_parameter(bias))
     lefts = (ctypes.c_int64 * len(left))(*left)
     batch, height, width, channels = x.shape
@@ -39,12 +34,11 @@ def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[
     for field, tensor in {**parameters, **tensors}.items():
         if tensor is not None:
             setattr(arguments, field, map_of(tensor) if field in CONV_MAPS else tensor.data_ptr())
-    if getattr(library, name)(arguments):
-        raise MemoryError('The native convolution ran out of memory for its scratch.')
+    call(name, arguments)
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
-    """Applies K depthwise convolutions and SiLU to a map, as defined in `depthwise_conv`.
+    """Applies K depthwise convolutions and SiLU to a map, as defined in `conv_silu.py`.
 
     Args:
         x: (B, H, W, E) in float32, bfloat16 or float16, with any strides.

@@ -4,8 +4,8 @@ import torch
 import triton
 from torch import Tensor
 
-from .conv import convolve, convolve_back, spread_back
-from .launch import FUSION
+from ..triton_kernels import FUSION
+from ..triton_kernels.conv import convolve, convolve_back, spread_back
 
 BLOCK = dict(BP=32, BD=64, num_warps=4, **FUSION)  # not autotuned: it fixes the order of sums; not tuned on a device
 MOST = 15  # kernels, and columns of left padding: `lefts` has 4 bits for each

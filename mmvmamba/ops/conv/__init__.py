@@ -1,0 +1,1 @@
+"""The depthwise convolution with SiLU."""

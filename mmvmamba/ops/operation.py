@@ -1,0 +1,140 @@
+"""An operation, its backends, and the choice of the backend that runs."""
+
+import functools
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import self_check
+
+AUTO = 'auto'
+
+
+def _always_available() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """An implementation of an operation.
+
+    The operation defines the arguments and results of `forward` and `backward`.
+
+    Attributes:
+        name: the name that `use_backend` takes.
+        devices: supported device types; None for all.
+        dtypes: supported dtypes of the inputs.
+        forward: computes the result.
+        backward: computes the gradients. None: the gradients are those of the operation's plain PyTorch backend.
+        traceable: whether `forward` consists of differentiable PyTorch operations. If selected by name, such a backend
+            runs in place of the operator that PyTorch's dispatcher sees.
+        unavailable_reason: returns one sentence that explains why it cannot run on this machine, or None.
+        verify_on_first_use: whether to compare it with plain PyTorch before its first use, see `self_check.py`.
+    """
+
+    name: str
+    devices: tuple[str, ...] | None
+    dtypes: tuple[torch.dtype, ...]
+    forward: Callable[..., torch.Tensor]
+    backward: Callable[..., tuple[torch.Tensor | None, ...]] | None = None
+    traceable: bool = False
+    unavailable_reason: Callable[[], str | None] = _always_available
+    verify_on_first_use: bool = False
+
+    def unsupported_reason(self, device: str, dtypes: Iterable[torch.dtype]) -> str | None:
+        """The dtype or device that it does not support; None if it supports all."""
+        if unsupported := [dtype for dtype in dtypes if dtype not in self.dtypes]:
+            return str(unsupported[0]).removeprefix('torch.')
+        return None if self.devices is None or device in self.devices else f'{device} tensors'
+
+
+class Operation:
+    """An operation with one or more backends.
+
+    Attributes:
+        name: its name in messages.
+        signature: ``signature(inputs)`` identifies the kernel that computes these inputs, see `self_check.py`.
+        backends: the backends by name. 'auto' selects the first that supports the inputs and can run.
+        plain: the first backend for all devices. It also runs if a name is selected that only other operations have.
+    """
+
+    def __init__(self, name: str, signature: Callable[[Any], self_check.Signature], *backends: Backend):
+        self.name, self.signature = name, signature
+        self.backends = {backend.name: backend for backend in backends}
+        self.plain = next(backend for backend in backends if backend.devices is None)
+        OPERATIONS.append(self)
+
+    def choose(
+        self, device: str, dtypes: Iterable[torch.dtype], name: str = AUTO, inputs: tuple | None = None
+    ) -> tuple[Backend, str | None]:
+        """The backend that runs for these dtypes on a device of this type, and why it is a fallback.
+
+        Args:
+            device: device type.
+            dtypes: dtypes of all inputs.
+            name: name of a backend, or 'auto'.
+            inputs: inputs of the operation, for which backends are verified if necessary. None: nothing is verified.
+
+        Returns:
+            The backend, and the reason why no kernel runs, or None.
+
+        Raises:
+            ValueError: the named backend does not support the inputs.
+            RuntimeError: the named backend failed its verification.
+        """
+        if name != AUTO:
+            backend = self.named(name)
+            if unsupported := backend.unsupported_reason(device, dtypes):
+                raise ValueError(
+                    f'The {self.name} backend {name!r} does not take {unsupported}: '
+                    "use_backend('auto') selects one that does."
+                )
+            if error := self._verification_error(backend, inputs):
+                raise RuntimeError(f"Run with use_backend('auto') instead: {error}")
+            return backend, None
+        fallback_reason, chosen = None, self.plain
+        for backend in self.backends.values():
+            if backend.unsupported_reason(device, dtypes) is None:
+                reason = backend.unavailable_reason() or self._verification_error(backend, inputs)
+                if reason is None:
+                    chosen = backend
+                    break
+                fallback_reason = reason
+        if chosen.devices is None and not any(device in (b.devices or ()) for b in self.backends.values()):
+            fallback_reason = fallback_reason or f'there is no kernel for {device} tensors.'
+        return chosen, fallback_reason
+
+    def select(self, device: str, dtypes: Iterable[torch.dtype], name: str, inputs: tuple) -> Backend:
+        """Like `choose`, but logs why a backend is a fallback, once per reason."""
+        backend, fallback_reason = self.choose(device, dtypes, name, inputs)
+        if fallback_reason:
+            _warn_once(f'The {self.name} runs in plain PyTorch on {device}, slower than a kernel: {fallback_reason}')
+        return backend
+
+    def named(self, name: str) -> Backend:
+        return self.backends.get(name) or self.plain
+
+    def replaces_operator(self, name: str) -> bool:
+        """Whether the selected backend runs as PyTorch operations in place of this package's operator.
+
+        Under `torch.jit.trace` it does not: the trace would contain the steps of one size, and FLOP counters would not
+        find the operator.
+        """
+        return name != AUTO and self.named(name).traceable and not torch.jit.is_tracing()
+
+    def _verification_error(self, backend: Backend, inputs: tuple | None) -> str | None:
+        if inputs is None or not backend.verify_on_first_use:
+            return None
+        backward = backend.backward or self.plain.backward
+        return self_check.verification_error(backend.name, backend.forward, backward, self.signature(inputs))
+
+
+OPERATIONS: list[Operation] = []
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logging.getLogger('mmvmamba').warning(message)
