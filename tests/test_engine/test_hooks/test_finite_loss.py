@@ -10,9 +10,9 @@ from mmengine.registry import DATASETS, MODELS
 from torch import nn
 from torch.utils.data import Dataset
 
+from mmvmamba.engine.distributed import CPUDistributedDataParallel
 from mmvmamba.engine.errors import TrainingError
-from mmvmamba.engine.launch import build_runner
-from mmvmamba.engine.ranks import CPUDistributedDataParallel
+from mmvmamba.engine.runner import build_runner
 from mmvmamba.models import Vim, VMamba
 from tests.test_models.test_contract import SMALL
 
@@ -84,7 +84,7 @@ def runner(work_dir, model, values=(1, 2, 3, 4), shape=(1,), **settings):
                 ),
                 train_cfg=dict(by_epoch=True, max_epochs=1),
                 optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3)),
-                custom_hooks=[dict(type='mmvmamba.engine.finite_loss_hook.FiniteLossHook')],
+                custom_hooks=[dict(type='mmvmamba.engine.hooks.finite_loss.FiniteLossHook')],
                 **settings,
             )
         )

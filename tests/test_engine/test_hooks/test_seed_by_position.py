@@ -1,4 +1,4 @@
-"""A resumed training ends where the uninterrupted one ends, bit by bit; a damaged checkpoint is passed over."""
+"""A resumed training gives exactly the result of the uninterrupted one."""
 
 import random
 
@@ -6,21 +6,14 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.fileio import get_file_backend
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.launch import build_runner
 from mmvmamba.engine.libraries import register_modules
-from mmvmamba.engine.whole_files import (
-    WholeFileBackend,
-    last_named,
-    newest_whole_checkpoint,
-    write_whole_files,
-)
+from mmvmamba.engine.newest_checkpoint import newest_whole_checkpoint
+from mmvmamba.engine.runner import build_runner
 
 
 @MODELS.register_module()
@@ -61,7 +54,7 @@ def config(work_dir, loop, workers, seed=3):
     train_cfg, sampler, by_epoch = LOOPS[loop]
     hooks = dict(
         checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=by_epoch),
-        seeding=dict(type='mmvmamba.engine.seeding.SeedByPositionHook'),
+        seeding=dict(type='mmvmamba.engine.hooks.seed_by_position.SeedByPositionHook'),
     )
     loader = dict(batch_size=2, num_workers=workers, sampler=dict(type=sampler, shuffle=True))
     return Config(
@@ -139,65 +132,3 @@ def test_every_step_and_sample_draws_other_numbers(tmp_path):
     cfg.train_dataloader.dataset.type = 'Watch'
     build_runner(cfg).train()
     assert len(set(drawn)) == len(drawn) == 4 * 7 or len(set(drawn)) == len(drawn) == 4 * 8
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for number in (2, 4, 10):
-        torch.save({'state_dict': {'weight': torch.ones(100)}}, tmp_path / f'iter_{number}.pth')
-    return tmp_path
-
-
-@pytest.mark.parametrize('content', [b'', b'\x80\x04', None], ids=['empty', 'other', 'cut'])
-def test_damaged_newest_checkpoint_is_passed_over(folder, content):
-    newest = folder / 'iter_10.pth'
-    assert newest_whole_checkpoint(folder) == newest
-    newest.write_bytes(newest.read_bytes()[:300] if content is None else content)
-    assert newest_whole_checkpoint(folder) == folder / 'iter_4.pth'
-    for number in (2, 4):
-        (folder / f'iter_{number}.pth').write_bytes(b'')
-    with pytest.raises(LaunchError, match='none of the 3 checkpoints in .* is whole'):
-        newest_whole_checkpoint(folder)
-
-
-@pytest.mark.parametrize('content', ['', '\x80\x04', 'gone/iter_3.pth', 'relative.pth', '\0'])
-def test_last_checkpoint_that_names_nothing(tmp_path, content):
-    (tmp_path / 'last_checkpoint').write_text(content, encoding='latin-1')
-    assert last_named(tmp_path) is None
-    assert last_named(tmp_path / 'none') is None
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'last_checkpoint'))
-    assert last_named(tmp_path) == tmp_path / 'last_checkpoint'
-
-
-def full_disk(_):
-    raise OSError(28, 'No space left on device')
-
-
-def test_old_checkpoint_goes_when_the_new_one_is_whole(tmp_path, monkeypatch):
-    write_whole_files()
-    backend = get_file_backend(str(tmp_path))
-    assert type(backend) is WholeFileBackend
-    old, new = tmp_path / 'iter_1.pth', tmp_path / 'iter_2.pth'
-    old.write_bytes(b'old')
-    backend.remove(str(old))
-    with monkeypatch.context() as patch:
-        patch.setattr('os.fsync', full_disk)
-        with pytest.raises(OSError, match='No space'):
-            get_file_backend(str(tmp_path)).put(b'new', str(new))
-    assert list(tmp_path.iterdir()) == [old]
-    get_file_backend(str(tmp_path)).put(b'new', str(new))
-    assert not old.exists()
-    assert new.read_bytes() == b'new'
-
-
-def test_only_a_checkpoint_makes_an_older_one_go(tmp_path):
-    backend, old = WholeFileBackend(), tmp_path / 'iter_1.pth'
-    for gone in (False, True):
-        old.write_bytes(b'old')
-        backend.remove(str(old))
-        backend.put(b'picture', str(tmp_path / 'picture.png'))
-        assert old.exists()
-        if gone:
-            old.unlink()
-        backend.put(b'new', str(tmp_path / 'iter_2.pth'))
-        assert not old.exists() and (tmp_path / 'iter_2.pth').exists()

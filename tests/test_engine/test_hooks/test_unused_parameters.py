@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmvmamba.engine.errors import TrainingError
-from mmvmamba.engine.unused_parameters_hook import UnusedParametersHook
+from mmvmamba.engine.hooks.unused_parameters import UnusedParametersHook
 
 
 class Maps(nn.Module):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmvmamba.engine.launch import compiler_options
+from mmvmamba.engine.arguments import compiler_options
 
 OFF = {'layout_optimization': False}
 

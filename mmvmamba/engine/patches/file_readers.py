@@ -1,7 +1,7 @@
-"""The checks of this folder at the places where mmengine, mmcv, Pillow and pycocotools read files.
+"""Checks in the functions with which mmengine, Pillow and pycocotools read files.
 
-`guard_files` replaces these functions for the rest of the process, and once. All data sets, metrics and inferencers of
-the libraries read through them.
+Written for MMEngine 0.10, Pillow 10 to 13 and pycocotools 2.0. All datasets, metrics and inferencers of the libraries
+read through these functions. The checks themselves are in `engine/checks`.
 """
 
 import functools
@@ -13,29 +13,30 @@ from typing import Any
 import PIL.Image
 from mmengine.fileio import LocalBackend, register_handler
 
+from ..checks.annotation_formats import CheckedPickles, SafeYaml
+from ..checks.coco_files import category_fault, read_coco
+from ..checks.images import check_image, check_regular_file, pixel_limit
+from ..checks.last_read import set_last_read
+from ..checks.masks import mask_fault
 from ..errors import DataError
-from .annotation_formats import CheckedPickles, SafeYaml
-from .coco_files import read_coco
-from .images import check_image, check_regular_file, pixel_limit
-from .last_read import set_last_read
-from .masks import mask_fault
 
 
-def guard_files() -> None:
+def install_file_readers() -> None:
+    """Replaces the functions for the rest of the process. Further calls have no effect."""
     if hasattr(LocalBackend.get, '__wrapped__'):
         return
     LocalBackend.get = _checking(LocalBackend.get, _check_bytes)
     LocalBackend.get_text = _checking(LocalBackend.get_text, check_regular_file)
     LocalBackend.get_local_path = _checking(LocalBackend.get_local_path, check_regular_file)
-    PIL.Image.MAX_IMAGE_PIXELS = pixel_limit() // 2  # Pillow warns beyond it, and refuses beyond twice as many
+    PIL.Image.MAX_IMAGE_PIXELS = pixel_limit() // 2  # Pillow warns above it, and raises above twice as many
     register_handler(['pkl', 'pickle'])(CheckedPickles)
     register_handler(['yml', 'yaml'])(SafeYaml)
     if find_spec('pycocotools') is not None:
-        _guard_pycocotools()
+        _replace_in_pycocotools()
 
 
 def _check_bytes(path: str | Path) -> None:
-    """What mmengine reads as bytes is a pickle, which may be larger than any image, or an image."""
+    """Checks a file that mmengine reads as bytes: an image, or a pickle, which may be larger than any image."""
     is_pickle = str(path).endswith(('.pkl', '.pickle'))
     check_regular_file(path) if is_pickle else check_image(path)
 
@@ -50,7 +51,7 @@ def _checking(read: Callable, check: Callable) -> Callable:
     return checked
 
 
-def _guard_pycocotools() -> None:
+def _replace_in_pycocotools() -> None:
     from pycocotools import mask
     from pycocotools.coco import COCO
 
@@ -65,7 +66,7 @@ def _guard_pycocotools() -> None:
         self.dataset = read_coco(annotation_file)
         try:
             self.createIndex()
-        except (KeyError, TypeError, AttributeError, ValueError) as error:  # of COCOPanoptic, and of other classes
+        except (KeyError, TypeError, AttributeError, ValueError) as error:  # in subclasses, such as COCOPanoptic
             raise DataError(
                 f'{annotation_file} cannot be indexed as COCO annotations: {error} ({type(error).__name__})'
             ) from error
@@ -81,7 +82,16 @@ def _guard_pycocotools() -> None:
 
         return checked
 
-    COCO.__init__ = init
+    original_get_cat_ids = COCO.getCatIds
+
+    @functools.wraps(original_get_cat_ids)
+    def get_cat_ids(self: COCO, catNms: Any = (), *others, **kwargs) -> list:
+        fault = category_fault(self.dataset, catNms) if len(catNms) else None
+        if fault:
+            raise DataError(f'{self.annotation_file}: {fault}')
+        return original_get_cat_ids(self, catNms, *others, **kwargs)
+
+    COCO.__init__, COCO.getCatIds = init, get_cat_ids
     mask.frPyObjects, mask.decode = checking_masks(mask.frPyObjects), checking_masks(mask.decode)
 
 

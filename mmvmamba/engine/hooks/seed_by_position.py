@@ -16,17 +16,20 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from ..patches.early_loading import restart_early_loading
+
 # What the numbers are for: those of a step and those of a sample never share a seed.
 STEP, SAMPLE = range(2)
 
 
 @HOOKS.register_module()
 class SeedByPositionHook(Hook):
-    """Seeds Python, NumPy and PyTorch before each step by its number, and before each sample by its place in the data.
+    """Seeds Python, NumPy and PyTorch before each step and before each sample.
 
-    Seed and rank are part of it, too. The shipped configs carry it:
-    `default_hooks=dict(seeding=dict(type='mmvmamba.engine.seeding.SeedByPositionHook'))`. The data loader must take its
-    samples in batches from a data set with a length, as those of mmdet, mmseg and mmpretrain do.
+    The seed of a step depends on `randomness.seed`, the rank and the number of the step; the seed of a sample on its
+    position in the training. The data loader must load batches from a dataset with a length, as those of mmdet, mmseg
+    and mmpretrain do. The shipped configs contain
+    `default_hooks=dict(seeding=dict(type='mmvmamba.engine.hooks.seed_by_position.SeedByPositionHook'))`.
     """
 
     priority = 'VERY_HIGH'
@@ -37,12 +40,7 @@ class SeedByPositionHook(Hook):
         loader.dataset.__getitems__ = SeededLoading(loader.dataset, runner.seed)
         sampler = loader.batch_sampler.sampler
         loader.batch_sampler.sampler = PositionedSampler(sampler, runner)
-        batches = getattr(runner.train_loop, 'dataloader_iterator', None)
-        if getattr(batches, '_iterator', None) is not None:  # MMEngine before 0.10.8 starts loading before any hook
-            batches._iterator = None  # ends the workers, and InfiniteSampler with them, which begins anew here
-            if hasattr(sampler, '_indices_of_rank'):
-                sampler.indices = sampler._indices_of_rank()
-            batches._iterator = iter(loader)
+        restart_early_loading(getattr(runner.train_loop, 'dataloader_iterator', None), loader, sampler)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         seed_everything(runner.seed, STEP, get_rank(), runner.iter)

@@ -11,9 +11,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.optim import Optimizer
 
-from ..checkpoint import CheckpointError
-from .config_text import UNSET, differences, parse_config
-from .training_state import check_optimizer
+from ...checkpoint import CheckpointError
+from ..config_text import UNSET, differences, parse_config
+from ..training_state import check_optimizer
 
 RANKS = 'number_of_ranks'  # in `meta` of a checkpoint
 CHECKPOINT, CONFIG = 'the value of the checkpoint takes effect', 'the value of this run takes effect'

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from .errors import TrainingError
+from ..errors import TrainingError
 
 
 @HOOKS.register_module()
@@ -21,7 +21,7 @@ class FiniteLossHook(Hook):
 
     The same batch is then run again to find the first module whose output is not finite. Until then the losses are
     looked at, and no module is. Several ranks stop together. Wanted in a config by
-    `custom_hooks = [dict(type='mmvmamba.engine.finite_loss_hook.FiniteLossHook')]`.
+    `custom_hooks = [dict(type='mmvmamba.engine.hooks.finite_loss.FiniteLossHook')]`.
 
     Raises:
         TrainingError: during `train`, with the iteration, the losses and the module.

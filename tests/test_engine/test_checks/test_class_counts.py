@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from mmvmamba.engine.checks.class_names import check_class_counts
+from mmvmamba.engine.checks.class_counts import check_class_counts
 from mmvmamba.engine.errors import DataError
 
 

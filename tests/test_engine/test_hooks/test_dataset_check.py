@@ -3,20 +3,21 @@
 import json
 import subprocess
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from torch import nn
 
+from mmvmamba.engine.arguments import add_arguments
 from mmvmamba.engine.checks.annotation_formats import trusts_annotations
-from mmvmamba.engine.data_check_hook import DataCheckHook, check_metric
 from mmvmamba.engine.errors import DataError
-from mmvmamba.engine.launch import argument_parser, launching
-from mmvmamba.engine.named_files import name_files
+from mmvmamba.engine.hooks.dataset_check import DatasetCheckHook, check_metric
+from mmvmamba.engine.patches.dataset_errors import install_dataset_errors
+from mmvmamba.engine.tool_session import tool_session
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def loop(*classes):
@@ -32,7 +33,7 @@ def runner(num_classes, **loops):
 
 
 def test_training_checks_both_data_sets():
-    hook = DataCheckHook()
+    hook = DatasetCheckHook()
     hook.before_train(runner(2, train_loop=loop('a', 'b'), val_loop=loop('a', 'b')))
     hook.before_train(runner(2, train_loop=loop('a', 'b'), val_loop=None))
     with pytest.raises(DataError, match='num_classes=200, but the number of classes of the training data is 2'):
@@ -43,15 +44,15 @@ def test_training_checks_both_data_sets():
 
 def test_testing_and_validation_check_theirs():
     with pytest.raises(DataError, match='num_classes=2, but the number of classes of the test data is 3'):
-        DataCheckHook().before_test(runner(2, test_loop=loop('a', 'b', 'c')))
+        DatasetCheckHook().before_test(runner(2, test_loop=loop('a', 'b', 'c')))
     with pytest.raises(DataError, match='num_classes=2, but the number of classes of the validation data is 3'):
-        DataCheckHook().before_val(runner(2, val_loop=loop('a', 'b', 'c')))
+        DatasetCheckHook().before_val(runner(2, val_loop=loop('a', 'b', 'c')))
 
 
 def coco_metric(tmp_path, metric, **values):
     metrics = pytest.importorskip('mmdet.evaluation.metrics')
     pytest.importorskip('pycocotools')
-    name_files()
+    install_dataset_errors()
     square = [[0, 0, 9, 0, 9, 9]]
     annotation = dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 9, 9], area=81, segmentation=square)
     content = dict(
@@ -88,11 +89,12 @@ def test_the_file_of_a_metric_is_checked_when_it_is_built(tmp_path):
 
 def test_the_option_trusts_annotations_while_the_tool_runs():
     for options, trusted in ([], False), (['--trust-annotations'], True):
-        args = argument_parser('').parse_args(['config.py', *options])
-        with launching(args):
+        parser = ArgumentParser()
+        add_arguments(parser, 'trust_annotations')
+        with tool_session(parser.parse_args(options)):
             assert trusts_annotations() is trusted
         assert not trusts_annotations()
-    with launching(Namespace(trust_checkpoint=False)):
+    with tool_session(Namespace()):
         assert not trusts_annotations()
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from small_training import small_training
 
 from mmvmamba.checkpoint import CheckpointError
-from mmvmamba.engine.resume_report_hook import RANKS, ResumeReportHook
+from mmvmamba.engine.hooks.resume_report import RANKS, ResumeReportHook
+
+from ..small_training import small_training
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader
 
 from mmvmamba.engine.errors import DataError
 from mmvmamba.engine.libraries import import_libraries
-from mmvmamba.engine.named_files import name_files
+from mmvmamba.engine.patches.dataset_errors import install_dataset_errors
 
 cv2 = pytest.importorskip('cv2')
 pytest.importorskip('mmdet')
 pytest.importorskip('skimage', reason='the coins are a photograph of scikit-image')
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = dict(det='mask-rcnn_vmamba-demo_fpn_coins.py', seg='vmamba-demo_upernet_coins.py')
 TILE = 'y000_x000'
 IMAGE, MASK = f'images/training/{TILE}.png', f'annotations/training/{TILE}.png'
@@ -56,7 +56,7 @@ def config(task, data):
 def load_all(cfg):
     """The sentence with which loading of the training data ends."""
     import_libraries(cfg, 'config.py')
-    name_files()
+    install_dataset_errors()
     with pytest.raises(DataError) as caught, DATASETS.switch_scope_and_registry(cfg.default_scope):
         for _ in DATASETS.build(cfg.train_dataloader.dataset):
             pass
@@ -105,15 +105,15 @@ def without(key, part='annotations'):
 @pytest.mark.parametrize(
     'damage, sentence',
     [
-        (cut_jpeg, f'{TILE}.jpg cannot be read as an image: it is empty, cut short'),
-        (lambda data: cut(data / IMAGE), f'{TILE}.png cannot be read as an image: it is empty, cut short'),
+        (cut_jpeg, f'{TILE}.jpg cannot be read as an image: it is empty, truncated'),
+        (lambda data: cut(data / IMAGE), f'{TILE}.png cannot be read as an image: it is empty, truncated'),
         (
             lambda data: (data / IMAGE).write_bytes(b''),
-            f'{TILE}.png cannot be read as an image: it is empty, cut short',
+            f'{TILE}.png cannot be read as an image: it is empty, truncated',
         ),
         (
             lambda data: (data / IMAGE).write_text('no image'),
-            f'{TILE}.png cannot be read as an image: it is empty, cut short',
+            f'{TILE}.png cannot be read as an image: it is empty, truncated',
         ),
         (lambda data: (data / IMAGE).unlink(), f'{TILE}.png cannot be read as an image: No such file'),
         (
@@ -139,7 +139,7 @@ def without(key, part='annotations'):
         (lambda data: change(data, without('name', 'categories')), 'training.json: category 1 has no name'),
         (
             lambda data: change(data, smaller_mask),
-            r'a mask in .*training.json is 100 x 100 pixels, the image .*png 256 x',
+            r'a mask in .*training.json is 100 x 100 pixels, but the image .*png is 256 x',
         ),
     ],
 )
@@ -163,11 +163,11 @@ def other_mask(shape, value=0):
         (lambda data: cut(data / MASK), f'annotations/training/{TILE}.png cannot be read as annotation of .*{IMAGE}'),
         (lambda data: (data / MASK).write_bytes(b''), f'{MASK} cannot be read as annotation of .*{IMAGE}'),
         (lambda data: (data / MASK).unlink(), f'{MASK} cannot be read as annotation of .*{IMAGE}: No such file'),
-        (other_mask((100, 256)), f'{MASK} is 100 x 256 pixels, the image .*{IMAGE} 256 x 256'),
-        (other_mask((256, 256, 3)), f'{MASK} is 256 x 256 x 3 pixels, the image .*{IMAGE} 256 x 256'),
+        (other_mask((100, 256)), f'{MASK} is 100 x 256 pixels, but the image .*{IMAGE} is 256 x 256'),
+        (other_mask((256, 256, 3)), f'{MASK} is 256 x 256 x 3 pixels, but the image .*{IMAGE} is 256 x 256'),
         (
             other_mask((256, 256), 7),
-            f'{MASK} has the class 7, but the data set has the classes 0 to 1, and 255 for none',
+            f'{MASK} has the class 7, but the dataset has the classes 0 to 1, and 255 for ignored pixels',
         ),
     ],
 )
@@ -181,7 +181,7 @@ def test_whole_data_are_loaded(coins):
     for task in CONFIGS:
         cfg = config(task, coins)
         import_libraries(cfg, 'config.py')
-        name_files()
+        install_dataset_errors()
         with DATASETS.switch_scope_and_registry(cfg.default_scope):
             assert len(list(DATASETS.build(cfg.train_dataloader.dataset))) == 18
             assert len(list(DATASETS.build(cfg.val_dataloader.dataset | dict(data_root=str(coins))))) == 1
@@ -191,13 +191,13 @@ def test_255_is_no_class(data):
     other_mask((256, 256), 255)(data)
     cfg = config('seg', data)
     import_libraries(cfg, 'config.py')
-    name_files()
+    install_dataset_errors()
     with DATASETS.switch_scope_and_registry(cfg.default_scope):
         assert len(list(DATASETS.build(cfg.train_dataloader.dataset))) == 18
 
 
 def test_a_pipeline_may_be_any_callable():
-    name_files()
+    install_dataset_errors()
     dataset = BaseDataset(lazy_init=True, serialize_data=False)
     dataset.data_list, dataset._fully_initialized = [dict(img_path='a.png')], True
     dataset.pipeline = lambda sample: sample['img_path']
@@ -215,7 +215,9 @@ def test_training_ends_with_the_sentence(data):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     (said,) = [line for line in done.stderr.splitlines() if line.startswith('train.py: ')]
-    assert re.fullmatch(rf'train.py: .*{IMAGE} cannot be read as an image: it is empty, cut short or no image', said)
+    assert re.fullmatch(
+        rf'train.py: .*{IMAGE} cannot be read as an image: it is empty, truncated or not an image', said
+    )
 
 
 def first_object(**values):
@@ -231,7 +233,7 @@ def test_an_object_without_segmentation_is_found_before_training(segmentation, d
     change(data, first_object(segmentation=segmentation))
     cfg = config('det', data)
     import_libraries(cfg, 'config.py')
-    name_files()
+    install_dataset_errors()
     sentence = rf'training.json: object 0 of .*{IMAGE}.* has no segmentation in the annotation file'
     with pytest.raises(DataError, match=sentence), DATASETS.switch_scope_and_registry(cfg.default_scope):
         DATASETS.build(cfg.train_dataloader.dataset)
@@ -266,7 +268,7 @@ def test_labels_of_images_are_those_of_the_classes(labels, tmp_path):
     pytest.importorskip('mmpretrain')
     from mmpretrain.datasets import CustomDataset
 
-    name_files()
+    install_dataset_errors()
     (tmp_path / 'list.txt').write_text(f'a.png 0\nb.png {labels}\n')
     with pytest.raises(DataError, match=r'list.txt( cannot be read as annotations|: .*b.png.* has the label)'):
         CustomDataset(ann_file=str(tmp_path / 'list.txt'), classes=('a', 'b'), pipeline=[])
@@ -277,7 +279,7 @@ def test_labels_of_images_are_those_of_the_classes(labels, tmp_path):
 )
 def test_each_image_has_a_label(values, sentence, tmp_path):
     datasets = pytest.importorskip('mmpretrain.datasets')
-    name_files()
+    install_dataset_errors()
     samples = [dict(img_path='a.png', gt_label=0), dict(img_path='b.png') | values]
     (tmp_path / 'a.json').write_text(json.dumps(dict(metainfo={}, data_list=samples)))
     with pytest.raises(DataError, match=f"a.json: 'b.png' {sentence}"):
@@ -287,7 +289,7 @@ def test_each_image_has_a_label(values, sentence, tmp_path):
 def test_boxes_and_labels_of_mmengines_format(tmp_path):
     from mmdet.datasets import BaseDetDataset
 
-    name_files()
+    install_dataset_errors()
     for values, sentence in [
         (dict(bbox=[0, 0, 1]), r'object 0 of .*a.png.* has the box \[0, 0, 1\]'),
         (dict(bbox=[0, 0, 1, float('nan')]), r'has the box \[0, 0, 1, nan\]'),
@@ -308,13 +310,15 @@ def test_workers_that_are_no_forks_name_files_too(data):
     cut(data / IMAGE)
     cfg = config('seg', data)
     import_libraries(cfg, 'config.py')
-    name_files()
+    install_dataset_errors()
     with DATASETS.switch_scope_and_registry(cfg.default_scope):
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
     loader = DataLoader(dataset, batch_size=18, num_workers=1, multiprocessing_context='spawn', collate_fn=list)
     with pytest.raises(DataError) as caught:
         list(loader)
-    assert re.fullmatch(rf'.*{IMAGE} cannot be read as an image: it is empty, cut short or no image', str(caught.value))
+    assert re.fullmatch(
+        rf'.*{IMAGE} cannot be read as an image: it is empty, truncated or not an image', str(caught.value)
+    )
 
 
 def test_the_message_of_a_worker_is_the_sentence_alone():

@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.nn.parallel import DistributedDataParallel
 
-from .errors import TrainingError
+from ..errors import TrainingError
 
 
 @HOOKS.register_module()
