@@ -7,7 +7,7 @@ from pathlib import Path
 from mmengine.config import ConfigDict
 
 from mmvmamba.engine.arguments import add_arguments, load_config
-from mmvmamba.engine.config_paths import check_data
+from mmvmamba.engine.config_paths import check_config_paths
 from mmvmamba.engine.distributed import on_main_process, start_ranks
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.runner import build_runner
@@ -40,7 +40,7 @@ def main(argv=None):
             keep_predictions(cfg, args.out)
         if args.tta:
             augment(cfg)
-        check_data(cfg, 'test')
+        check_config_paths(cfg, 'test')
         start_ranks(cfg)
         on_main_process(lambda: make_output_folders(cfg, args))
         build_runner(cfg).test()

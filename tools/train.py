@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from mmvmamba.engine.arguments import add_arguments, load_config
-from mmvmamba.engine.config_paths import check_data
+from mmvmamba.engine.config_paths import check_config_paths
 from mmvmamba.engine.distributed import on_main_process, start_ranks
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.full_disk import reporting_full_disk
@@ -53,7 +53,7 @@ def main(argv=None):
         choose_precision(cfg, args.amp)
         if args.auto_scale_lr:
             scale_learning_rate(cfg)
-        check_data(cfg, 'train', *(['val'] if cfg.get('val_cfg') else []))
+        check_config_paths(cfg, 'train', *(['val'] if cfg.get('val_cfg') else []))
         start_ranks(cfg)
         folder = checkpoint_folder(cfg)
         with claim_folders(Path(cfg.work_dir), folder), reporting_full_disk(folder):

@@ -1,4 +1,4 @@
-"""Whether the files and folders that a config names are there, asked before anything is built."""
+"""Checks that the files and folders that a config names exist."""
 
 import inspect
 from collections.abc import Iterator
@@ -14,48 +14,54 @@ from .checks.annotation_formats import check_trusted
 from .errors import LaunchError
 
 
-def check_data(cfg: Config, *stages: str) -> None:
-    """Refuses a run whose data are missing.
+def check_config_paths(cfg: Config, *stages: str) -> None:
+    """Checks that the data of a run exist, before anything is built.
 
     Args:
         cfg: complete config.
-        stages: those that will run, out of 'train', 'val', 'test'.
+        stages: those that will run, of 'train', 'val' and 'test'.
 
     Raises:
-        LaunchError: names the first path that does not exist, and the option that wants it.
-        DataError: a data set of DSDL is not trusted.
+        LaunchError: names the first missing path, and the option that contains it.
+        DataError: a DSDL dataset is not trusted.
     """
-    scope = cfg.get('default_scope') or 'mmengine'
     for stage in stages:
-        loader = cfg.get(f'{stage}_dataloader')
-        wanted = list(_dataset_paths(loader.dataset, f'{stage}_dataloader.dataset', scope)) if loader else []
-        for option, evaluator in _numbered(cfg.get(f'{stage}_evaluator'), f'{stage}_evaluator'):
-            if evaluator.get('ann_file'):
-                wanted.append((f'{option}.ann_file', evaluator.ann_file))
-        for option, path in wanted:
-            if '://' not in path and not Path(path).exists():
-                raise LaunchError(
-                    f'{path} does not exist, and {option} names it: put the data there, '
-                    f'or say where they are in the config or with --cfg-options {option}=PATH'
-                )
+        for sentence in missing_paths(cfg, stage):
+            raise LaunchError(sentence)
+
+
+def missing_paths(cfg: Config, stage: str) -> Iterator[str]:
+    """Yields a sentence for each path of a stage that does not exist."""
+    loader = cfg.get(f'{stage}_dataloader')
+    scope = cfg.get('default_scope') or 'mmengine'
+    paths = list(_dataset_paths(loader.dataset, f'{stage}_dataloader.dataset', scope)) if loader else []
+    for option, evaluator in _numbered(cfg.get(f'{stage}_evaluator'), f'{stage}_evaluator'):
+        if evaluator.get('ann_file'):
+            paths.append((f'{option}.ann_file', evaluator.ann_file))
+    for option, path in paths:
+        if '://' not in path and not Path(path).exists():
+            yield (
+                f'{path} does not exist, and {option} names it: put the data there, or set the path in the config or '
+                f'with --cfg-options {option}=PATH'
+            )
 
 
 def _numbered(entry: Any, option: str) -> list[tuple[str, Any]]:
-    """(option, part) for one part or a list of them, as `--cfg-options` addresses them."""
+    """Returns (option, part) for one part or a list of parts, with the option as in `--cfg-options`."""
     if isinstance(entry, (list, tuple)):
         return [(f'{option}.{index}', part) for index, part in enumerate(entry)]
     return [(option, entry)] if entry else []
 
 
 def _dataset_paths(dataset: dict, option: str, scope: str) -> Iterator[tuple[str, str]]:
-    """(option, path) of all that a dataset reads, and the datasets inside it; joined as BaseDataset joins them."""
+    """Yields (option, path) for all that a dataset and the datasets in it read, joined as BaseDataset joins them."""
     for key in ('dataset', 'datasets'):
         for inner_option, inner in _numbered(dataset.get(key), f'{option}.{key}'):
             yield from _dataset_paths(inner, inner_option, scope)
     if _downloads(dataset, scope):
         return
-    if str(dataset.get('type')).startswith('DSDL'):  # dsdl writes a program from the file and imports it
-        check_trusted(str(dataset.get('ann_file')), 'a description in DSDL')
+    if str(dataset.get('type')).startswith('DSDL'):  # dsdl generates a program from the file and imports it
+        check_trusted(str(dataset.get('ann_file')), 'a DSDL description')
     root = dataset.get('data_root') or ''
     prefix = dataset.get('data_prefix') or {}
     prefixes = prefix if isinstance(prefix, dict) else {'': prefix}
@@ -70,7 +76,7 @@ def _dataset_paths(dataset: dict, option: str, scope: str) -> Iterator[tuple[str
 
 
 def _downloads(dataset: dict, scope: str) -> bool:
-    """Whether the dataset fetches what is missing, as CIFAR and MNIST of mmpretrain do."""
+    """Whether the dataset downloads missing files, as CIFAR and MNIST of mmpretrain do."""
     cls = dataset.get('type')
     if isinstance(cls, str):
         with DATASETS.switch_scope_and_registry(scope) as registry:

@@ -38,7 +38,7 @@ def check_class_counts(model: nn.Module, metainfo: Mapping, dataset: str) -> Non
         if head.num_classes not in counts and not binary:
             raise DataError(
                 f'{name} of the model has num_classes={head.num_classes}, but the number of classes of {dataset} is '
-                f'{len(classes)} ({listed(classes)}): change num_classes, or metainfo.classes of the data set'
+                f'{len(classes)} ({listed(classes)}): change num_classes, or metainfo.classes of the dataset'
             )
 
 

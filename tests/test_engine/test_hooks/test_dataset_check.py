@@ -1,9 +1,13 @@
 """Heads and metrics that do not fit the data end a run before its first iteration."""
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,25 +102,48 @@ def test_the_option_trusts_annotations_while_the_tool_runs():
         assert not trusts_annotations()
 
 
-@pytest.mark.slow
-def test_training_ends_before_its_first_iteration(tmp_path):
+@pytest.fixture(scope='module')
+def coins(tmp_path_factory):
     pytest.importorskip('mmdet')
     pytest.importorskip('skimage')
-    subprocess.run([sys.executable, ROOT / 'tools/dataset_converters/coins.py', '--out-dir', tmp_path], check=True)
-    options = [f'{part}_dataloader.dataset.data_root={tmp_path}' for part in ('train', 'val', 'test')]
-    options += [f'val_evaluator.ann_file={tmp_path}/annotations/instances_validation.json']
-    options += ['model.roi_head.bbox_head.num_classes=200']
+    folder = tmp_path_factory.mktemp('coins')
+    subprocess.run([sys.executable, ROOT / 'tools/dataset_converters/coins.py', '--out-dir', folder], check=True)
+    return folder
+
+
+def train(tool, coins, work_dir, *settings):
+    options = [f'{part}_dataloader.dataset.data_root={coins}' for part in ('train', 'val', 'test')]
+    options += [f'val_evaluator.ann_file={coins}/annotations/instances_validation.json', *settings]
     config = ROOT / 'configs/demo/mask-rcnn_vmamba-demo_fpn_coins.py'
-    command = [
-        sys.executable,
-        ROOT / 'tools/train.py',
-        config,
-        '--work-dir',
-        tmp_path / 'run',
-        '--cfg-options',
-        *options,
-    ]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, cwd=ROOT)
+    command = [sys.executable, tool, config, '--work-dir', work_dir, '--cfg-options', *options]
+    environment = os.environ | {'PYTHONPATH': str(ROOT), 'CUDA_VISIBLE_DEVICES': ''}
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, cwd=work_dir.parent, env=environment
+    )
+
+
+@pytest.mark.slow
+def test_training_ends_before_its_first_iteration(coins, tmp_path):
+    done = train(ROOT / 'tools/train.py', coins, tmp_path / 'run', 'model.roi_head.bbox_head.num_classes=200')
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     sentence = 'train.py: roi_head.bbox_head of the model has num_classes=200, but the number of classes of the '
     assert sentence in done.stderr and 'Iter(train)' not in done.stdout
+
+
+@pytest.mark.slow
+def test_the_shipped_configs_bring_the_hooks_to_the_training_tool_of_mmdet(coins, tmp_path):
+    """It checks the data and saves atomically, without any code of our tools."""
+    tool = Path(find_spec('mmdet').submodule_search_locations[0], '.mim/tools/train.py')
+    settings = ['train_dataloader.num_workers=1', 'train_cfg.max_iters=2', 'train_cfg.val_interval=9']
+    settings += ['default_hooks.checkpoint.interval=1', 'default_hooks.checkpoint.max_keep_ckpts=1']
+    done = train(tool, coins, tmp_path / 'run', *settings)
+    assert done.returncode == 0, done.stderr
+    assert 'AtomicCheckpointHook' in done.stdout
+    assert [path.name for path in (tmp_path / 'run').glob('*.pth*')] == ['iter_2.pth']
+
+    data = shutil.copytree(coins, tmp_path / 'damaged')
+    for image in (data / 'images/training').iterdir():
+        image.write_bytes(image.read_bytes()[:100])
+    done = train(tool, data, tmp_path / 'next', *settings)
+    assert done.returncode == 1
+    assert re.search(r'DataError: .*images/training/.*\.png cannot be read as an image', done.stderr), done.stderr
