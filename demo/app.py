@@ -14,14 +14,14 @@ import gradio as gr
 import mmcv
 import numpy as np
 import torch
-from mmengine.device import get_device
 
 from mmvmamba.analysis.networks import to_input
 from mmvmamba.analysis.scans import TokenLayout, record_scans, scan_attention
 from mmvmamba.checkpoint import CheckpointError
+from mmvmamba.engine.arguments import add_arguments, load_config
 from mmvmamba.engine.errors import DataError, LaunchError
 from mmvmamba.engine.inference import class_map, classification, draw, load_inferencer, predict
-from mmvmamba.engine.launch import launching, load_config
+from mmvmamba.engine.tool_session import tool_session
 
 ROOT = Path(__file__).parents[1]
 OPACITY = 0.5
@@ -32,15 +32,14 @@ def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument('configs', nargs='*', help='further configs to choose from; the first is chosen at the start')
     parser.add_argument('--checkpoint', default='', help='file or URL that stands in the page at the start')
-    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
+    add_arguments(parser, 'device')
     parser.add_argument('--port', type=int, default=7860, help='default: %(default)s')
-    parser.set_defaults(trust_checkpoint=False)
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    with launching(args):
+    with tool_session(args):
         build_page(args).launch(server_name='127.0.0.1', server_port=args.port)
 
 
@@ -80,7 +79,7 @@ def build_page(args: Namespace) -> gr.Blocks:
 
 def load_model(config, checkpoint, device):
     path = config if Path(config).is_file() else str(ROOT / config)
-    cfg = load_config(Namespace(config=path, cfg_options=None, launcher='none', work_dir=None))
+    cfg = load_config(path)
     return load_inferencer(cfg, checkpoint, device)
 
 

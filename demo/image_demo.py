@@ -17,15 +17,14 @@ from typing import NamedTuple
 import cv2
 import mmcv
 import numpy as np
-from mmengine.config import DictAction
-from mmengine.device import get_device
 from rich.progress import Progress
 
+from mmvmamba.engine.arguments import add_arguments, load_config
 from mmvmamba.engine.checks.images import check_regular_file
 from mmvmamba.engine.coco_result import CocoResult
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.inference import class_map, classification, draw, load_inferencer, predict
-from mmvmamba.engine.launch import launching, load_config
+from mmvmamba.engine.tool_session import tool_session
 
 IMAGES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
 VIDEOS = {'.avi', '.mkv', '.mov', '.mp4', '.webm'}
@@ -41,10 +40,9 @@ class Frame(NamedTuple):
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__)
     parser.add_argument('input', help='image, video, folder of them, or a pattern in quotes: "data/**/*.jpg"')
-    parser.add_argument('config', help='config file of mmdet, mmseg or mmpretrain')
+    add_arguments(parser, 'config')
     parser.add_argument('checkpoint', help='file or URL')
     parser.add_argument('--out-dir', type=Path, default='outputs', help='default: %(default)s')
-    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     parser.add_argument('--batch-size', type=int, default=1, help='images of one size at once (default: %(default)s)')
     parser.add_argument(
         '--score-thr',
@@ -53,23 +51,17 @@ def parse_args(argv=None):
         help='lowest score of an object, or of a label of a multi-label classifier (default: %(default)s)',
     )
     parser.add_argument('--opacity', type=float, default=0.5, help='of the classes that a segmentor paints')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='change the config')
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='also read a checkpoint that holds more than data; this runs the code that it names',
-    )
-    parser.set_defaults(launcher='none', work_dir=None)
+    add_arguments(parser, 'device', 'cfg_options', 'trust_checkpoint')
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    with launching(args):
+    with tool_session(args):
         if args.batch_size < 1:
             raise LaunchError(f'--batch-size {args.batch_size} must be 1 or more')
         files = find_files(args.input)
-        inferencer = load_inferencer(load_config(args), args.checkpoint, args.device)
+        inferencer = load_inferencer(load_config(args.config, args.cfg_options), args.checkpoint, args.device)
         frames = chain.from_iterable(map(read_frames, files, files.values()))
         with Progress() as bar, Output(args.out_dir, inferencer, args.score_thr, args.opacity) as output:
             task = bar.add_task('Inference', total=sum(map(count_frames, files)))

@@ -119,7 +119,7 @@ def synthetic_batch(cfg, shape=(SIZE, SIZE)):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_resumes_with_the_same_random_numbers(name, load):
-    assert load(name).default_hooks.seeding.type == 'mmvmamba.engine.seeding.SeedByPositionHook'
+    assert load(name).default_hooks.seeding.type == 'mmvmamba.engine.hooks.seed_by_position.SeedByPositionHook'
 
 
 def test_there_are_configs():

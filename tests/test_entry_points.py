@@ -23,8 +23,9 @@ for library in ('mmdet', 'mmseg', 'mmpretrain'):
     pytest.importorskip(library)
 
 from mmvmamba.analysis.networks import build_backbone  # noqa: E402
+from mmvmamba.engine.arguments import load_config  # noqa: E402
 from mmvmamba.engine.inference import load_inferencer  # noqa: E402
-from mmvmamba.engine.launch import build_runner, load_config  # noqa: E402
+from mmvmamba.engine.runner import build_runner  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 BACKBONES = {
@@ -119,7 +120,7 @@ def script(path):
 
 
 def loaded_config(config):
-    return load_config(Namespace(config=str(config), cfg_options=None, launcher='none', work_dir='work'))
+    return load_config(config, work_dir='work')
 
 
 # Entry points of this package: (config, checkpoint) -> the loaded model or its backbone

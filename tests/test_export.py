@@ -171,7 +171,7 @@ def test_exported_segmentor_predicts_the_same_classes(photographs, tmp_path, cap
     export, config = tool(), tmp_path / 'upernet.py'
     config.write_text(UPERNET)
     torch.manual_seed(0)
-    model = export.build_model(export.load_config(export.parse_args([str(config), 'none', 'none'])), None)
+    model = export.build_model(export.load_config(config), None)
     model.decode_head.conv_seg.weight.data.normal_()  # with the default initialisation, one class wins everywhere
     torch.save(model.state_dict(), tmp_path / 'upernet.pth')
     export.main(
@@ -199,7 +199,7 @@ def test_node_count_of_vmamba_t_matches_the_docs():
     config = str(root / 'configs/vmamba/vmamba-t_8xb128_in1k.py')
     counts = []
     for depth in (1, 2):
-        cfg = export.load_config(export.parse_args([config, 'none', 'none']))
+        cfg = export.load_config(config)
         cfg.model.backbone.arch = dict(dims=8, depths=(1, 1, depth, 1), ssm_ratio=1.0)
         cfg.model.head.in_channels = 64
         graph = to_onnx(export_program(export.Exported(cfg, export.build_model(cfg, None), 'logits'))).model.graph

@@ -18,7 +18,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from mmvmamba.engine import ranks
+from mmvmamba.engine import distributed as ranks
 from mmvmamba.engine.errors import LaunchError
 
 from .kill_ranks import Job, kill_launcher, kill_rank

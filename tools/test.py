@@ -1,20 +1,23 @@
 """Tests a checkpoint of mmdet, mmseg or mmpretrain: metrics, predictions, pictures."""
 
+from argparse import ArgumentParser
 from copy import deepcopy
 from pathlib import Path
 
 from mmengine.config import ConfigDict
 
-from mmvmamba.engine.data_check import check_data
+from mmvmamba.engine.arguments import add_arguments, load_config
+from mmvmamba.engine.config_paths import check_config_paths
+from mmvmamba.engine.distributed import on_main_process, start_ranks
 from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.launch import argument_parser, build_runner, launching, load_config
-from mmvmamba.engine.named_files import name_files
-from mmvmamba.engine.ranks import on_main_process, start_ranks
+from mmvmamba.engine.runner import build_runner
+from mmvmamba.engine.tool_session import tool_session
 from mmvmamba.engine.work_dir import make_folder
 
 
 def parse_args(argv=None):
-    parser = argument_parser(__doc__)
+    parser = ArgumentParser(description=__doc__)
+    add_arguments(parser, 'config', 'work_dir', 'cfg_options', 'launcher', 'trust_checkpoint', 'trust_annotations')
     parser.add_argument('checkpoint', help='file or URL')
     parser.add_argument(
         '--out', help='keep the predictions: a .pkl file (mmdet, mmpretrain) or a folder of label maps (mmseg)'
@@ -28,8 +31,8 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    with launching(args):
-        cfg = load_config(args)
+    with tool_session(args):
+        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         cfg.load_from, cfg.resume = args.checkpoint, False
         if args.show or args.show_dir:
             draw_predictions(cfg, args)
@@ -37,7 +40,7 @@ def main(argv=None):
             keep_predictions(cfg, args.out)
         if args.tta:
             augment(cfg)
-        check_data(cfg, 'test')
+        check_config_paths(cfg, 'test')
         start_ranks(cfg)
         on_main_process(lambda: make_output_folders(cfg, args))
         build_runner(cfg).test()
@@ -128,7 +131,5 @@ def evaluators(cfg):
     return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
 
 
-if __name__ == '__mp_main__':  # a data loader process started by spawn or forkserver imports this file
-    name_files()
 if __name__ == '__main__':
     main()

@@ -8,16 +8,17 @@ import torch
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
-from mmvmamba.engine.data_check import check_data
+from mmvmamba.engine.arguments import add_arguments, load_config
+from mmvmamba.engine.config_paths import check_config_paths
+from mmvmamba.engine.distributed import on_main_process, start_ranks
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.full_disk import reporting_full_disk
-from mmvmamba.engine.launch import argument_parser, build_runner, checkpoint_folder, launching, load_config
-from mmvmamba.engine.named_files import name_files
-from mmvmamba.engine.ranks import on_main_process, start_ranks
-from mmvmamba.engine.resume_report_hook import ResumeReportHook
-from mmvmamba.engine.stale_checkpoints_hook import StaleCheckpointsHook
-from mmvmamba.engine.unused_parameters_hook import UnusedParametersHook
-from mmvmamba.engine.whole_files import last_named, newest_whole_checkpoint
+from mmvmamba.engine.hooks.resume_report import ResumeReportHook
+from mmvmamba.engine.hooks.stale_checkpoints import StaleCheckpointsHook
+from mmvmamba.engine.hooks.unused_parameters import UnusedParametersHook
+from mmvmamba.engine.newest_checkpoint import last_named, newest_whole_checkpoint
+from mmvmamba.engine.runner import build_runner, checkpoint_folder
+from mmvmamba.engine.tool_session import tool_session
 from mmvmamba.engine.work_dir import check_space, claim_folders
 
 # load_from may be a detector of other classes, whose heads differ; less than this is the checkpoint of another model
@@ -27,7 +28,8 @@ BYTES_A_PARAMETER = 12
 
 
 def parse_args(argv=None):
-    parser = argument_parser(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser, 'config', 'work_dir', 'cfg_options', 'launcher', 'trust_checkpoint', 'trust_annotations')
     parser.add_argument(
         '--amp',
         action=argparse.BooleanOptionalAction,
@@ -46,12 +48,12 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    with launching(args):
-        cfg = load_config(args)
+    with tool_session(args):
+        cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         choose_precision(cfg, args.amp)
         if args.auto_scale_lr:
             scale_learning_rate(cfg)
-        check_data(cfg, 'train', *(['val'] if cfg.get('val_cfg') else []))
+        check_config_paths(cfg, 'train', *(['val'] if cfg.get('val_cfg') else []))
         start_ranks(cfg)
         folder = checkpoint_folder(cfg)
         with claim_folders(Path(cfg.work_dir), folder), reporting_full_disk(folder):
@@ -130,7 +132,5 @@ def choose_checkpoint(cfg, resume):
         cfg.resume = cfg.get('resume', False)
 
 
-if __name__ == '__mp_main__':  # a data loader process started by spawn or forkserver imports this file
-    name_files()
 if __name__ == '__main__':
     main()

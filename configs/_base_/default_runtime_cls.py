@@ -4,11 +4,17 @@ default_scope = 'mmpretrain'
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=100),
+    logger=dict(type='mmvmamba.engine.hooks.rank_zero_logger.RankZeroLoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3, save_best='auto'),
+    checkpoint=dict(
+        type='mmvmamba.engine.hooks.atomic_checkpoint.AtomicCheckpointHook',
+        interval=1,
+        max_keep_ckpts=3,
+        save_best='auto',
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    seeding=dict(type='mmvmamba.engine.seeding.SeedByPositionHook'),
+    seeding=dict(type='mmvmamba.engine.hooks.seed_by_position.SeedByPositionHook'),
+    dataset_check=dict(type='mmvmamba.engine.hooks.dataset_check.DatasetCheckHook'),
     visualization=dict(type='VisualizationHook', enable=False),
 )
 

@@ -4,11 +4,12 @@ default_scope = 'mmdet'
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
+    logger=dict(type='mmvmamba.engine.hooks.rank_zero_logger.RankZeroLoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1),
+    checkpoint=dict(type='mmvmamba.engine.hooks.atomic_checkpoint.AtomicCheckpointHook', interval=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    seeding=dict(type='mmvmamba.engine.seeding.SeedByPositionHook'),
+    seeding=dict(type='mmvmamba.engine.hooks.seed_by_position.SeedByPositionHook'),
+    dataset_check=dict(type='mmvmamba.engine.hooks.dataset_check.DatasetCheckHook'),
     visualization=dict(type='DetVisualizationHook'),
 )
 

@@ -4,11 +4,16 @@ default_scope = 'mmseg'
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+    logger=dict(
+        type='mmvmamba.engine.hooks.rank_zero_logger.RankZeroLoggerHook', interval=50, log_metric_by_epoch=False
+    ),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=16000),
+    checkpoint=dict(
+        type='mmvmamba.engine.hooks.atomic_checkpoint.AtomicCheckpointHook', by_epoch=False, interval=16000
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    seeding=dict(type='mmvmamba.engine.seeding.SeedByPositionHook'),
+    seeding=dict(type='mmvmamba.engine.hooks.seed_by_position.SeedByPositionHook'),
+    dataset_check=dict(type='mmvmamba.engine.hooks.dataset_check.DatasetCheckHook'),
     visualization=dict(type='SegVisualizationHook'),
 )
 

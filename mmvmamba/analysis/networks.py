@@ -1,6 +1,5 @@
 """Builds a backbone for analysis, from a config or by name, and loads images for it."""
 
-from argparse import Namespace
 from copy import deepcopy
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,8 +13,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from ..checkpoint import load_checked, load_pretrained, read_checkpoint, unwrap_state_dict
+from ..engine.arguments import load_config
 from ..engine.errors import LaunchError
-from ..engine.launch import load_config
 from ..engine.libraries import register_modules
 
 # The published networks that the two papers compare. Each returns the map of its last stage or block.
@@ -66,7 +65,7 @@ def build_backbone(network: str, checkpoint: str | None = None) -> nn.Module:
         else:
             import_module('mmvmamba')
     elif Path(network).suffix == '.py':
-        cfg = load_config(Namespace(config=network, cfg_options=None, launcher='none', work_dir=None))
+        cfg = load_config(network)
         settings, scope = _without_weights(cfg.model, network), cfg.get('default_scope')
     else:
         raise LaunchError(f'{network} is neither a config file (.py) nor one of {", ".join(NETWORKS)}')

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import LaunchError, TrainingError
-from .whole_files import newest_whole_checkpoint
+from .newest_checkpoint import newest_whole_checkpoint
 
 # only writing can fail with these
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}

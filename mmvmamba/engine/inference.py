@@ -15,6 +15,7 @@ from torch import nn
 from ..checkpoint import load_checked, read_checkpoint, unwrap_state_dict
 from .class_names import class_info, name_all_labels
 from .errors import LaunchError
+from .patches.inferencers import with_checked_weights
 
 
 def load_inferencer(cfg: Config, checkpoint: str, device: str) -> BaseInferencer:
@@ -48,14 +49,14 @@ def _load_detector(cfg, load_weights, info, device):
     from mmdet.apis import DetInferencer
 
     cfg.setdefault('visualizer', dict(type='DetLocalVisualizer'))
-    return _checked(DetInferencer, load_weights, info)(cfg, device=device, show_progress=False)
+    return with_checked_weights(DetInferencer, load_weights, info)(cfg, device=device, show_progress=False)
 
 
 def _load_segmentor(cfg, load_weights, info, device):
     from mmseg.apis import MMSegInferencer
 
     cfg.setdefault('visualizer', dict(type='SegLocalVisualizer'))
-    inferencer = _checked(MMSegInferencer, load_weights, info)(cfg, device=device)
+    inferencer = with_checked_weights(MMSegInferencer, load_weights, info)(cfg, device=device)
     inferencer.show_progress = False  # no argument of the original
     return inferencer
 
@@ -73,19 +74,6 @@ def _load_classifier(cfg, load_weights, info, device):
     inferencer = ImageClassificationInferencer(model, device=device, classes=info.get('classes'))
     inferencer.visualizer = UniversalVisualizer()
     return inferencer
-
-
-def _checked(base: type[BaseInferencer], load_weights, info: dict[str, Any]) -> type[BaseInferencer]:
-    """An inferencer whose weights all come from `load_weights`; its own loading goes on with what fits nowhere."""
-
-    class CheckedInferencer(base):
-        def _load_weights_to_model(self, model: nn.Module, checkpoint: None, cfg: Config) -> None:
-            load_weights(model)
-            # the library sets the names and colours of the classes
-            meta = dict(dataset_meta=dict(info, classes=info.get('classes') or ()))
-            super()._load_weights_to_model(model, dict(state_dict=model.state_dict(), meta=meta), cfg)
-
-    return CheckedInferencer
 
 
 def _check_is_classifier(model: nn.Module) -> None:

@@ -61,7 +61,7 @@ def cannot_import(what: str, error: Exception) -> LaunchError:
 def _named_by(cfg: Config) -> set[str]:
     """The libraries that a config names, as its scope or in front of a type (`mmpretrain.ConvNeXt`)."""
     needed = {cfg.get('default_scope')}
-    waiting = [cfg._cfg_dict]
+    waiting = list(cfg.values())
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):

@@ -109,7 +109,7 @@ def _numbered(optimizer: Optimizer, groups: list[dict]) -> Iterator[tuple[Any, T
 _HUB = ('log_scalars', 'runtime_info', 'resumed_keys')
 
 
-def believe_only_names(checkpoint: dict, folder: Path | None) -> None:
+def sanitize_resume_state(checkpoint: dict, folder: Path | None) -> None:
     """Changes a checkpoint so that resuming from it runs nothing, and deletes nothing outside the folder of this run.
 
     Args:

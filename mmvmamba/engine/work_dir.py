@@ -12,8 +12,8 @@ from typing import IO
 
 from mmengine.logging import print_log
 
+from .distributed import on_main_process
 from .errors import LaunchError
-from .ranks import on_main_process
 
 try:
     import fcntl

@@ -26,10 +26,10 @@ import PIL.Image
 import torch
 from mmengine.registry import DATASETS, METRICS, DefaultScope
 
-from mmvmamba.engine.data_check_hook import check_metric
 from mmvmamba.engine.errors import DataError
+from mmvmamba.engine.hooks.dataset_check import check_metric
 from mmvmamba.engine.libraries import register_modules
-from mmvmamba.engine.named_files import name_files
+from mmvmamba.engine.patches.dataset_errors import install_dataset_errors
 
 from .annotation_cases import CLASSES, HEIGHT, WIDTH, Case, coco, make_case, make_images, mmengine_content, write_json
 
@@ -217,7 +217,7 @@ def main() -> None:
     warnings.simplefilter('ignore')
     for library in LIBRARIES:
         register_modules(library)
-    name_files()
+    install_dataset_errors()
     started, table, faults, largest, tried = time.monotonic(), Counter(), [], 0, 0
     with tempfile.TemporaryDirectory(prefix='fuzz_annotations') as root:
         warm_up(Path(root))

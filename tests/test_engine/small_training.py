@@ -7,7 +7,7 @@ from mmengine.registry import DATASETS, MODELS
 from torch import nn
 from torch.utils.data import Dataset
 
-from mmvmamba.engine.launch import build_runner
+from mmvmamba.engine.runner import build_runner
 
 
 @MODELS.register_module()

@@ -6,11 +6,12 @@ from contextlib import suppress
 
 import pytest
 from mmengine.hooks import Hook
-from small_training import small_training
 
 from mmvmamba.engine.errors import TrainingError
 from mmvmamba.engine.full_disk import reporting_full_disk
-from mmvmamba.engine.whole_files import newest_whole_checkpoint, write_whole_files
+from mmvmamba.engine.newest_checkpoint import newest_whole_checkpoint
+
+from .small_training import small_training
 
 
 class FullAfter(Hook):
@@ -27,7 +28,6 @@ class FullAfter(Hook):
 
 
 def train_until_full(folder, iterations, fill):
-    write_whole_files()
     with reporting_full_disk(folder):
         small_training(folder, 4, FullAfter(iterations, fill))
 

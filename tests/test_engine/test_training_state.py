@@ -10,9 +10,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmvmamba.checkpoint import CheckpointError, loading
-from mmvmamba.engine import launch, place_hook
-from mmvmamba.engine.launch import build_runner
-from mmvmamba.engine.training_state import believe_only_names, check_training_state
+from mmvmamba.engine import runner as runner_module
+from mmvmamba.engine.hooks import official_checkpoint
+from mmvmamba.engine.runner import build_runner
+from mmvmamba.engine.training_state import check_training_state, sanitize_resume_state
 
 
 @MODELS.register_module()
@@ -109,9 +110,9 @@ def test_checkpoint_is_read_once_and_matched_once(trained, tmp_path, monkeypatch
         function = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, **kwargs: calls.append(name) or function(*args, **kwargs))
 
-    counted(launch, 'read_checkpoint')
+    counted(runner_module, 'read_checkpoint')
     counted(loading, 'match')
-    counted(place_hook, 'match')
+    counted(official_checkpoint, 'match')
     cfg = config(tmp_path / 'next', 1)
     cfg.load_from = str(trained / 'iter_2.pth')
     runner = build_runner(cfg)
@@ -138,7 +139,7 @@ DAMAGE = {
 def test_damaged_training_state_is_rejected(message, trained):
     content = torch.load(trained / 'iter_2.pth', weights_only=False)
     check_training_state(content, 'iter_2.pth')
-    believe_only_names(content, trained)
+    sanitize_resume_state(content, trained)
     DAMAGE[message](content)
     with pytest.raises(CheckpointError, match=rf'iter_2\.pth.*{message}|{message}.*iter_2\.pth'):
         check_training_state(content, 'iter_2.pth')

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmvmamba.engine import work_dir
 from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.launch import checkpoint_folder
+from mmvmamba.engine.runner import checkpoint_folder
 from mmvmamba.engine.work_dir import LOCK, check_space, claim_folders, make_folder
 
 fcntl = pytest.importorskip('fcntl')

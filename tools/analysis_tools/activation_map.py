@@ -15,13 +15,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
-from mmengine.device import get_device
 from mmengine.logging import MMLogger
 
 from mmvmamba.analysis.networks import build_backbone, read_photograph, to_input
 from mmvmamba.analysis.scans import TokenLayout, record_scans, scan_attention, scan_order, statistics
+from mmvmamba.engine.arguments import add_arguments
 from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.launch import launching
+from mmvmamba.engine.tool_session import tool_session
 
 MULTIPLE = 32  # the stride of the last stage, so that the maps of all stages cover the image exactly
 POWER = 0.5  # display exponent that makes small weights visible
@@ -48,12 +48,7 @@ def parse_args(argv=None):
         '--out', default='activation_map.png', help='output figure; a .npz file is written next to it (%(default)s)'
     )
     parser.add_argument('--statistics', help='also write a figure of the time steps and the memory of all blocks here')
-    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='allow a checkpoint that contains more than data; loading it can execute arbitrary code',
-    )
+    add_arguments(parser, 'device', 'trust_checkpoint')
     return parser.parse_args(argv)
 
 
@@ -61,7 +56,7 @@ def main(argv=None):
     args = parse_args(argv)
     matplotlib.use('Agg')
     MMLogger.get_instance('mmengine', log_level='ERROR')
-    with launching(args):
+    with tool_session(args):
         backbone = build_backbone(args.network, args.checkpoint).to(args.device)
         names = block_names(backbone, args.network)
         block = choose_block(names, args.stage, args.block)

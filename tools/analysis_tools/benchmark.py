@@ -11,23 +11,22 @@ random; the post-processing time of a detector is then not representative, becau
 import ctypes
 import gc
 import time
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import DictAction
 from mmengine.dataset import pseudo_collate
-from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
 from mmvmamba.analysis.networks import find_photographs
 from mmvmamba.checkpoint import load_checked, read_checkpoint, unwrap_state_dict
+from mmvmamba.engine.arguments import add_arguments, load_config
 from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.launch import launching, load_config
+from mmvmamba.engine.tool_session import tool_session
 
 
 def parse_args(argv=None):
@@ -38,22 +37,14 @@ def parse_args(argv=None):
     parser.add_argument('--batches', type=int, default=50, help='timed batches per model (default: %(default)s)')
     parser.add_argument('--warmup', type=int, default=5, help='untimed warm-up batches (default: %(default)s)')
     parser.add_argument('--model-only', action='store_true', help='time the network without pre- and post-processing')
-    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config settings'
-    )
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='allow checkpoints that contain more than data; loading them can execute arbitrary code',
-    )
+    add_arguments(parser, 'device', 'cfg_options', 'trust_checkpoint')
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='ERROR')
-    with launching(args), torch.no_grad():
+    with tool_session(args), torch.no_grad():
         paths = find_photographs(args.images)
         if min(args.batch_size, args.batches) < 1:
             raise LaunchError('--batch-size and --batches must be at least 1')
@@ -81,8 +72,7 @@ class Run:
 
     def __init__(self, config, args, turns):
         self.config, _, checkpoint = config.partition('=')
-        options = dict(cfg_options=args.cfg_options, launcher='none', work_dir=None)
-        cfg = load_config(Namespace(config=self.config, **options))
+        cfg = load_config(self.config, args.cfg_options)
         self.scope, self.device, self.turns, self.model_only = cfg.default_scope, args.device, turns, args.model_only
         if cfg.get('data_preprocessor'):
             cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmvmamba.engine.arguments import add_arguments
 from mmvmamba.engine.libraries import register_modules
 from mmvmamba.ops import use_backend
 from mmvmamba.ops.scan.flops import scan_flops
@@ -124,7 +125,7 @@ def stages(modules: nn.Module) -> Sequence[nn.Module]:
 
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file of mmdet, mmseg or mmpretrain')
+    add_arguments(parser, 'config')
     parser.add_argument(
         '--shape',
         type=int,
@@ -132,9 +133,7 @@ def parse_args(argv=None):
         metavar=('HEIGHT', 'WIDTH'),
         help='image size (default: 800 1280 for mmdet, 512 2048 for mmseg, 224 224 for mmpretrain)',
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config settings'
-    )
+    add_arguments(parser, 'cfg_options')
     return parser.parse_args(argv)
 
 

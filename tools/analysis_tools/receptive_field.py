@@ -14,14 +14,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from mmengine.utils import track_iter_progress
 
 from mmvmamba.analysis.networks import NETWORKS, build_backbone, find_photographs, read_photograph, to_input
 from mmvmamba.analysis.receptive_field import area_holding, receptive_field
+from mmvmamba.engine.arguments import add_arguments
 from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.launch import launching
+from mmvmamba.engine.tool_session import tool_session
 
 SHARES = (0.2, 0.3, 0.5, 0.99)
 POWER = 0.2  # display exponent of the VMamba paper; the gradients span many orders of magnitude
@@ -39,14 +39,9 @@ def parse_args(argv=None):
     parser.add_argument('--num', type=int, default=50, help='use only the first images (default: %(default)s)')
     parser.add_argument('--size', type=int, default=1024, help='side to resize the images to (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the random weights (default: %(default)s)')
-    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
+    add_arguments(parser, 'device', 'trust_checkpoint')
     parser.add_argument(
         '--out', default='receptive_field.png', help='output figure; a .npz file is written next to it (%(default)s)'
-    )
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='allow checkpoints that contain more than data; loading them can execute arbitrary code',
     )
     return parser.parse_args(argv)
 
@@ -54,7 +49,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='ERROR')
-    with launching(args):
+    with tool_session(args):
         paths = find_photographs(args.images)[: args.num]
         fields = {}
         refuse_repetitions(args.networks)

@@ -14,14 +14,15 @@ from statistics import median
 import mmcv
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmvmamba.checkpoint import load_checked, read_checkpoint, unwrap_state_dict
+from mmvmamba.engine.arguments import add_arguments, load_config
 from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.launch import launching, load_config
 from mmvmamba.engine.libraries import cannot_import
+from mmvmamba.engine.tool_session import tool_session
 from mmvmamba.export import export_program
 
 OUTPUTS = {'mmdet': 'maps', 'mmseg': 'classes', 'mmpretrain': 'logits'}
@@ -120,7 +121,7 @@ def as_tuple(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tenso
 
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='mmdet, mmseg or mmpretrain config file')
+    add_arguments(parser, 'config')
     parser.add_argument('checkpoint', help="checkpoint file or URL, or 'none' for random weights")
     parser.add_argument('out', help='output file, .onnx or .pt2')
     parser.add_argument(
@@ -140,27 +141,19 @@ def parse_args(argv=None):
         '--images', nargs='+', metavar='FILE', help='images for the comparison (default: noise of two sizes)'
     )
     parser.add_argument('--repeats', type=int, default=3, help='repeats of the comparison (default: %(default)s)')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override config settings'
-    )
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='allow a checkpoint that contains more than data; loading it can execute arbitrary code',
-    )
-    parser.set_defaults(launcher='none', work_dir=None)
+    add_arguments(parser, 'cfg_options', 'trust_checkpoint')
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    with launching(args):
+    with tool_session(args):
         write = {'.onnx': write_onnx, '.pt2': write_program}.get(Path(args.out).suffix)
         if write is None:
             raise LaunchError(f'{args.out} must end in .onnx or .pt2')
         if args.unrolled and not args.shape:
             raise LaunchError('--unrolled writes down every step: give the --shape of the image')
-        cfg = load_config(args)
+        cfg = load_config(args.config, args.cfg_options)
         model = build_model(cfg, None if args.checkpoint == 'none' else args.checkpoint)
         module = Exported(cfg, model, 'backbone' if args.backbone else OUTPUTS[cfg.default_scope])
         run = write(module, args.shape, args.unrolled, args.out)

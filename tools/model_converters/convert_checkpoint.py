@@ -18,6 +18,7 @@ from mmengine.registry import MODELS, DefaultScope
 import mmvmamba  # noqa: F401, registers the backbones
 from mmvmamba.checkpoint import CheckpointError, read_checkpoint, unwrap_state_dict
 from mmvmamba.conversion import to_mmengine, to_official
+from mmvmamba.engine.arguments import add_arguments
 from mmvmamba.engine.libraries import register_modules
 
 SUFFIXES = ('.pth', '.safetensors')
@@ -36,11 +37,7 @@ def parse_args(argv=None):
     )
     parser.add_argument('--config', help='model config, required if the model is not a released variant')
     parser.add_argument('--ema', action='store_true', help='use the averaged weights (model_ema)')
-    parser.add_argument(
-        '--trust-checkpoint',
-        action='store_true',
-        help='allow a checkpoint that contains more than data; loading it can execute arbitrary code',
-    )
+    add_arguments(parser, 'trust_checkpoint')
     args = parser.parse_args(argv)
     if args.out.suffix not in SUFFIXES:
         parser.error(f'{args.out} must end in {" or ".join(SUFFIXES)}')

@@ -1,10 +1,11 @@
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=10),
+    logger=dict(type='mmvmamba.engine.hooks.rank_zero_logger.RankZeroLoggerHook', interval=10),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=240),
+    checkpoint=dict(type='mmvmamba.engine.hooks.atomic_checkpoint.AtomicCheckpointHook', by_epoch=False, interval=240),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    seeding=dict(type='mmvmamba.engine.seeding.SeedByPositionHook'),
+    seeding=dict(type='mmvmamba.engine.hooks.seed_by_position.SeedByPositionHook'),
+    dataset_check=dict(type='mmvmamba.engine.hooks.dataset_check.DatasetCheckHook'),
 )
 log_processor = dict(by_epoch=False)
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, raise_first
 from .images import check_regular_file, pixel_limit
 from .masks import FARTHEST, far_numbers, is_integer, is_number, mask_fault
 from .quoting import listed, quoted
@@ -27,8 +27,7 @@ def read_coco(path: str | Path) -> dict:
             content = json.load(file)
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f'{path} cannot be read as JSON: {_reason(error)}') from error
-    for fault in coco_faults(content):
-        raise DataError(f'{path}: {fault}')
+    raise_first(f'{path}: {fault}' for fault in coco_faults(content))
     return content
 
 

@@ -9,10 +9,10 @@ import pytest
 from mmengine.fileio import dump, load
 
 from mmvmamba.engine.checks.annotation_formats import check_array, trust_annotations
-from mmvmamba.engine.checks.guards import guard_files
 from mmvmamba.engine.errors import DataError
+from mmvmamba.engine.patches.file_readers import install_file_readers
 
-guard_files()
+install_file_readers()
 
 
 class MakesFolder:
@@ -79,9 +79,9 @@ def test_arrays_of_objects_are_rejected(tmp_path):
 
 def test_the_hierarchy_of_open_images_is_no_pickle(tmp_path):
     openimages = pytest.importorskip('mmdet.datasets.openimages')
-    from mmvmamba.engine.named_files import name_files
+    from mmvmamba.engine.patches.dataset_errors import install_dataset_errors
 
-    name_files()
+    install_dataset_errors()
     np.save(tmp_path / 'tree.npy', np.array([MakesFolder(tmp_path / 'ran')], dtype=object))
     dataset = openimages.OpenImagesChallengeDataset.__new__(openimages.OpenImagesChallengeDataset)
     dataset.backend_args = None
@@ -96,9 +96,9 @@ def test_data_sets_name_the_pickle_and_the_option(library, kind, key, tmp_path):
     if (library, key) == ('mmpretrain', 'proposal_file'):
         pytest.skip('mmpretrain has no proposals')
     datasets = pytest.importorskip(f'{library}.datasets')
-    from mmvmamba.engine.named_files import name_files
+    from mmvmamba.engine.patches.dataset_errors import install_dataset_errors
 
-    name_files()
+    install_dataset_errors()
     files = dict(ann_file=str(tmp_path / 'a.json'))
     sample = dict(img_path='a.png', instances=[dict(bbox=[0, 0, 1, 1], bbox_label=0)], gt_label=0)
     (tmp_path / 'a.json').write_text(json.dumps(dict(metainfo={}, data_list=[sample])))

@@ -9,9 +9,9 @@ import zlib
 import numpy as np
 import pytest
 
-from mmvmamba.engine.checks.guards import guard_files
 from mmvmamba.engine.checks.images import DEFAULT, check_image, image_size, pixel_limit
 from mmvmamba.engine.errors import DataError, LaunchError
+from mmvmamba.engine.patches.file_readers import install_file_readers
 
 cv2 = pytest.importorskip('cv2')
 
@@ -91,7 +91,7 @@ def test_the_limit_must_be_an_integer(value, monkeypatch):
 
 
 def test_only_regular_files_are_read(tmp_path):
-    guard_files()
+    install_file_readers()
     import mmcv
     from mmengine.fileio import get_text, load
 
@@ -130,7 +130,7 @@ def test_the_demo_ends_with_a_sentence(tmp_path):
     """A folder with a named pipe: reading it would wait for ever."""
     from mmvmamba.analysis.networks import find_photographs, read_photograph
 
-    guard_files()
+    install_file_readers()
     (tmp_path / 'a.png').write_bytes(png(31000, 31000))
     with pytest.raises(DataError, match='31000 x 31000'):
         read_photograph(find_photographs(tmp_path)[0])
@@ -139,7 +139,8 @@ def test_the_demo_ends_with_a_sentence(tmp_path):
 def test_pillow_has_the_same_limit():
     """Of uploads to the web page, which Pillow decodes."""
     script = (
-        'from mmvmamba.engine.checks.guards import guard_files; guard_files(); import PIL.Image as i, io; '
+        'from mmvmamba.engine.patches.file_readers import install_file_readers; install_file_readers(); '
+        'import PIL.Image as i, io; '
         f'i.open(io.BytesIO({png(600, 600)!r}))'
     )
     environment = os.environ | dict(MMVMAMBA_MAX_IMAGE_PIXELS='1000')

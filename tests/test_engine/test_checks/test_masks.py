@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from mmvmamba.engine.checks.guards import guard_files
 from mmvmamba.engine.checks.masks import mask_fault
 from mmvmamba.engine.errors import DataError
+from mmvmamba.engine.patches.file_readers import install_file_readers
 
 pycocotools_mask = pytest.importorskip('pycocotools.mask')
 
@@ -99,7 +99,7 @@ def test_damaged_compressed_run_lengths_have_a_fault(change):
 
 
 def test_pycocotools_itself_gets_no_such_mask():
-    guard_files()
+    install_file_readers()
     assert (
         pycocotools_mask.decode(pycocotools_mask.frPyObjects(dict(size=[10, 10], counts=[40, 60]), 10, 10)).sum() == 60
     )

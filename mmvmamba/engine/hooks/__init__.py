@@ -1,0 +1,1 @@
+"""Hooks that any config can use. This package imports none of them: mmengine.hooks needs OpenCV."""

@@ -1,0 +1,86 @@
+"""A loss that is not finite ends the training, with the name of the module that it comes from."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..errors import TrainingError
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stops at the first loss that is not finite, before the weights are changed by it.
+
+    The same batch is then run again to find the first module whose output is not finite. Until then the losses are
+    looked at, and no module is. Several ranks stop together. Wanted in a config by
+    `custom_hooks = [dict(type='mmvmamba.engine.hooks.finite_loss.FiniteLossHook')]`.
+
+    Raises:
+        TrainingError: during `train`, with the iteration, the losses and the module.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._handle = model.register_forward_hook(partial(self._look, runner), with_kwargs=True)
+
+    def after_train(self, runner: Runner) -> None:
+        self._handle.remove()
+
+    def _look(self, runner: Runner, model: nn.Module, args: tuple, kwargs: dict, outputs: Any) -> None:
+        if 'loss' not in (kwargs.get('mode'), *args[2:3]):
+            return
+        means = {
+            name: torch.stack([value.detach().float().mean() for value in tree_leaves(values)]).sum()
+            for name, values in outputs.items()
+            if 'loss' in name  # what mmengine adds up; the others are only logged
+        }
+        if not means:
+            return
+        is_finite = torch.stack(list(means.values())).isfinite().all().float()
+        dist.all_reduce(is_finite, 'min')  # running a batch again, as running it once, may need all ranks
+        if is_finite:
+            return
+        self._handle.remove()
+        origin = _first_not_finite(model, args, kwargs)
+        values = ', '.join(f'{name} {mean:.4g}' for name, mean in means.items() if not mean.isfinite())
+        raise TrainingError(
+            f'the loss of iteration {runner.iter + 1} is not finite ({values or "on another rank"}): {origin}; lower '
+            'the learning rate, clip gradients or leave float16, and resume from the last checkpoint'
+        )
+
+
+def _first_not_finite(model: nn.Module, args: tuple, kwargs: dict) -> str:
+    """What is said of the first module that gives something not finite when the model runs again."""
+    found = []
+
+    def look(name: str, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        if not found and not _is_finite(output):
+            parts = {
+                'input': _is_finite((args, kwargs)),
+                'weights': _is_finite(list(module.parameters())),
+            }
+            state = ' and '.join(f'{part} {"" if finite else "not "}finite' for part, finite in parts.items())
+            found.append(f'{name or "the whole model"} ({type(module).__name__}; {state})')
+
+    handles = [
+        module.register_forward_hook(partial(look, name), with_kwargs=True) for name, module in model.named_modules()
+    ]
+    with torch.no_grad():
+        model(*args, **kwargs)
+    for handle in handles:
+        handle.remove()
+    if not found:
+        return 'running the batch again, with other random numbers, gives finite outputs in every module'
+    return f'the first output that is not finite is that of {found[0]}'
+
+
+def _is_finite(node: Any) -> bool:
+    return all(leaf.isfinite().all() for leaf in tree_leaves(node) if isinstance(leaf, Tensor))

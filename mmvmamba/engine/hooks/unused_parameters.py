@@ -1,0 +1,57 @@
+"""Parameters without a gradient, found before DistributedDataParallel stops at them."""
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import TrainingError
+
+
+@HOOKS.register_module()
+class UnusedParametersHook(Hook):
+    """Ends a distributed training after its first step if a parameter got no gradient in it.
+
+    PyTorch stops at the next step, with a message that names neither the parameter nor the cause. Trainings of one
+    process and those with `find_unused_parameters=True` are left alone.
+
+    Raises:
+        TrainingError: during `train`, with the names of the parameters.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model
+        self._handles = []
+        self._reached: set[str] = set()
+        is_strict = isinstance(model, DistributedDataParallel) and not model.find_unused_parameters
+        if not is_strict or model.static_graph or type(runner.optim_wrapper) is OptimWrapperDict:
+            return
+        ignored = set(model.parameters_to_ignore)
+        self._names = [n for n, p in model.module.named_parameters() if p.requires_grad and n not in ignored]
+        for name in self._names:
+            parameter = model.module.get_parameter(name)
+            self._handles.append(parameter.register_hook(lambda _, name=name: self._reached.add(name)))
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._reached.clear()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        # while gradients accumulate, DistributedDataParallel does not look at them
+        if not self._handles or not runner.optim_wrapper.should_update():
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if unused := [name for name in self._names if name not in self._reached]:
+            listed = ', '.join(unused[:8]) + (f' and {len(unused) - 8} more' if len(unused) > 8 else '')
+            raise TrainingError(
+                f'{len(unused)} of {len(self._names)} parameters got no gradient in the first step ({listed}), which '
+                'stops distributed training: if they belong to an output of the backbone that no neck or head reads, '
+                'remove it from out_indices and renumber start_level or in_index; otherwise set '
+                'find_unused_parameters=True in the config'
+            )

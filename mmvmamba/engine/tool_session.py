@@ -1,0 +1,35 @@
+"""The context in which a tool runs: safe readers of checkpoints and data, and errors of one line."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_distributed
+
+from ..checkpoint import CheckpointError, trust_checkpoints
+from .checks.annotation_formats import trust_annotations
+from .errors import DataError, LaunchError, TrainingError
+from .patches.checkpoint_loader import install_checkpoint_loader
+from .patches.dataset_errors import install_dataset_errors
+
+
+@contextmanager
+def tool_session(args: Namespace) -> Iterator[None]:
+    """Runs a tool. Known errors end it with one line and exit status 1.
+
+    Args:
+        args: `trust_checkpoint` and `trust_annotations` are read; they default to False.
+    """
+    trusts = (getattr(args, name, False) for name in ('trust_checkpoint', 'trust_annotations'))
+    try:
+        with trust_checkpoints(next(trusts)), trust_annotations(next(trusts)):
+            install_checkpoint_loader()
+            install_dataset_errors()
+            yield
+    except (LaunchError, CheckpointError, DataError, TrainingError) as error:
+        sys.exit(f'{Path(sys.argv[0]).name}: {error}')
+    if is_distributed():
+        torch.distributed.destroy_process_group()
