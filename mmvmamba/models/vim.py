@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..ops.arguments import check_flag
 from ..ops.backend import in_function_transform
-from .backbone import Backbone
+from .backbone import Backbone, register_family
 from .bimamba import BiMamba
 from .layers import DropPath, PatchEmbed, RMSNorm
 from .position import TokenGrid, insert_tokens, resize_pos_embed, rotary_angles, rotate, split_tokens
@@ -65,6 +65,7 @@ class VimBlock(nn.Module):
 
 
 @MODELS.register_module()
+@register_family
 class Vim(Backbone):
     """Vim backbone: maps of one resolution for dense tasks, or a pooled feature for classification.
 
@@ -131,7 +132,7 @@ class Vim(Backbone):
         pretrained: str | None = None,
     ):
         super().__init__(init_cfg, pretrained)
-        arch = resolve_arch(arch, ARCHS, ('embed_dims', 'depth'), ARCH_DEFAULTS, 'embed_dims=192, depth=24')
+        arch = resolve_arch(arch, self.archs, ('embed_dims', 'depth'), ARCH_DEFAULTS, 'embed_dims=192, depth=24')
         channels, depth = arch['embed_dims'], arch['depth']
         for name in ('embed_dims', 'depth', 'd_state', 'expand'):
             check_count(name, arch[name])
@@ -196,7 +197,7 @@ class Vim(Backbone):
             'cls_token': not self.class_tokens,
             'rope.freqs_': rope_grid is not None,
         }
-        self.absent_in_backbone = (
+        self.unexpected_ok = (
             *(name for name, is_absent in absent.items() if is_absent),
             *(f'layers.{i}.' for i in range(built, depth)),
         )
@@ -289,7 +290,7 @@ class Vim(Backbone):
     def num_blocks(self) -> int:
         return len(self.layers)
 
-    def layer_of(self, name: str) -> int:
+    def layer_depth(self, name: str) -> int:
         top, *rest = name.split('.')
         if top == 'layers':
             return 1 + int(rest[0])
@@ -311,7 +312,7 @@ class Vim(Backbone):
             for block in self.layers:  # a sum of this many branches starts with the variance of one (GPT-2)
                 block.mixer.out_proj.weight.div_(math.sqrt(depth))
 
-    def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def resize_checkpoint_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resizes the position embedding of a checkpoint to the class tokens and grid of this model."""
         pos_embed = tensors.get('pos_embed')
         if pos_embed is None or pos_embed.dim() != 3 or pos_embed.shape == self.pos_embed.shape:
@@ -322,9 +323,9 @@ class Vim(Backbone):
         return tensors | dict(pos_embed=self.grid.fit(pos_embed, class_tokens, self.pretrained_cls_slot))
 
     @classmethod
-    def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
+    def identify_variant(cls, tensors: dict[str, Tensor]) -> dict | None:
         """Also finds the image size that leaves the position embedding unchanged; 27 x 27 is stride 8 at 224 pixels."""
-        variant = super().variant_of(tensors)
+        variant = super().identify_variant(tensors)
         grid = math.isqrt(tensors['pos_embed'].shape[1]) if 'pos_embed' in tensors else 14
         size = dict(patch_stride=8) if grid == 27 else dict(patch_stride=16, img_size=16 * grid)
         return variant and variant | size | dict(pooling='middle')

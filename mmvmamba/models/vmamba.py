@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
 from ..ops.arguments import check_flag
 from ..ops.backend import in_function_transform
-from .backbone import Backbone
+from .backbone import Backbone, register_family
 from .layers import ChannelsFirst, ChannelsLast, DropPath, LayerNorm, laid_out_channels_last
 from .mlp import MLP
 from .ss2d import SS2D
@@ -151,6 +151,7 @@ class Stage(nn.Module):
 
 
 @MODELS.register_module()
+@register_family
 class VMamba(Backbone):
     """VMamba backbone: feature maps at strides 4, 8, 16 and 32.
 
@@ -178,9 +179,9 @@ class VMamba(Backbone):
     """
 
     archs = ARCHS
-    absent_in_classifier = ('outnorm',)
-    absent_in_backbone = ('classifier.', 'norm.', 'head.', 'outnorm')
-    classifier_names = {
+    missing_ok = ('outnorm',)
+    unexpected_ok = ('classifier.', 'norm.', 'head.', 'outnorm')
+    classifier_keys = {
         'classifier.norm.': 'backbone.outnorm3.',
         'norm.': 'backbone.outnorm3.',
         'classifier.head.': 'head.fc.',
@@ -200,7 +201,7 @@ class VMamba(Backbone):
         pretrained: str | None = None,
     ):
         super().__init__(init_cfg, pretrained)
-        arch = _resolve_arch(arch)
+        arch = _resolve_arch(arch, self.archs)
         dims, depths = arch['dims'], arch['depths']
         check_count('in_channels', in_channels)
         check_rate('drop_path_rate', drop_path_rate)
@@ -232,7 +233,7 @@ class VMamba(Backbone):
         for i in self.out_indices:
             self.add_module(f'outnorm{i}', nn.LayerNorm(dims[i]))
         not_built = (f'layers.{last}.downsample.', *(f'layers.{i}.' for i in range(last + 1, 4)))
-        self.absent_in_backbone = (*type(self).absent_in_backbone, *not_built)
+        self.unexpected_ok = (*type(self).unexpected_ok, *not_built)
         self.apply(_init_linear)
         self._freeze_stages()
 
@@ -251,7 +252,7 @@ class VMamba(Backbone):
     def num_blocks(self) -> int:
         return sum(len(stage.blocks) for stage in self.layers)
 
-    def layer_of(self, name: str) -> int:
+    def layer_depth(self, name: str) -> int:
         top, *rest = name.split('.')
         if top == 'patch_embed':
             return 0
@@ -263,26 +264,26 @@ class VMamba(Backbone):
         return 1 + sum(len(stage.blocks) for stage in self.layers[:stage]) + index
 
     @staticmethod
-    def own_name(name: str) -> str:
-        for old, new in _OLDER_NAMES:
-            name = re.sub(old, new, name)
-        return name
+    def rename_checkpoint_key(key: str) -> str:
+        for old, new in _OLDER_KEYS:
+            key = re.sub(old, new, key)
+        return key
 
-    def says_nothing(self, names: Iterable[str]) -> set[str]:
-        """A classifier has the norm of its last output only, which differs from the norms of several outputs."""
-        norms = {name for name in names if name.startswith('outnorm')}
-        is_classifier = all(name.startswith('outnorm3.') for name in norms)
+    def keys_to_skip(self, keys: Iterable[str]) -> set[str]:
+        """Skips the norm of a classifier, which was not trained as one of several output norms."""
+        norms = {key for key in keys if key.startswith('outnorm')}
+        is_classifier = all(key.startswith('outnorm3.') for key in norms)
         return norms if is_classifier and self.out_indices != (3,) else set()
 
     @classmethod
-    def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
-        variant = super().variant_of(tensors)
+    def identify_variant(cls, tensors: dict[str, Tensor]) -> dict | None:
+        variant = super().identify_variant(tensors)
         outputs = tuple(i for i in range(4) if f'outnorm{i}.weight' in tensors) or (3,)
         return variant and variant | dict(out_indices=outputs)
 
 
-# Names of the same tensors in other generations of released files.
-_OLDER_NAMES = (
+# Keys in other generations of released checkpoints.
+_OLDER_KEYS = (
     (r'^patch_embed\.proj\.', 'patch_embed.0.'),
     (r'^patch_embed\.norm\.', 'patch_embed.2.'),
     (r'\.self_attention\.', '.op.'),
@@ -294,9 +295,9 @@ _OLDER_NAMES = (
 )
 
 
-def _resolve_arch(arch: str | dict) -> dict:
+def _resolve_arch(arch: str | dict, archs: dict[str, dict]) -> dict:
     """Validates an architecture and returns all its fields, with four widths and depths."""
-    arch = resolve_arch(arch, ARCHS, ('dims', 'depths'), ARCH_DEFAULTS, 'dims=96, depths=(2, 2, 8, 2)')
+    arch = resolve_arch(arch, archs, ('dims', 'depths'), ARCH_DEFAULTS, 'dims=96, depths=(2, 2, 8, 2)')
     if isinstance(arch['dims'], int):
         arch['dims'] = [arch['dims'] * 2**i for i in range(4)]
     for field in ('dims', 'depths'):
