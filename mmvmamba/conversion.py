@@ -33,9 +33,10 @@ def to_mmengine(state_dict: dict[str, Tensor], model: nn.Module | None = None, f
         model.backbone = released_backbone(state_dict, filename)
         heads = (state_dict.get(f'{name}.weight') for name in ('classifier.head', 'head', 'head.fc'))
         head = next((tensor for tensor in heads if tensor is not None), None)
-        if head is not None:
+        if head is not None and head.dim() == 2:
+            classes, channels = head.shape
             model.head = nn.Module()
-            model.head.fc = nn.Linear(*head.shape[::-1], device='meta')
+            model.head.fc = nn.Linear(channels, classes, device='meta')
     found = match_state_dict(model, state_dict, filename)
     if found.missing or found.randomly_initialised or found.mismatched:
         raise CheckpointError(

@@ -3,30 +3,27 @@
 import re
 from collections.abc import Iterable
 
-import torch
-from einops import rearrange
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
 from ..ops.arguments import check_flag
-from ..ops.backend import in_function_transform
+from .activation_checkpointing import call_block
 from .backbone import Backbone, register_family
-from .layers import ChannelsFirst, ChannelsLast, DropPath, LayerNorm, laid_out_channels_last
-from .mlp import MLP
+from .downsampling import DOWNSAMPLES, STEMS
+from .layers import laid_out_channels_last
 from .ss2d import SS2D
 from .validation import (
     check_choice,
     check_count,
     check_image,
-    check_layout,
     check_outputs,
     check_rate,
     check_ratio,
     linear_rates,
     resolve_arch,
 )
+from .vss_block import VSSBlock
 
 _VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
 
@@ -52,87 +49,6 @@ ARCH_DEFAULTS = dict(
 SCANS = {'cross': CROSS, 'unidirectional': UNIDIRECTIONAL, 'bidirectional': BIDIRECTIONAL}
 
 
-class PatchStem(nn.Sequential):
-    """First generation: non-overlapping 4x4 patches. (B, 3, H, W) -> (B, H // 4, W // 4, C)."""
-
-    smallest_image = 4
-
-    def __init__(self, in_channels: int, channels: int):
-        super().__init__(nn.Conv2d(in_channels, channels, 4, stride=4), ChannelsLast(), nn.LayerNorm(channels))
-
-
-class ConvStem(nn.Sequential):
-    """Current generation: two 3x3 convolutions of stride 2. (B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
-
-    smallest_image = 1
-
-    def __init__(self, in_channels: int, channels: int):
-        super().__init__(
-            nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
-            ChannelsLast(),
-            nn.LayerNorm(channels // 2),
-            ChannelsFirst(),
-            nn.GELU(),
-            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
-            ChannelsLast(),
-            nn.LayerNorm(channels),
-        )
-
-
-class PatchMerging(nn.Module):
-    """First generation: Swin's patch merging (arXiv 2103.14030). (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * in_channels)
-        self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = ((size + 1) // 2 for size in x.shape[1:3])
-        x = nn.functional.pad(x, (0, 0, 0, 2 * width - x.shape[2], 0, 2 * height - x.shape[1]))
-        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))
-        x = rearrange(x, 'b h row w column c -> b h w (column row c)')
-        return self.reduction(self.norm(x))
-
-
-class ConvDownsample(nn.Sequential):
-    """Current generation: one 3x3 convolution of stride 2. (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(
-            ChannelsFirst(),
-            nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1),
-            ChannelsLast(),
-            nn.LayerNorm(out_channels),
-        )
-
-
-STEMS = {'patch': PatchStem, 'conv': ConvStem}
-DOWNSAMPLES = {'merging': PatchMerging, 'conv': ConvDownsample}
-
-
-class VSSBlock(nn.Module):
-    """Pre-norm residual block: x + SS2D(norm(x)), then, in the current generation, x + MLP(norm2(x))."""
-
-    def __init__(self, channels: int, op: SS2D, mlp_ratio: float, drop_path: float):
-        super().__init__()
-        self.channels = channels
-        self.norm = LayerNorm(channels)
-        self.op = op
-        self.drop_path = DropPath(drop_path)
-        self.has_mlp = mlp_ratio > 0
-        if self.has_mlp:
-            self.norm2 = LayerNorm(channels)
-            self.mlp = MLP(channels, int(mlp_ratio * channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_layout(self, x, '(B, H, W, C)', self.channels)
-        x = x + self.drop_path(self.op(self.norm(x)))
-        if self.has_mlp:
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x
-
-
 class Stage(nn.Module):
     """The blocks of one resolution and the downsampling to the next one (none after the last stage)."""
 
@@ -143,10 +59,8 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, with_cp: bool) -> tuple[Tensor, Tensor]:
         """Returns the output of this stage and the input of the next one."""
-        # `checkpoint` does not support the transforms of torch.func
-        recomputes = with_cp and torch.is_grad_enabled() and not in_function_transform()
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if recomputes else block(x)
+            x = call_block(block, x, with_cp=with_cp)
         return x, self.downsample(x)
 
 
@@ -178,6 +92,8 @@ class VMamba(Backbone):
         CheckpointError: the weights do not fit; the message lists names and shapes.
     """
 
+    patch_embed: nn.Sequential
+
     archs = ARCHS
     missing_ok = ('outnorm',)
     unexpected_ok = ('classifier.', 'norm.', 'head.', 'outnorm')
@@ -207,10 +123,7 @@ class VMamba(Backbone):
         check_rate('drop_path_rate', drop_path_rate)
         check_outputs(out_indices, 4, 'stage')
         check_flag('with_cp', with_cp)
-        if type(frozen_stages) is not int or frozen_stages not in range(-1, 5):
-            raise ValueError(
-                f'frozen_stages={frozen_stages} must be -1 (nothing) to 4 (everything but the output norms).'
-            )
+        check_count('frozen_stages', frozen_stages, -1, 4)
         traversals = _resolve_traversals(traversals)
         self.in_channels = in_channels
         self.out_indices = tuple(sorted(out_indices))
@@ -223,7 +136,8 @@ class VMamba(Backbone):
         rates = iter(linear_rates(drop_path_rate, sum(depths)))
         last = self.out_indices[-1]
         self.layers = nn.ModuleList()
-        for i, (channels, depth) in enumerate(zip(dims, depths[: last + 1])):
+        self.depths = tuple(depths[: last + 1])
+        for i, (channels, depth) in enumerate(zip(dims, self.depths)):
             blocks = [
                 VSSBlock(channels, SS2D(channels, **mixer, traversals=traversals), arch['mlp_ratio'], next(rates))
                 for _ in range(depth)
@@ -250,7 +164,7 @@ class VMamba(Backbone):
 
     @property
     def num_blocks(self) -> int:
-        return sum(len(stage.blocks) for stage in self.layers)
+        return sum(self.depths)
 
     def layer_depth(self, name: str) -> int:
         top, *rest = name.split('.')
@@ -260,8 +174,8 @@ class VMamba(Backbone):
             return self.num_blocks + 1
         stage, part, index = int(rest[0]), rest[1], rest[2]
         # a downsampling layer has the learning rate of the block that follows
-        index = len(self.layers[stage].blocks) if part == 'downsample' else int(index)
-        return 1 + sum(len(stage.blocks) for stage in self.layers[:stage]) + index
+        index = self.depths[stage] if part == 'downsample' else int(index)
+        return 1 + sum(self.depths[:stage]) + index
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str:

@@ -329,11 +329,14 @@ def test_images_that_do_not_match_the_weights_are_rejected(family, x, message):
         (dict(with_cp=torch.tensor(1)), 'with_cp=.* must be True or False'),
         (dict(in_channels=0), 'in_channels=0 must be an integer, at least 1'),
         (dict(init_cfg={'checkpoint': 'a.pth'}), 'must be a dict with a type'),
-        (dict(init_cfg={'type': 'Pretrained'}), 'must say which checkpoint'),
+        (dict(init_cfg={'type': 'Pretrained'}), 'must name the checkpoint'),
         (dict(init_cfg=7), 'init_cfg=7 must be a dict with a type'),
-        (dict(init_cfg=[NORMAL, WEIGHTS]), 'names weights among other things: give the one dict'),
-        (dict(init_cfg=NORMAL | dict(override=WEIGHTS)), 'names weights among other things: give the one dict'),
-        (dict(init_cfg=[NORMAL | dict(override=[WEIGHTS])]), 'names weights among other things: give the one dict'),
+        (dict(init_cfg=[NORMAL, WEIGHTS]), 'loads weights next to other settings: pass only the dict'),
+        (dict(init_cfg=NORMAL | dict(override=WEIGHTS)), 'loads weights next to other settings: pass only the dict'),
+        (
+            dict(init_cfg=[NORMAL | dict(override=[WEIGHTS])]),
+            'loads weights next to other settings: pass only the dict',
+        ),
     ],
 )
 def test_arguments_are_checked_at_construction(family, arguments, message):

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 
 from mmvmamba import Vim
 from mmvmamba.checkpoint import CheckpointError
-from mmvmamba.models import position
+from mmvmamba.models import token_grid
 from mmvmamba.models.bimamba import BiMamba
 from mmvmamba.ops import use_backend
 
@@ -352,14 +352,16 @@ class TestPosition:
     @pytest.mark.parametrize('place, slots', [('middle', (4,)), ('head', (0,)), ('double', (0, 10)), ('none', ())])
     def test_inserted_tokens_can_be_split_off_again(self, place, slots):
         sequence, extra = torch.randn(2, 9, 3), torch.randn(1, len(slots), 3)
-        assert position.class_slots(place, 9) == slots
-        joined = position.insert_tokens(sequence, extra, slots)
+        assert token_grid.class_slots(place, 9) == slots
+        joined = token_grid.insert_tokens(sequence, extra, slots)
         assert all(torch.equal(joined[1, slot], token) for slot, token in zip(slots, extra[0]))
-        assert torch.equal(position.split_tokens(joined, slots)[0], sequence)
+        assert torch.equal(token_grid.split_tokens(joined, slots)[0], sequence)
 
     def test_resizing_preserves_a_linear_embedding(self):
         row, column = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing='ij')
-        out = position.resize_pos_embed(torch.stack([row, column], -1).flatten(0, 1)[None], 12, 6).unflatten(1, (12, 6))
+        out = token_grid.resize_pos_embed(torch.stack([row, column], -1).flatten(0, 1)[None], 12, 6).unflatten(
+            1, (12, 6)
+        )
         # this bicubic kernel (a = -0.75) reproduces linear functions only to within 0.05 of a cell
         torch.testing.assert_close(out[0, 4:8, 3, 0], torch.tensor([1.75, 2.25, 2.75, 3.25]), atol=0.05, rtol=0)
         torch.testing.assert_close(out[0, :, 2:4, 1], torch.tensor([2.0, 3.0]).expand(12, 2))
@@ -442,13 +444,13 @@ class TestLoading:
     def test_stride_8_file_is_rejected_by_a_stride_16_model(self, official, size):
         path, _ = official(img_size=size, patch_stride=8)
         side = (size - 16) // 8 + 1
-        message = rf'{side} x {side} grid, .* needs Vim\(patch_stride=8\), this model has patch_stride=16'
+        message = rf'{side} x {side} grid, .* this model has patch_stride=16: use Vim\(patch_stride=8\), or'
         with pytest.raises(CheckpointError, match=message):
             self.start(path, pooling='middle')
 
     def test_ambiguous_grid_asks_for_img_size(self, official):
         path, _ = official(img_size=432)  # 27 x 27, as for stride 8 at 224
-        with pytest.raises(CheckpointError, match='give their size as img_size'):
+        with pytest.raises(CheckpointError, match='set img_size to their size'):
             self.start(path, pooling='middle', img_size=224)
         self.start(path, pooling='middle', img_size=432)
 
@@ -481,7 +483,7 @@ class TestLoading:
             (lambda s: s.update(extra=torch.ones(1)), 'unexpected keys: extra'),
             (
                 lambda s: s.update(pos_embed=torch.ones(1, 41, 16)),
-                'has 41 entries, which is no square grid plus 1 class token',
+                'has 41 entries, which is not a square grid plus 1 class token',
             ),
             (
                 lambda s: s.update(pos_embed=torch.ones(1, 37, 8)),
