@@ -139,9 +139,7 @@ def pretrained_init_cfg(init_cfg: Any, pretrained: object) -> dict | list | None
     names_weights = any(map(_is_pretrained, [*cfgs, *(part for cfg in cfgs for part in _overrides(cfg))]))
     if names_weights and not (len(cfgs) == 1 and _is_pretrained(cfgs[0])):
         # MMEngine would load these weights itself and unpickle the file
-        raise ValueError(
-            f"init_cfg={init_cfg!r} loads weights next to other settings: pass only the dict of type 'Pretrained'."
-        )
+        raise ValueError(f"init_cfg={init_cfg!r} mixes weights with other settings: pass only the 'Pretrained' dict.")
     if names_weights:
         init_cfg = dict(cfgs[0], type='Pretrained')
     if pretrained is None:

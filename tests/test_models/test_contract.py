@@ -331,11 +331,11 @@ def test_images_that_do_not_match_the_weights_are_rejected(family, x, message):
         (dict(init_cfg={'checkpoint': 'a.pth'}), 'must be a dict with a type'),
         (dict(init_cfg={'type': 'Pretrained'}), 'must name the checkpoint'),
         (dict(init_cfg=7), 'init_cfg=7 must be a dict with a type'),
-        (dict(init_cfg=[NORMAL, WEIGHTS]), 'loads weights next to other settings: pass only the dict'),
-        (dict(init_cfg=NORMAL | dict(override=WEIGHTS)), 'loads weights next to other settings: pass only the dict'),
+        (dict(init_cfg=[NORMAL, WEIGHTS]), 'mixes weights with other settings: pass only'),
+        (dict(init_cfg=NORMAL | dict(override=WEIGHTS)), 'mixes weights with other settings: pass only'),
         (
             dict(init_cfg=[NORMAL | dict(override=[WEIGHTS])]),
-            'loads weights next to other settings: pass only the dict',
+            'mixes weights with other settings: pass only',
         ),
     ],
 )

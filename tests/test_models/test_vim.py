@@ -331,7 +331,7 @@ def test_layer_depths():
         (dict(bidirectionality='both'), "bidirectionality='both' must be one of none, random_flip"),
         (dict(pretrained_cls_slot='double'), "pretrained_cls_slot='double' must be one of middle, head, official"),
         (dict(out_indices=(24,)), r'out_indices=\(24,\) must name blocks -24 to 23'),
-        (dict(frozen_stages=25), 'frozen_stages=25 must be -1'),
+        (dict(frozen_stages=25), 'frozen_stages=25 must be an integer, -1 to 24'),
         (dict(img_size=(224, 160)), r'img_size=\(224, 160\) must be one integer, at least patch_size=16'),
         (dict(img_size=8), 'img_size=8 must be one integer, at least patch_size=16'),
         (dict(rope_grid=(14, 10)), r'rope_grid=\(14, 10\) .* needs the side of a square pre-training grid'),
@@ -359,9 +359,8 @@ class TestPosition:
 
     def test_resizing_preserves_a_linear_embedding(self):
         row, column = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing='ij')
-        out = token_grid.resize_pos_embed(torch.stack([row, column], -1).flatten(0, 1)[None], 12, 6).unflatten(
-            1, (12, 6)
-        )
+        grid = torch.stack([row, column], -1).flatten(0, 1)[None]
+        out = token_grid.resize_pos_embed(grid, 12, 6).unflatten(1, (12, 6))
         # this bicubic kernel (a = -0.75) reproduces linear functions only to within 0.05 of a cell
         torch.testing.assert_close(out[0, 4:8, 3, 0], torch.tensor([1.75, 2.25, 2.75, 3.25]), atol=0.05, rtol=0)
         torch.testing.assert_close(out[0, :, 2:4, 1], torch.tensor([2.0, 3.0]).expand(12, 2))
