@@ -3,12 +3,11 @@
 from collections import OrderedDict
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, Match, match
+from .checkpoint import CheckpointError, Match, match_state_dict
 from .checkpoint.prefixes import prefix_advice
-from .models.backbone import Backbone
+from .models.backbone import FAMILIES, Backbone
 
 
 def to_mmengine(state_dict: dict[str, Tensor], model: nn.Module | None = None, filename: str | Path = '') -> Match:
@@ -23,7 +22,7 @@ def to_mmengine(state_dict: dict[str, Tensor], model: nn.Module | None = None, f
         filename: the name of the checkpoint for error messages.
 
     Returns:
-        A match with the converted tensors in `taken`.
+        A match with the converted tensors in `tensors`.
 
     Raises:
         CheckpointError: the backbone is not a released variant, or tensors of the model are missing.
@@ -34,16 +33,19 @@ def to_mmengine(state_dict: dict[str, Tensor], model: nn.Module | None = None, f
         model.backbone = released_backbone(state_dict, filename)
         heads = (state_dict.get(f'{name}.weight') for name in ('classifier.head', 'head', 'head.fc'))
         head = next((tensor for tensor in heads if tensor is not None), None)
-        if head is not None:
+        if head is not None and head.dim() == 2:
+            classes, channels = head.shape
             model.head = nn.Module()
-            model.head.fc = nn.Linear(*head.shape[::-1], device='meta')
-    found = match(model, state_dict, filename)
-    if lacking := [*found.missing, *found.fresh, *found.misshapen, *found.mistyped]:
-        raise CheckpointError(f'it does not have {", ".join(lacking[:10])} as the model needs it')
+            model.head.fc = nn.Linear(channels, classes, device='meta')
+    found = match_state_dict(model, state_dict, filename)
+    if found.missing or found.randomly_initialised or found.mismatched:
+        raise CheckpointError(
+            f'it does not fit the model ({found.differences(most=10)}): pass the config that it was trained with'
+        )
     if not whole:  # the other parts of a detector already have the keys of its library
-        found.taken.update((name, state_dict[name]) for name in found.left)
-        found.sources.update((name, name) for name in found.left)
-        found.left = []
+        found.tensors.update((name, state_dict[name]) for name in found.unexpected)
+        found.sources.update((name, name) for name in found.unexpected)
+        found.unexpected = []
     return found
 
 
@@ -55,8 +57,8 @@ def to_official(state_dict: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
     if 'head.fc.weight' not in state_dict:
         return OrderedDict(state_dict)
     bare = [name.removeprefix('backbone.') for name in state_dict]
-    family = max(Backbone.__subclasses__(), key=lambda family: family.resemblance(bare))
-    back = {new: old for old, new in reversed(family.classifier_names.items())}  # the first of several old names wins
+    family = max(FAMILIES.values(), key=lambda family: family.count_matching_keys(bare))
+    back = {new: old for old, new in reversed(family.classifier_keys.items())}  # the first of several old names wins
     names = {}
     for name in state_dict:
         new = next((new for new in back if name.startswith(new)), None)
@@ -71,13 +73,11 @@ def released_backbone(state_dict: dict[str, Tensor], filename: str | Path = '') 
         CheckpointError: the tensors do not belong to a released variant.
     """
     bare = {name.removeprefix('backbone.'): tensor for name, tensor in state_dict.items()}
-    for family in Backbone.__subclasses__():
-        if variant := family.variant_of(bare):
-            with torch.device('meta'):
-                return family(**variant)
-    for family in Backbone.__subclasses__():
-        with torch.device('meta'):
-            smallest = family(arch=next(iter(family.archs)))
+    for family in FAMILIES.values():
+        if variant := family.identify_variant(bare):
+            return family.without_weights(**variant)
+    for family in FAMILIES.values():
+        smallest = family.without_weights(arch=next(iter(family.archs)))
         if advice := prefix_advice(smallest, state_dict, filename):
             raise CheckpointError(advice)
-    raise CheckpointError('its backbone is none of the released variants: give the config of the model')
+    raise CheckpointError('its backbone is not a released variant: pass the config of the model')

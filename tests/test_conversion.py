@@ -20,7 +20,7 @@ from mmvmamba.checkpoint import (
     CheckpointError,
     load_checked,
     load_pretrained,
-    match,
+    match_state_dict,
     read_checkpoint,
     unwrap_state_dict,
 )
@@ -168,7 +168,7 @@ class TestReleasedVariants:
     def test_vmamba_classifier_loads(self, variant, save):
         tensors = {name: torch.zeros(1).half().expand(shape) for name, shape in KEYS[variant]['classifier'].items()}
         tensors = unwrap_state_dict(read_checkpoint(save(tensors)))
-        converted = to_mmengine(tensors).taken
+        converted = to_mmengine(tensors).tensors
         names = set(KEYS[variant]['backbone']) - {f'outnorm{i}.{part}' for i in range(3) for part in ('weight', 'bias')}
         assert set(converted) == {f'backbone.{name}' for name in names} | {'head.fc.weight', 'head.fc.bias'}
         back = to_official(converted)
@@ -178,7 +178,7 @@ class TestReleasedVariants:
     def test_vim_classifier_loads(self, variant, save):
         tensors = {name: torch.zeros(1).half().expand(shape) for name, shape in VIM_KEYS[variant].items()}
         tensors = unwrap_state_dict(read_checkpoint(save(tensors, 'argparse')))
-        converted = to_mmengine(tensors).taken
+        converted = to_mmengine(tensors).tensors
         assert len(converted) == 415
         assert {'backbone.pos_embed', 'backbone.norm_f.weight', 'head.fc.weight'} < set(converted)
         back = to_official(converted)
@@ -277,11 +277,11 @@ def test_vim_classifier_loads_into_classifier_and_dense_backbone(save):
     assert equal(model.backbone, tensors)
 
     dense = Vim(VIM, img_size=128)
-    found = match(dense, tensors)
+    found = match_state_dict(dense, tensors)
     assert found.resized == ['pos_embed']
-    assert set(found.left) == {'cls_token', 'norm_f.weight', 'head.weight', 'head.bias'}
+    assert set(found.unexpected) == {'cls_token', 'norm_f.weight', 'head.weight', 'head.bias'}
     lines = found.report().splitlines()
-    assert lines[0] == '36 taken, 0 renamed, 1 resized, 4 left, 0 fresh'
+    assert lines[0] == '36 unchanged, 0 renamed, 1 resized, 4 unexpected, 0 randomly initialised'
     assert ['resized', '1', 'pos_embed', 'pos_embed'] in [line.split() for line in lines]
 
 
@@ -303,7 +303,7 @@ def test_classifier_file_initialises_a_detector(save):
     model = build('detector', dict(type='VMamba', arch=CURRENT))
     before = snapshot(model)
     # fine-tuning takes only the backbone from it; testing needs all weights
-    with pytest.raises(CheckpointError, match='all must be there; .* missing in the file: .*outnorm'):
+    with pytest.raises(CheckpointError, match='needs all .* missing: .*outnorm'):
         load_checked(model, tensors, 'cls.pth')
     assert equal(model, before)
     load_checked(model, tensors, 'cls.pth', least=0.5)
@@ -335,16 +335,16 @@ def test_norm_of_a_single_output_is_loaded_from_the_classifier(save):
 def test_vim_classifier_of_another_image_size_keeps_its_position_embedding(size):
     source = Vim('tiny', img_size=size, pooling='middle')
     nn.init.normal_(source.pos_embed)
-    converted = to_mmengine(source.state_dict()).taken
+    converted = to_mmengine(source.state_dict()).tensors
     assert torch.equal(converted['backbone.pos_embed'], source.pos_embed)
 
 
 def test_report_lists_what_was_loaded(save):
-    found = match(
+    found = match_state_dict(
         build('classifier', dict(type='VMamba', arch=VANILLA, out_indices=(3,))),
         first_names(classifier('vanilla_tiny')),
     )
-    assert not found.missing and not found.left and not found.fresh
+    assert not found.missing and not found.unexpected and not found.randomly_initialised
     lines = [line.split() for line in found.report().splitlines()]
     assert ['tensors', 'in', 'the', 'file', 'in', 'the', 'model'] in lines
     assert ['renamed', '1', 'head.weight', 'head.fc.weight'] in lines
@@ -366,10 +366,13 @@ TENSOR = 'layers.1.blocks.0.op.in_proj.weight'
     [
         (
             lambda t, n: t.update({n.replace('in_proj', 'inproj'): t.pop(n)}),
-            r'lacks .*in_proj.*does not, .*inproj\.weight',
+            r'missing keys: \S*in_proj.*unexpected keys: \S*inproj\.weight',
         ),
-        (lambda t, n: t.pop(n), r'lacks \S*in_proj\.weight'),
-        (lambda t, n: t.update({n: t[n].T[:5]}), r'another shape for \S*in_proj\.weight \(5, 16\) \(here \(16, 16\)\)'),
+        (lambda t, n: t.pop(n), r'missing keys: \S*in_proj\.weight'),
+        (
+            lambda t, n: t.update({n: t[n].T[:5]}),
+            r'mismatched tensors: \S*in_proj\.weight has shape \(5, 16\) instead of \(16, 16\)',
+        ),
         (
             lambda t, n: t.update({n: t[n].clone().index_fill_(0, torch.tensor(3), torch.nan)}),
             r'NaN or Inf in \S*in_proj',
@@ -406,13 +409,13 @@ def test_one_bad_tensor_is_rejected_and_nothing_is_loaded(kind, change, message,
 
 
 @pytest.mark.parametrize('part', ['neck.lateral_convs.1.conv.weight', 'bbox_head.retina_reg.bias'])
-@pytest.mark.parametrize('change', ['missing', 'another shape', 'NaN'])
+@pytest.mark.parametrize('change', ['missing', 'mismatched', 'NaN'])
 def test_one_bad_tensor_outside_the_backbone_is_rejected(part, change, save):
     tensors = snapshot(build('detector', dict(type='VMamba', arch=CURRENT)))
     if change == 'missing':
         del tensors[part]
     else:
-        tensors[part] = torch.ones(3) if change == 'another shape' else tensors[part] * torch.nan
+        tensors[part] = torch.ones(3) if change == 'mismatched' else tensors[part] * torch.nan
     model = build('detector', dict(type='VMamba', arch=CURRENT))
     before = snapshot(model)
     with pytest.raises(CheckpointError, match=rf'{change}.*{part}'):
@@ -521,7 +524,7 @@ def test_converter_round_trip(suffix, save, tmp_path, capsys):
     assert restored.keys() == tensors.keys()
     assert all(torch.equal(restored[name], tensor) for name, tensor in tensors.items())
 
-    with pytest.raises(SystemExit, match=r'ema\.pth is not converted: its backbone is none of the released variants'):
+    with pytest.raises(SystemExit, match=r'ema\.pth is not converted: its backbone is not a released variant'):
         convert(save(tensors, 'ema'), tmp_path / 'other.pth')
     with pytest.raises(SystemExit):
         convert(clean, back)

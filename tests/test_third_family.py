@@ -7,8 +7,10 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmvmamba.checkpoint import CheckpointError, load_pretrained, match
-from mmvmamba.conversion import to_mmengine, to_official
+from mmvmamba import Vim, VMamba
+from mmvmamba.checkpoint import CheckpointError, CheckpointSpec, load_pretrained, match_state_dict
+from mmvmamba.conversion import released_backbone, to_mmengine, to_official
+from mmvmamba.models.backbone import FAMILIES, Backbone, register_family, registered_family
 from tests.toy_family import RowMamba
 
 
@@ -38,17 +40,17 @@ def test_classification_file_with_older_keys_loads(tmp_path):
     of_several.init_weights()
     assert (of_several.outnorm1.weight == 1).all(), 'the norm of a classifier is not that of a map among several'
 
-    found = match(Classifier(), tensors)
+    found = match_state_dict(Classifier(), tensors)
     assert not found.differences()
-    assert torch.equal(found.taken['backbone.outnorm1.weight'], tensors['norm.weight'])
-    assert torch.equal(found.taken['head.fc.bias'], tensors['head.bias'])
+    assert torch.equal(found.tensors['backbone.outnorm1.weight'], tensors['norm.weight'])
+    assert torch.equal(found.tensors['head.fc.bias'], tensors['head.bias'])
 
 
 def test_conversion_round_trip():
     tensors = classification_file(older=False)
-    converted = to_mmengine(classification_file()).taken
+    converted = to_mmengine(classification_file()).tensors
     assert converted.keys() == Classifier().state_dict().keys()
-    back = to_official(to_mmengine(tensors).taken)
+    back = to_official(to_mmengine(tensors).tensors)
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
 
@@ -58,3 +60,128 @@ def test_error_names_the_variant_and_family_of_the_file(tmp_path):
     for model, asked in ((RowMamba(), 'RowMamba tiny'), (MODELS.build(dict(type='Vim', arch='tiny')), 'Vim tiny')):
         with pytest.raises(CheckpointError, match=f'This file is RowMamba wide, the config asks for {asked}'):
             load_pretrained(model, tmp_path / 'file.pth')
+
+
+class MinimalBackbone(nn.Module):
+    """Implements `CheckpointSpec` without inheriting from `Backbone`."""
+
+    missing_ok = ('norm.',)
+    unexpected_ok = ('head.',)
+    classifier_keys = {'norm.': 'backbone.norm.', 'head.': 'head.fc.'}
+
+    def __init__(self):
+        super().__init__()
+        self.proj, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+
+    @staticmethod
+    def rename_checkpoint_key(key):
+        return key.replace('embed.', 'proj.')
+
+    def resize_checkpoint_tensors(self, tensors):
+        return tensors
+
+    def keys_to_skip(self, keys):
+        return set()
+
+    def describe_mismatch(self, tensors):
+        return 'This is another model'
+
+
+@pytest.mark.parametrize('make', [RowMamba, VMamba, Vim, MinimalBackbone])
+def test_backbone_satisfies_the_protocol(make):
+    with torch.device('meta'):
+        assert isinstance(make(), CheckpointSpec)
+
+
+def test_module_without_the_protocol_is_not_taken_for_a_backbone():
+    assert not isinstance(nn.Linear(1, 1), CheckpointSpec)
+
+
+def test_protocol_is_all_that_loading_needs(tmp_path):
+    tensors = MinimalBackbone().state_dict()
+    old = {key.replace('proj.', 'embed.'): tensor + 1 for key, tensor in tensors.items()} | {'head.bias': torch.ones(3)}
+    torch.save(old, tmp_path / 'file.pth')
+    backbone = MinimalBackbone()
+    load_pretrained(backbone, tmp_path / 'file.pth')
+    assert torch.equal(backbone.proj.weight, old['embed.weight'])
+    model = nn.Module()
+    model.backbone = MinimalBackbone()
+    match_state_dict(model, old).load_into(model)
+    assert torch.equal(model.backbone.norm.bias, old['norm.bias'])
+    with pytest.raises(CheckpointError, match='This is another model; missing keys: proj.weight, proj.bias; un'):
+        load_pretrained(backbone, write(tmp_path, {'x': torch.ones(1)}))
+
+
+def write(folder, tensors):
+    torch.save(tensors, folder / 'other.pth')
+    return folder / 'other.pth'
+
+
+CELL = """
+@register_family
+class NotebookMamba(RowMamba):
+    archs = {'narrow': dict(width=6, depth=2)}
+"""
+
+
+@pytest.fixture
+def families():
+    """Restores the registry."""
+    before = dict(FAMILIES)
+    yield FAMILIES
+    FAMILIES.clear()
+    FAMILIES.update(before)
+
+
+def test_family_that_is_defined_again_replaces_its_predecessor(families):
+    count = len(families)
+    scope = dict(RowMamba=RowMamba, register_family=register_family, __name__='__main__')
+    exec(CELL, scope)
+    first = scope['NotebookMamba'](dict(width=6, depth=2))
+    exec(CELL.replace('narrow', 'slim'), scope)
+    assert len(families) == count + 1
+    assert scope['NotebookMamba'] in families.values() and type(first) not in families.values()
+    assert registered_family(type(first)) is scope['NotebookMamba']
+    with pytest.raises(CheckpointError, match='This checkpoint does not fit NotebookMamba'):
+        first.load_state_dict({**first.state_dict(), 'extra': torch.ones(1)})
+    with pytest.raises(CheckpointError, match='This file is NotebookMamba slim, the config asks for RowMamba tiny'):
+        RowMamba().load_state_dict(first.state_dict())
+
+
+def test_subclass_with_its_own_architectures_can_be_a_family(families):
+    @register_family
+    class SmallVMamba(VMamba):
+        archs = {'pico': dict(dims=8, depths=(1, 1, 1, 1))}
+
+    with torch.device('meta'):
+        tensors = SmallVMamba('pico').state_dict()
+    with pytest.raises(CheckpointError, match='This file is SmallVMamba pico, the config asks for VMamba tiny_s1l8'):
+        match_state_dict(VMamba('tiny'), tensors)
+    assert type(released_backbone(tensors)) is SmallVMamba
+
+
+def test_family_without_architectures_is_rejected(families):
+    with pytest.raises(ValueError, match='Empty.archs is empty: add the released architectures by name'):
+        register_family(type('Empty', (Backbone,), {}))
+
+
+class WiderVMamba(VMamba):
+    """A user's model, whose constructor does not take `arch`."""
+
+    def __init__(self, pretrained=None):
+        super().__init__('tiny', pretrained=pretrained)
+        self.extra = nn.Linear(2, 2)
+
+
+def test_subclass_of_a_family_loads_and_is_not_a_family():
+    with torch.device('meta'):
+        model, tensors = WiderVMamba(), VMamba('tiny').state_dict()
+    assert WiderVMamba not in FAMILIES.values() and registered_family(WiderVMamba) is VMamba
+    assert set(match_state_dict(model, model.state_dict()).tensors) == set(model.state_dict())
+    with pytest.raises(CheckpointError, match='This checkpoint does not fit WiderVMamba; missing keys: extra.weight'):
+        match_state_dict(model, tensors)
+    with torch.device('meta'):
+        other = VMamba('small').state_dict()
+    with pytest.raises(CheckpointError, match='This file is VMamba small_s2l15, the config asks for WiderVMamba tiny'):
+        match_state_dict(model, other)
+    assert type(released_backbone(tensors)) is VMamba

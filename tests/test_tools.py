@@ -365,7 +365,7 @@ def test_weights_that_do_not_fit(trained, detection, tmp_path):
     def run(main, *arguments):
         main(detection, *arguments[:-1], '--work-dir', tmp_path, '--cfg-options', arguments[-1])
 
-    with pytest.raises(SystemExit, match=r'iter_2\.pth does not fit .* another shape: bbox_head\.retina_cls\.weight'):
+    with pytest.raises(SystemExit, match=r'iter_2\.pth does not fit .* mismatched: bbox_head\.retina_cls\.weight'):
         run(test, checkpoint, 'model.bbox_head.num_classes=3')
     with pytest.raises(SystemExit, match=r'iter_2\.pth: .*does not fit VMamba: .*stages|layers'):
         run(test, checkpoint, 'model.backbone.arch.depths=(1,1,2,1)')

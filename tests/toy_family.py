@@ -6,7 +6,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmvmamba.models.backbone import Backbone
+from mmvmamba.models.backbone import Backbone, register_family
 from mmvmamba.models.layers import DropPath
 from mmvmamba.models.validation import (
     check_count,
@@ -40,11 +40,12 @@ class RowBlock(nn.Module):
 
 
 @MODELS.register_module()
+@register_family
 class RowMamba(Backbone):
     archs = ARCHS
-    absent_in_classifier = ('outnorm',)
-    absent_in_backbone = ('head.', 'norm.', 'outnorm')
-    classifier_names = {'norm.': 'backbone.outnorm1.', 'head.': 'head.fc.'}
+    missing_ok = ('outnorm',)
+    unexpected_ok = ('head.', 'norm.', 'outnorm')
+    classifier_keys = {'norm.': 'backbone.outnorm1.', 'head.': 'head.fc.'}
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class RowMamba(Backbone):
         pretrained: str | None = None,
     ):
         super().__init__(init_cfg, pretrained)
-        arch = resolve_arch(arch, ARCHS, ('width', 'depth'), {}, 'width=8, depth=2')
+        arch = resolve_arch(arch, self.archs, ('width', 'depth'), {}, 'width=8, depth=2')
         for name, value in (*arch.items(), ('in_channels', in_channels)):
             check_count(name, value)
         check_rate('drop_path_rate', drop_path_rate)
@@ -73,7 +74,7 @@ class RowMamba(Backbone):
         for i in self.out_indices:
             self.add_module(f'outnorm{i}', nn.LayerNorm(arch['width']))
         not_built = tuple(f'layers.{i}.' for i in range(self.out_indices[-1] + 1, arch['depth']))
-        self.absent_in_backbone = type(self).absent_in_backbone + not_built
+        self.unexpected_ok = type(self).unexpected_ok + not_built
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -89,10 +90,10 @@ class RowMamba(Backbone):
     def num_blocks(self) -> int:
         return len(self.layers)
 
-    def layer_of(self, name: str) -> int:
+    def layer_depth(self, name: str) -> int:
         top, *rest = name.split('.')
         return {'patch_embed': 0, 'layers': 1 + int(rest[0]) if top == 'layers' else 0}.get(top, self.num_blocks + 1)
 
     @staticmethod
-    def own_name(name: str) -> str:
-        return name.replace('.log_decay', '.A_log')
+    def rename_checkpoint_key(key: str) -> str:
+        return key.replace('.log_decay', '.A_log')

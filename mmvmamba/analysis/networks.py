@@ -12,7 +12,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ..checkpoint import load_checked, load_pretrained, read_checkpoint, unwrap_state_dict
+from ..checkpoint import CheckpointSpec, load_checked, load_pretrained, read_checkpoint, unwrap_state_dict
 from ..engine.arguments import load_config
 from ..engine.errors import LaunchError
 from ..engine.libraries import register_modules
@@ -90,7 +90,7 @@ def _without_weights(model: ConfigDict, config: str) -> ConfigDict:
 
 
 def _load(backbone: nn.Module, checkpoint: str) -> None:
-    if hasattr(backbone, 'own_name'):
+    if isinstance(backbone, CheckpointSpec):
         load_pretrained(backbone, checkpoint)  # supports all released layouts
         return
     state_dict = unwrap_state_dict(read_checkpoint(checkpoint), checkpoint)

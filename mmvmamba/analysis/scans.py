@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..memory import use_cpu_fast_path
-from ..models.position import split_tokens
+from ..models.token_grid import split_tokens
 from ..ops import use_backend
 from ..ops.scan.scan_inputs import ScanInputs
 from ..ops.scan.traversal import TRAVERSALS, is_reversed, map_of_each, to_sequence

@@ -10,7 +10,7 @@ from .errors import DamagedFile
 PIECE = 2**20
 
 
-def check_name(path: Path) -> None:
+def check_file_hash(path: Path) -> None:
     """Compares the SHA-256 of a file with the beginning of a hash at the end of its name, if there is one.
 
     Raises:

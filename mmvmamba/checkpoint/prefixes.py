@@ -1,4 +1,4 @@
-"""Files whose tensors all have a prefix that the model does not know, such as `encoder.` or `student.`."""
+"""Checkpoints whose keys all have a prefix that the model does not know, such as `encoder.` or `student.`."""
 
 import json
 import re
@@ -9,42 +9,42 @@ from pathlib import Path
 
 from torch import nn
 
-from .placing import backbone_of, place
+from .remapping import find_backbone, remap_keys
 
-# A prefix is recognised if at least this share of the model's names follows it, since the file may be of another depth,
-# and at least this number: many modules have a weight and a bias.
+# A prefix is recognised if at least this share of the model's keys follows it, because the checkpoint may belong to a
+# model of another depth, and at least this number, because many modules have a weight and a bias.
 SHARE = 0.5
 LEAST = 10
 _PREFIX = re.compile(r'(?:\w{1,40}\.){1,6}', re.ASCII)
 
 
-def unknown_prefixes(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """The prefixes under which a file has the names of a model, if it does not have them without a prefix.
+def unknown_prefixes(model: nn.Module, keys: Iterable[str]) -> list[str]:
+    """Finds the prefixes under which a checkpoint has the keys of a model, if it does not have them without a prefix.
 
     Args:
-        model: a backbone, or a model that has one as `backbone`, or any other.
-        names: names in the file.
+        model: a backbone, a model with a backbone, or any other model.
+        keys: the keys of a checkpoint.
 
     Returns:
-        The shortest such prefixes, `['student.', 'teacher.']` for instance; usually none.
+        The shortest such prefixes, for example `['student.', 'teacher.']`; usually empty.
     """
-    names = list(names)
-    if _share(model, names) >= SHARE:
+    keys = list(keys)
+    if _share(model, keys) >= SHARE:
         return []
-    starts = [found[0] for name in names if (found := _PREFIX.match(name))]
+    starts = [found[0] for key in keys if (found := _PREFIX.match(key))]
     counts = Counter(start[: dot.end()] for start in starts for dot in re.finditer(r'\.', start))
     found = []
     for prefix in sorted(counts, key=len):
         if counts[prefix] >= max(LEAST, SHARE * _size(model)) and not prefix.startswith(tuple(found)):
-            inner = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+            inner = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
             if _share(model, inner) >= SHARE:
                 found.append(prefix)
     return found
 
 
-def prefix_advice(model: nn.Module, names: Iterable[str], filename: str | Path = '') -> str | None:
-    """One sentence with the prefix of a file and how to load the file all the same; None if it has no such prefix."""
-    prefixes = unknown_prefixes(model, names)
+def prefix_advice(model: nn.Module, keys: Iterable[str], filename: str | Path = '') -> str | None:
+    """Returns one sentence that names the prefix and how to load the checkpoint; None without such a prefix."""
+    prefixes = unknown_prefixes(model, keys)
     if not prefixes:
         return None
     prefix, file = prefixes[0], str(filename) or 'FILE'
@@ -61,12 +61,12 @@ def prefix_advice(model: nn.Module, names: Iterable[str], filename: str | Path =
 
 
 def renaming_advice(model: nn.Module, found: str, expected: str) -> str:
-    """`prefix_advice` where mmengine or torch loads, and the name of the file is not known.
+    """`prefix_advice` for a backbone that mmengine or PyTorch loads, which do not pass the name of the file.
 
     Args:
         model: a backbone.
-        found: prefix of the model's tensors in the file.
-        expected: prefix under which they are loaded, '' for a model by itself.
+        found: the prefix in the checkpoint.
+        expected: the prefix of the backbone in the loaded model, '' for a backbone alone.
     """
     load = (
         f'load_checkpoint(model, FILE, revise_keys=[({f"^{re.escape(found)}"!r}, {expected!r})]) of mmengine.runner'
@@ -79,16 +79,17 @@ def renaming_advice(model: nn.Module, found: str, expected: str) -> str:
     )
 
 
-def _share(model: nn.Module, names: list[str]) -> float:
-    """The share of the model's tensors, those of its backbone if it has one of ours, that have these names."""
-    backbone, prefix = backbone_of(model)
-    placed = set(place(model, names).values())
+def _share(model: nn.Module, keys: list[str]) -> float:
+    """The share of the model's keys, or of its backbone's keys, that are among these keys."""
+    backbone, prefix = find_backbone(model)
+    remapped = set(remap_keys(model, keys).values())
     if backbone is None:
-        return len(placed.intersection(model.state_dict())) / _size(model)
-    inner = {name.removeprefix(prefix) for name in placed if name.startswith(prefix)}
-    return len((inner | {backbone.own_name(name) for name in inner}).intersection(backbone.state_dict())) / _size(model)
+        return len(remapped.intersection(model.state_dict())) / _size(model)
+    inner = {key.removeprefix(prefix) for key in remapped if key.startswith(prefix)}
+    renamed = {backbone.rename_checkpoint_key(key) for key in inner}
+    return len((inner | renamed).intersection(backbone.state_dict())) / _size(model)
 
 
 def _size(model: nn.Module) -> int:
-    backbone, _ = backbone_of(model)
+    backbone, _ = find_backbone(model)
     return max(1, len((backbone or model).state_dict()))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import CheckpointError, DamagedFile, UnsafeCheckpoint, listing, one_line
-from .file_hash import check_name
+from .file_hash import check_file_hash
 from .formats import read_as_data
 from .locating import is_download, local_path
 
@@ -51,7 +51,7 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu', trust: bool
     """
     path = local_path(str(filename))
     try:
-        check_name(path)
+        check_file_hash(path)
         content = read_as_data(path, map_location)
     except UnsafeCheckpoint as unsafe:
         if not (trust or _trust_all.get()):

@@ -1,5 +1,5 @@
 from .mm_vssm import MM_VSSM
-from .pyramid import SimpleFeaturePyramid
+from .simple_feature_pyramid import SimpleFeaturePyramid
 from .vim import Vim
 from .vmamba import VMamba
 

@@ -1,7 +1,8 @@
-"""What the backbones share as modules of MMEngine: how they load, start and freeze."""
+"""The base class of all backbones, and the registry of model families."""
 
 from collections.abc import Iterable
 from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from mmengine.logging import print_log
@@ -9,102 +10,117 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 
-from ..checkpoint import CheckpointError, fit, load_pretrained, unwrap_state_dict
-from ..checkpoint.matching import reshaped
-from ..checkpoint.placing import classifier_place, norms_of_the_one_output
+from ..checkpoint import CheckpointError, convert_backbone_keys, load_pretrained, unwrap_state_dict
+from ..checkpoint.matching import reshape_equivalent
 from ..checkpoint.prefixes import renaming_advice, unknown_prefixes
+from ..checkpoint.remapping import remap_classifier_key, remap_output_norm
 from .validation import pretrained_init_cfg
 
 
 class Backbone(BaseModule):
-    """A backbone that loads all of its weights or raises, and says so when it starts from random ones.
+    """A backbone that loads all of its weights or raises, and logs when it starts from random weights.
 
-    MMEngine loads with `strict=False` and only warns about what does not match. Here the check is part of the module,
-    so it holds for every tool that loads a model; `CheckpointError` lists the tensors that do not fit. To load a part
-    on purpose, call `load_state_dict` on that part.
+    MMEngine loads with `strict=False` and only warns about mismatches. Here the check is part of the module, so it
+    applies to every tool that loads a model. `CheckpointError` lists the tensors that do not fit. To load only a part,
+    call `load_state_dict` of that part.
 
-    What a family says of its released files: `archs`, the three tables of names, `own_name`, `adapt`, `says_nothing`
-    and `variant_of`.
+    A family overrides the members of `mmvmamba.checkpoint.CheckpointSpec`, which describe its released checkpoints, and
+    `archs`, `num_blocks` and `layer_depth`.
+
+    Attributes:
+        archs: the released architectures by name.
     """
 
-    # The released architectures by name.
     archs: dict[str, dict] = {}
 
-    # Beginnings of names: of tensors that a classification file lacks, and of those that only a classifier has.
-    absent_in_classifier: tuple[str, ...] = ()
-    absent_in_backbone: tuple[str, ...] = ()
+    missing_ok: tuple[str, ...] = ()
+    unexpected_ok: tuple[str, ...] = ()
+    classifier_keys: dict[str, str] = {'head.': 'head.fc.'}
 
-    # Beginnings of names in a classification file, where an mmpretrain `ImageClassifier` has others; of several that
-    # stand for the same, the first is the one to write.
-    classifier_names: dict[str, str] = {'head.': 'head.fc.'}
+    patch_embed: nn.Module
+    layers: nn.ModuleList
+    frozen_stages: int
 
     def __init__(self, init_cfg: dict | list | None, pretrained: str | None):
         super().__init__(pretrained_init_cfg(init_cfg, pretrained))
 
     @staticmethod
-    def own_name(name: str) -> str:
-        """The parameter's name here, for a name in any released file."""
-        return name
+    def rename_checkpoint_key(key: str) -> str:
+        """Returns the key in this model for a key in any released checkpoint."""
+        return key
 
-    def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a file, under its names, with those resized that depend on the size of an image."""
+    def resize_checkpoint_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resizes tensors that depend on the image size. The keys are those of the checkpoint."""
         return tensors
 
-    def says_nothing(self, names: Iterable[str]) -> set[str]:
-        """Those names of a file that mean something else than in this model, which has to do without."""
+    def keys_to_skip(self, keys: Iterable[str]) -> set[str]:
+        """Returns checkpoint keys to skip because they have a different meaning in this model."""
         return set()
 
+    def describe_mismatch(self, tensors: dict[str, Tensor]) -> str:
+        """Returns a one-line reason why a checkpoint does not fit; names the released variant it belongs to, if any."""
+        asked = registered_family(type(self))
+        own = asked.identify_variant(self.state_dict()) if asked else None
+        for family in FAMILIES.values():
+            variant = family.identify_variant(tensors)
+            is_own = asked and own and variant and issubclass(asked, family) and own['arch'] == variant['arch']
+            if variant and not is_own:
+                requested = f'{type(self).__name__} {own["arch"] if own else "of other sizes"}'
+                return f'This file is {family.__name__} {variant["arch"]}, the config asks for {requested}'
+        return f'This checkpoint does not fit {type(self).__name__}'
+
     @classmethod
-    def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
-        """The arguments, `arch` first, of the released variant whose blocks have these names and shapes."""
+    def identify_variant(cls, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
+        """Returns the arguments, `arch` first, of the released variant whose blocks have these keys and shapes."""
         for arch in cls.archs:
             shapes = _block_shapes(cls, arch)
-            held = {
-                name if name in shapes else cls.own_name(name): tensor
-                for name, tensor in tensors.items()
-                if name.startswith('layers.')
+            renamed = {
+                key if key in shapes else cls.rename_checkpoint_key(key): tensor
+                for key, tensor in tensors.items()
+                if key.startswith('layers.')
             }
-            if held.keys() == shapes.keys() and all(reshaped(held[name], shapes[name]) is not None for name in held):
+            if renamed.keys() == shapes.keys() and all(
+                reshape_equivalent(renamed[key], shapes[key]) is not None for key in renamed
+            ):
                 return dict(arch=arch)
         return None
 
     @classmethod
-    def resemblance(cls, names: Iterable[str]) -> int:
-        """How many of these names, without prefix, a first layer of this family has: the highest family's they are."""
-        first = 'layers.0.'
-        known = {name for name in _block_shapes(cls, next(iter(cls.archs))) if name.startswith(first)}
-        return len(known.intersection(cls.own_name(name) for name in names if name.startswith(first)))
+    def count_matching_keys(cls, keys: Iterable[str]) -> int:
+        """Counts the keys, without prefix, that match the first layer of this family.
 
-    def misfit(self, tensors: dict[str, Tensor]) -> str:
-        """What is wrong in a word with a file that does not fit: which released variant it is, if it is another."""
-        own, asked = self.variant_of(self.state_dict()), type(self).__name__
-        for family in Backbone.__subclasses__():
-            held = family.variant_of(tensors)
-            if held and not (own and isinstance(self, family) and own['arch'] == held['arch']):
-                of = own['arch'] if own else 'of other sizes'
-                return f'This file is {family.__name__} {held["arch"]}, the config asks for {asked} {of}'
-        return f'This checkpoint does not fit {asked}'
+        The family with the highest count is assumed to own the checkpoint.
+        """
+        first = 'layers.0.'
+        known = {key for key in _block_shapes(cls, next(iter(cls.archs))) if key.startswith(first)}
+        return len(known.intersection(cls.rename_checkpoint_key(key) for key in keys if key.startswith(first)))
+
+    @classmethod
+    def without_weights(cls, **arguments: Any) -> 'Backbone':
+        """Builds a backbone on the meta device."""
+        with torch.device('meta'):
+            return cls(**arguments)
 
     def frozen_modules(self) -> list[nn.Module]:
-        """What `frozen_stages` freezes: at 0 what comes before the layers, then one layer after the other."""
+        """Returns the modules that `frozen_stages` freezes: at 0 `patch_embed`, then one layer after the other."""
         return [self.patch_embed, *self.layers[: self.frozen_stages]] if self.frozen_stages >= 0 else []
-
-    def layer_of(self, name: str) -> int:
-        """0 for a parameter before the blocks, i for one of the i-th block, num_blocks + 1 for one after them."""
-        raise NotImplementedError
 
     @property
     def num_blocks(self) -> int:
         raise NotImplementedError
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning rates, and the number of depths.
+    def layer_depth(self, name: str) -> int:
+        """Returns 0 for a parameter before the blocks, i for the i-th block, and num_blocks + 1 after the blocks."""
+        raise NotImplementedError
 
-        mmpretrain's protocol: 0 is what comes before the blocks, the last depth what comes after them; a name that does
-        not start with `prefix` belongs to a neck or a head, and so to the last depth.
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Returns the depth of a parameter for layer-wise learning rates, and the number of depths.
+
+        This is mmpretrain's interface. A parameter that does not start with `prefix` belongs to a neck or a head and
+        has the last depth.
         """
         last = self.num_blocks + 1
-        return self.layer_of(param_name[len(prefix) :]) if param_name.startswith(prefix) else last, last + 1
+        return self.layer_depth(param_name[len(prefix) :]) if param_name.startswith(prefix) else last, last + 1
 
     def init_weights(self) -> None:
         if not self.init_cfg:
@@ -118,7 +134,7 @@ class Backbone(BaseModule):
         if hasattr(self, '_params_init_info'):
             update_init_info(self, f'Pretrained: load from {self.init_cfg["checkpoint"]}')
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> 'Backbone':
         super().train(mode)
         self._freeze_stages()
         return self
@@ -129,22 +145,25 @@ class Backbone(BaseModule):
             module.requires_grad_(False)
 
     def _checkpoint_filter(self, state_dict: dict, prefix: str, *args) -> None:
-        """Rename the tensors of a released classifier to those of mmpretrain's `ImageClassifier`.
+        """Renames the tensors of a released classifier to those of mmpretrain's `ImageClassifier`.
 
-        mmpretrain's protocol: an `ImageClassifier` calls this method of its backbone before it loads, so that
-        mmpretrain's own inferencer takes released files.
+        This is mmpretrain's interface: an `ImageClassifier` calls this method of its backbone before it loads a
+        checkpoint, so that mmpretrain's own inferencer accepts released files.
         """
         _unwrap(state_dict, prefix)
-        names = {key: key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}
-        if any(name.startswith('backbone.') for name in names.values()):
+        keys = {key: key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)}
+        if any(inner.startswith('backbone.') for inner in keys.values()):
             return
-        if prefixes := unknown_prefixes(self, names.values()):
+        if prefixes := unknown_prefixes(self, keys.values()):
             raise CheckpointError(renaming_advice(self, prefix + prefixes[0], prefix))
-        for key, name in names.items():
-            state_dict[prefix + (classifier_place(self, name) or f'backbone.{name}')] = state_dict.pop(key)
+        for key, inner in keys.items():
+            state_dict[prefix + (remap_classifier_key(self, inner) or f'backbone.{inner}')] = state_dict.pop(key)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-        """Give the tensors their names and shapes here, or raise; what a classifier's file lacks stays as it is."""
+        """Converts the tensors to the keys and shapes of this model, or raises.
+
+        Tensors that a classifier's checkpoint does not have keep their values.
+        """
         _unwrap(state_dict, prefix)
         part = {key[len(prefix) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
         if prefix and not part:
@@ -153,25 +172,53 @@ class Backbone(BaseModule):
                 'python tools/model_converters/convert_checkpoint.py FILE OUT.pth converts a released classifier, and '
                 'reports the prefix of other files'
             )
-        for name in self.says_nothing(part):
-            del part[name]
-        for name, own_name in norms_of_the_one_output(self, part).items():
-            part[own_name] = part.pop(name)
+        for key in self.keys_to_skip(part):
+            del part[key]
+        for key, new in remap_output_norm(self, part).items():
+            part[new] = part.pop(key)
         try:
-            found = fit(self, part)
+            found = convert_backbone_keys(self, part)
         except CheckpointError as error:
-            known = ['backbone.'] if any(name.startswith('backbone.') for name in part) else []
+            known = ['backbone.'] if any(key.startswith('backbone.') for key in part) else []
             if prefixes := unknown_prefixes(self, part) or known:
                 raise CheckpointError(renaming_advice(self, prefix + prefixes[0], prefix)) from error
             raise
         own = self.state_dict()
-        tensors = found.taken | {name: own[name] for name in found.fresh}
-        state_dict.update((prefix + name, tensor) for name, tensor in tensors.items())
+        tensors = found.tensors | {key: own[key] for key in found.randomly_initialised}
+        state_dict.update((prefix + key, tensor) for key, tensor in tensors.items())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+# The model families, in the order in which the variant of a checkpoint is searched. The keys are the full names of the
+# classes, so that a class that is defined again in a notebook replaces its predecessor.
+FAMILIES: dict[str, type[Backbone]] = {}
+
+Family = TypeVar('Family', bound=type[Backbone])
+
+
+def register_family(family: Family) -> Family:
+    """Class decorator that makes the released variants of a family known to conversion and to error messages.
+
+    Raises:
+        ValueError: the family names no released architecture.
+    """
+    if not family.archs:
+        raise ValueError(f'{family.__name__}.archs is empty: add the released architectures by name.')
+    FAMILIES[_full_name(family)] = family
+    return family
+
+
+def registered_family(backbone: type[Backbone]) -> type[Backbone] | None:
+    """Returns the family that a class is or inherits from, as it was registered last; None for other backbones."""
+    return next((FAMILIES[name] for name in map(_full_name, backbone.__mro__) if name in FAMILIES), None)
+
+
+def _full_name(kind: type) -> str:
+    return f'{kind.__module__}.{kind.__qualname__}'
+
+
 def _unwrap(state_dict: dict, prefix: str) -> None:
-    """Replace the content of a released file by its tensors: mmengine passes a file without `state_dict` as it is."""
+    """Replaces the content of a released file by its tensors: mmengine passes a file without `state_dict` unchanged."""
     if state_dict and not prefix and not any(isinstance(value, Tensor) for value in state_dict.values()):
         tensors = unwrap_state_dict(dict(state_dict))
         state_dict.clear()
@@ -180,6 +227,5 @@ def _unwrap(state_dict: dict, prefix: str) -> None:
 
 @cache
 def _block_shapes(family: type[Backbone], arch: str) -> dict[str, torch.Size]:
-    with torch.device('meta'):
-        tensors = family(arch=arch).state_dict()
-    return {name: tensor.shape for name, tensor in tensors.items() if name.startswith('layers.')}
+    tensors = family.without_weights(arch=arch).state_dict()
+    return {key: tensor.shape for key, tensor in tensors.items() if key.startswith('layers.')}

@@ -125,7 +125,7 @@ class BiMamba(nn.Module):
         dt = torch.stack([dt_proj(low_rank) for dt_proj, low_rank in zip(dt_projs, dt.unbind(1))], 1)
         return selective_scan_2d(x, dt, A, B, C, D, traversals=traversals, out_dtype=scan_dtype(x)).squeeze(1)
 
-    def _convs(self, reverse: bool) -> list[tuple[nn.Module, bool]]:
+    def _convs(self, reverse: bool) -> list[tuple[nn.Conv1d, bool]]:
         """Pairs (layer, from_end): with `from_end`, a position reads itself and later positions, else earlier ones."""
         return [(self.conv1d, reverse)] + ([(self.conv1d_b, True)] if self.two_convs else [])
 

@@ -1,5 +1,7 @@
 """SS2D, the token mixer of VMamba: a selective scan over a map in several traversals."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,7 +35,7 @@ class SS2D(nn.Module):
         channels: int,
         d_state: int = 1,
         ssm_ratio: float = 2.0,
-        dt_rank: int | str = 'auto',
+        dt_rank: int | Literal['auto'] = 'auto',
         gate: bool = False,
         conv_bias: bool = False,
         traversals: tuple[str, ...] = CROSS,

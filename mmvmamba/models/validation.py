@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.model import PretrainedInit
@@ -31,7 +32,7 @@ def check_rate(name: str, value: object) -> None:
         raise ValueError(f'{name}={value!r} must be a number, 0 to less than 1.')
 
 
-def check_ratio(name: str, value: object, channels: int, may_be_0: bool = False) -> None:
+def check_ratio(name: str, value: Any, channels: int, may_be_0: bool = False) -> None:
     """Requires a finite ratio that gives at least one of `channels` channels, or 0 if `may_be_0`."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not (int(value * channels) >= 1 or (may_be_0 and value == 0)):
@@ -74,7 +75,7 @@ def check_image(x: Tensor, channels: int, least: int = 1, conv: nn.Module | None
             f'The image is {x.shape[2]} x {x.shape[3]} pixels, smaller than a patch of {least} x {least}: '
             'enlarge or pad it.'
         )
-    if conv is not None and has_default_forward(nn.Conv2d, conv):
+    if isinstance(conv, nn.Conv2d) and has_default_forward(nn.Conv2d, conv):
         _check_like(x, conv.weight)
 
 
@@ -121,22 +122,24 @@ def resolve_arch(arch: object, archs: dict[str, dict], required: tuple[str, ...]
     return defaults | dict(arch)
 
 
-def pretrained_init_cfg(init_cfg: object, pretrained: object) -> dict | list | None:
+def pretrained_init_cfg(init_cfg: Any, pretrained: object) -> dict | list | None:
     """Validates `init_cfg`, or converts `pretrained`, its short form in mmseg and in older configs."""
     if isinstance(init_cfg, str):
         raise ValueError(
             f"init_cfg={init_cfg!r} must be a dict: init_cfg=dict(type='Pretrained', checkpoint={init_cfg!r})."
         )
-    cfgs = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg] if init_cfg else []
+    if isinstance(init_cfg, tuple):
+        init_cfg = list(init_cfg)
+    cfgs = init_cfg if isinstance(init_cfg, list) else [init_cfg] if init_cfg else []
     for cfg in cfgs:
         if not isinstance(cfg, dict) or 'type' not in cfg:
             raise ValueError(f'init_cfg={init_cfg!r} must be a dict with a type, or a list of such.')
         if _is_pretrained(cfg) and not isinstance(cfg.get('checkpoint'), (str, Path)):
-            raise ValueError(f'init_cfg={init_cfg!r} must say which checkpoint: a file or URL.')
+            raise ValueError(f'init_cfg={init_cfg!r} must name the checkpoint, a file or URL.')
     names_weights = any(map(_is_pretrained, [*cfgs, *(part for cfg in cfgs for part in _overrides(cfg))]))
     if names_weights and not (len(cfgs) == 1 and _is_pretrained(cfgs[0])):
         # MMEngine would load these weights itself and unpickle the file
-        raise ValueError(f"init_cfg={init_cfg!r} names weights among other things: give the one dict of 'Pretrained'.")
+        raise ValueError(f"init_cfg={init_cfg!r} mixes weights with other settings: pass only the 'Pretrained' dict.")
     if names_weights:
         init_cfg = dict(cfgs[0], type='Pretrained')
     if pretrained is None:

@@ -5,24 +5,32 @@ import math
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..ops.arguments import check_flag
-from ..ops.tracing import in_function_transform
-from .backbone import Backbone
+from .activation_checkpointing import call_block
+from .backbone import Backbone, register_family
 from .bimamba import BiMamba
-from .layers import DropPath, PatchEmbed, RMSNorm
-from .position import TokenGrid, insert_tokens, resize_pos_embed, rotary_angles, rotate, split_tokens
+from .layers import PatchEmbed, RMSNorm
+from .rotary import check_rope_grid, rotary_angles, rotate
+from .token_grid import (
+    RELEASED_IMG_SIZE,
+    RELEASED_PATCH_SIZE,
+    TokenGrid,
+    insert_tokens,
+    released_sizes,
+    resize_pos_embed,
+    split_tokens,
+)
 from .validation import (
     check_choice,
     check_count,
     check_image,
-    check_layout,
     check_outputs,
     check_rate,
     linear_rates,
     resolve_arch,
 )
+from .vim_block import VimBlock
 
 # The released variants (Vim, arXiv 2401.09417, section 4.1); see ARCH_DEFAULTS for the other fields.
 ARCHS = {
@@ -34,37 +42,12 @@ ARCHS = {
 ARCH_DEFAULTS = dict(d_state=16, expand=2, divide_out=True)
 
 # The paper's ablations (section 4.4): the backward direction of a block, as in `BiMamba`.
-DIRECTIONS = {
-    'none': 'none',
-    'random_flip': 'none',
-    'alternating_blocks': 'none',
-    'ssm': 'ssm',
-    'ssm_conv': 'ssm_conv',
-}
+DIRECTIONS = {'none': 'none', 'random_flip': 'none', 'alternating_blocks': 'none', 'ssm': 'ssm', 'ssm_conv': 'ssm_conv'}
 CLASS_TOKENS = {'middle': ('cls_token',), 'head': ('cls_token',), 'double': ('cls_token_head', 'cls_token_tail')}
-POOLINGS = (*CLASS_TOKENS, 'mean', 'max')
-FEATURES = ('residual', 'residual_official', 'mixer')
-PRETRAINED_SLOTS = ('middle', 'head', 'official')
-
-
-class VimBlock(nn.Module):
-    """Pre-norm residual block without MLP. The residual stream stays in float32 for any dtype of the mixer."""
-
-    def __init__(self, channels: int, mixer: BiMamba, drop_path: float):
-        super().__init__()
-        self.channels = channels
-        self.norm = RMSNorm(channels)
-        self.mixer = mixer
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
-        """(B, L, C) -> the output of the mixer and the new residual stream, both (B, L, C)."""
-        check_layout(self, x, '(B, L, C)', self.channels)
-        mixed = self.mixer(self.norm(x), reverse)
-        return mixed, x + self.drop_path(mixed)
 
 
 @MODELS.register_module()
+@register_family
 class Vim(Backbone):
     """Vim backbone: maps of one resolution for dense tasks, or a pooled feature for classification.
 
@@ -78,21 +61,21 @@ class Vim(Backbone):
         patch_size: side of a patch in pixels.
         patch_stride: distance between patches in pixels: 16, or 8 in the long-sequence models (Vim-Ti+, Vim-S+).
         in_channels: channels of the input image.
-        pooling: None returns maps. For classification, the class token in the `middle` of the sequence (the released
-            models), at its `head`, or the mean of one at each end (`double`); without class token, the `mean` of all
-            tokens, or all tokens for `TokenMaxClsHead`, which takes the maximum of their scores (`max`).
+        pooling: None returns maps. For classification: the class token in the `middle` of the sequence (the released
+            models) or at its `head`, the mean of two class tokens at its ends (`double`), the `mean` of all tokens, or
+            all tokens for `TokenMaxClsHead`, which takes the maximum of their scores (`max`).
         out_indices: the blocks whose outputs are returned as maps, in ascending order; negative indices count from the
             end. Later blocks are not built.
         feature: content of a map: the `residual` stream after the block, the output of the `mixer` alone, or
-            `residual_official`, the stream that the official segmentation code reads inside the next block. With a
-            rotary embedding, all of these maps but that of the last block are rotated once more.
-        pretrained_cls_slot: position of the class token in the checkpoint of a model without class token, whose entry
-            in the position embedding is dropped: `middle` (the released files) or `head`. `official` treats the first
-            entry as that of the class token, for any model, and leaves it first, as the official code does when it
-            resizes an embedding; this shifts half of the grid by one token.
-        bidirectionality: `ssm_conv` (the released models), or the paper's ablations: `ssm` (both directions share
+            `residual_official`, the stream that the official segmentation code reads inside the next block. There, a
+            rotary embedding has rotated the stream once more.
+        pretrained_cls_slot: position of the class token in a checkpoint, if this model has none and its entry in the
+            position embedding is dropped: `middle` (the released files) or `head`. `official` treats the first entry
+            as that of the class token, as the official code does when it resizes an embedding, which shifts half of the
+            grid by one token.
+        bidirectionality: `ssm_conv` (the released models), or an ablation of the paper: `ssm` (both directions share
             the convolution), `alternating_blocks` (every second block scans backwards), `random_flip` (training scans
-            half of the batches backwards) and `none`.
+            half of the batches backwards) or `none`.
         rope_grid: None, or the side of the pre-training grid (14 for 224 pixels), which enables the rotary position
             embedding. It rotates the whole stream before each block, like both rotary options of the official code.
         drop_path_rate: rate of stochastic depth of the last block; it rises linearly from 0 at the first. Without
@@ -109,14 +92,16 @@ class Vim(Backbone):
         CheckpointError: the weights do not fit; the message lists names and shapes.
     """
 
+    patch_embed: PatchEmbed
+
     archs = ARCHS
 
     def __init__(
         self,
         arch: str | dict = 'tiny',
-        img_size: int = 224,
-        patch_size: int = 16,
-        patch_stride: int = 16,
+        img_size: int = RELEASED_IMG_SIZE,
+        patch_size: int = RELEASED_PATCH_SIZE,
+        patch_stride: int = RELEASED_PATCH_SIZE,
         in_channels: int = 3,
         pooling: str | None = None,
         out_indices: tuple[int, ...] = (-1,),
@@ -131,14 +116,14 @@ class Vim(Backbone):
         pretrained: str | None = None,
     ):
         super().__init__(init_cfg, pretrained)
-        arch = resolve_arch(arch, ARCHS, ('embed_dims', 'depth'), ARCH_DEFAULTS, 'embed_dims=192, depth=24')
+        arch = resolve_arch(arch, self.archs, ('embed_dims', 'depth'), ARCH_DEFAULTS, 'embed_dims=192, depth=24')
         channels, depth = arch['embed_dims'], arch['depth']
         for name in ('embed_dims', 'depth', 'd_state', 'expand'):
             check_count(name, arch[name])
         for name, value in (('in_channels', in_channels), ('patch_size', patch_size), ('patch_stride', patch_stride)):
             check_count(name, value)
-        check_choice('feature', feature, FEATURES)
-        check_choice('pretrained_cls_slot', pretrained_cls_slot, PRETRAINED_SLOTS)
+        check_choice('feature', feature, ('residual', 'residual_official', 'mixer'))
+        check_choice('pretrained_cls_slot', pretrained_cls_slot, ('middle', 'head', 'official'))
         check_choice('bidirectionality', bidirectionality, DIRECTIONS)
         check_rate('drop_path_rate', drop_path_rate)
         check_outputs(out_indices, depth, 'block', -depth)
@@ -146,7 +131,7 @@ class Vim(Backbone):
         check_flag('with_cp', with_cp)
         self.out_indices = tuple(sorted({i % depth for i in out_indices}))
         if pooling is not None:
-            check_choice('pooling', pooling, POOLINGS)
+            check_choice('pooling', pooling, (*CLASS_TOKENS, 'mean', 'max'))
             if self.out_indices != (depth - 1,) or feature != 'residual':
                 raise ValueError(
                     f'pooling={pooling!r} gives one feature of the last block: leave out_indices and feature alone, '
@@ -157,13 +142,8 @@ class Vim(Backbone):
                 f'img_size={img_size} must be one integer, at least patch_size={patch_size}: the position embedding is '
                 'a square grid, which is resized to images of any size.'
             )
-        if type(frozen_stages) is not int or frozen_stages not in range(-1, depth + 1):
-            raise ValueError(f'frozen_stages={frozen_stages} must be -1 (nothing) to {depth} (all blocks).')
-        if rope_grid is not None and (type(rope_grid) is not int or rope_grid < 1 or channels % 4):
-            raise ValueError(
-                f'rope_grid={rope_grid} with embed_dims={channels}: the rotary embedding needs the side of a square '
-                'pre-training grid, one positive integer (14 for 224 pixels), and a width divisible by 4.'
-            )
+        check_count('frozen_stages', frozen_stages, -1, depth)
+        check_rope_grid(rope_grid, channels)
         self.depth = depth
         self.in_channels = in_channels
         self.patch_size = patch_size
@@ -175,8 +155,9 @@ class Vim(Backbone):
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
 
-        self.class_tokens = CLASS_TOKENS.get(pooling, ())
-        self.grid = TokenGrid(img_size, patch_size, patch_stride, pooling if self.class_tokens else 'none')
+        self.class_tokens = CLASS_TOKENS.get(pooling or 'none', ())
+        place = pooling if pooling in CLASS_TOKENS else 'none'
+        self.grid = TokenGrid(img_size, patch_size, patch_stride, place)
         self.patch_embed = PatchEmbed(in_channels, channels, patch_size, patch_stride)
         for name in self.class_tokens:
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, channels)))
@@ -189,17 +170,10 @@ class Vim(Backbone):
         self.layers = nn.ModuleList(VimBlock(channels, BiMamba(*mixer), rate) for rate in rates[:built])
         if pooling is not None:
             self.norm_f = RMSNorm(channels)
-        # The classifier belongs to the head; the rotary embedding is computed for the present size, not loaded.
-        absent = {
-            'head.': True,
-            'norm_f.': pooling is None,
-            'cls_token': not self.class_tokens,
-            'rope.freqs_': rope_grid is not None,
-        }
-        self.absent_in_backbone = (
-            *(name for name, is_absent in absent.items() if is_absent),
-            *(f'layers.{i}.' for i in range(built, depth)),
-        )
+        # the rotary embedding is computed for the size of the image instead of loaded
+        unused = {'norm_f.': pooling is None, 'cls_token': not self.class_tokens, 'rope.freqs_': rope_grid is not None}
+        unused |= {f'layers.{i}.': i >= built for i in range(depth)}
+        self.unexpected_ok = ('head.', *(prefix for prefix, is_unused in unused.items() if is_unused))
         self._reset_parameters(depth)
         self._freeze_stages()
 
@@ -221,16 +195,11 @@ class Vim(Backbone):
         x = self._embed(x)  # (B, L, C), float32 at least
         rotation = self._rotation(height, width, x)
 
-        # `checkpoint` does not support the transforms of torch.func
-        recomputes = self.with_cp and torch.is_grad_enabled() and not in_function_transform()
         outs = []
         for i, (block, reverse) in enumerate(zip(self.layers, self._reversals())):
             if rotation is not None:
                 x = rotate(x, *rotation)
-            if recomputes:
-                mixed, x = checkpoint(block, x, reverse, use_reentrant=False)
-            else:
-                mixed, x = block(x, reverse)
+            mixed, x = call_block(block, x, reverse, with_cp=self.with_cp)
             if i in self.out_indices:
                 outs.append(self._feature(mixed, x, rotation, i))
         if self.pooling is not None:
@@ -267,9 +236,9 @@ class Vim(Backbone):
     def _feature(self, mixed: Tensor, x: Tensor, rotation: tuple[Tensor, Tensor] | None, i: int) -> Tensor:
         if self.feature == 'mixer':
             return mixed
-        has_next = i + 1 < self.depth
-        rotated_again = self.feature == 'residual_official' and rotation is not None and has_next
-        return rotate(x, *rotation) if rotated_again else x
+        if self.feature == 'residual_official' and rotation is not None and i + 1 < self.depth:
+            return rotate(x, *rotation)
+        return x
 
     def _pool(self, x: Tensor, patches: int) -> Tensor:
         if self.class_tokens:
@@ -289,7 +258,7 @@ class Vim(Backbone):
     def num_blocks(self) -> int:
         return len(self.layers)
 
-    def layer_of(self, name: str) -> int:
+    def layer_depth(self, name: str) -> int:
         top, *rest = name.split('.')
         if top == 'layers':
             return 1 + int(rest[0])
@@ -304,14 +273,16 @@ class Vim(Backbone):
         # lecun_normal_ of timm 0.4.12, which the official code pins: it divides by the factor 0.8796 of a cut at two
         # standard deviations, but cuts at 49 of them
         nn.init.normal_(proj.weight, std=proj.weight[0].numel() ** -0.5 / 0.8796)
-        nn.init.zeros_(proj.bias)
+        if proj.bias is not None:
+            nn.init.zeros_(proj.bias)
         for name in ('pos_embed', *self.class_tokens):
             nn.init.trunc_normal_(getattr(self, name), std=0.02)
         with torch.no_grad():
-            for block in self.layers:  # a sum of this many branches starts with the variance of one (GPT-2)
-                block.mixer.out_proj.weight.div_(math.sqrt(depth))
+            for name, parameter in self.layers.named_parameters():
+                if name.endswith('.mixer.out_proj.weight'):
+                    parameter.div_(math.sqrt(depth))  # the sum of all branches has the variance of one (GPT-2)
 
-    def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def resize_checkpoint_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resizes the position embedding of a checkpoint to the class tokens and grid of this model."""
         pos_embed = tensors.get('pos_embed')
         if pos_embed is None or pos_embed.dim() != 3 or pos_embed.shape == self.pos_embed.shape:
@@ -319,12 +290,11 @@ class Vim(Backbone):
         class_tokens = sum(name.startswith('cls_token') for name in tensors)
         if self.class_tokens and class_tokens != len(self.class_tokens):
             return tensors  # other class tokens: the comparison of names and shapes reports them
-        return tensors | dict(pos_embed=self.grid.fit(pos_embed, class_tokens, self.pretrained_cls_slot))
+        return tensors | dict(pos_embed=self.grid.convert_pos_embed(pos_embed, class_tokens, self.pretrained_cls_slot))
 
     @classmethod
-    def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
-        """Also finds the image size that leaves the position embedding unchanged; 27 x 27 is stride 8 at 224 pixels."""
-        variant = super().variant_of(tensors)
-        grid = math.isqrt(tensors['pos_embed'].shape[1]) if 'pos_embed' in tensors else 14
-        size = dict(patch_stride=8) if grid == 27 else dict(patch_stride=16, img_size=16 * grid)
-        return variant and variant | size | dict(pooling='middle')
+    def identify_variant(cls, tensors: dict[str, Tensor]) -> dict | None:
+        """Also returns the sizes for which the position embedding is not resized."""
+        variant = super().identify_variant(tensors)
+        sizes = released_sizes(tensors['pos_embed']) if 'pos_embed' in tensors else {}
+        return variant and variant | sizes | dict(pooling='middle')

@@ -3,30 +3,27 @@
 import re
 from collections.abc import Iterable
 
-import torch
-from einops import rearrange
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
 from ..ops.arguments import check_flag
-from ..ops.tracing import in_function_transform
-from .backbone import Backbone
-from .layers import ChannelsFirst, ChannelsLast, DropPath, LayerNorm, laid_out_channels_last
-from .mlp import MLP
+from .activation_checkpointing import call_block
+from .backbone import Backbone, register_family
+from .downsampling import DOWNSAMPLES, STEMS
+from .layers import laid_out_channels_last
 from .ss2d import SS2D
 from .validation import (
     check_choice,
     check_count,
     check_image,
-    check_layout,
     check_outputs,
     check_rate,
     check_ratio,
     linear_rates,
     resolve_arch,
 )
+from .vss_block import VSSBlock
 
 _VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
 
@@ -52,87 +49,6 @@ ARCH_DEFAULTS = dict(
 SCANS = {'cross': CROSS, 'unidirectional': UNIDIRECTIONAL, 'bidirectional': BIDIRECTIONAL}
 
 
-class PatchStem(nn.Sequential):
-    """First generation: non-overlapping 4x4 patches. (B, 3, H, W) -> (B, H // 4, W // 4, C)."""
-
-    smallest_image = 4
-
-    def __init__(self, in_channels: int, channels: int):
-        super().__init__(nn.Conv2d(in_channels, channels, 4, stride=4), ChannelsLast(), nn.LayerNorm(channels))
-
-
-class ConvStem(nn.Sequential):
-    """Current generation: two 3x3 convolutions of stride 2. (B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
-
-    smallest_image = 1
-
-    def __init__(self, in_channels: int, channels: int):
-        super().__init__(
-            nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
-            ChannelsLast(),
-            nn.LayerNorm(channels // 2),
-            ChannelsFirst(),
-            nn.GELU(),
-            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
-            ChannelsLast(),
-            nn.LayerNorm(channels),
-        )
-
-
-class PatchMerging(nn.Module):
-    """First generation: Swin's patch merging (arXiv 2103.14030). (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * in_channels)
-        self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = ((size + 1) // 2 for size in x.shape[1:3])
-        x = nn.functional.pad(x, (0, 0, 0, 2 * width - x.shape[2], 0, 2 * height - x.shape[1]))
-        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))
-        x = rearrange(x, 'b h row w column c -> b h w (column row c)')
-        return self.reduction(self.norm(x))
-
-
-class ConvDownsample(nn.Sequential):
-    """Current generation: one 3x3 convolution of stride 2. (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(
-            ChannelsFirst(),
-            nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1),
-            ChannelsLast(),
-            nn.LayerNorm(out_channels),
-        )
-
-
-STEMS = {'patch': PatchStem, 'conv': ConvStem}
-DOWNSAMPLES = {'merging': PatchMerging, 'conv': ConvDownsample}
-
-
-class VSSBlock(nn.Module):
-    """Pre-norm residual block: x + SS2D(norm(x)), then, in the current generation, x + MLP(norm2(x))."""
-
-    def __init__(self, channels: int, op: SS2D, mlp_ratio: float, drop_path: float):
-        super().__init__()
-        self.channels = channels
-        self.norm = LayerNorm(channels)
-        self.op = op
-        self.drop_path = DropPath(drop_path)
-        self.has_mlp = mlp_ratio > 0
-        if self.has_mlp:
-            self.norm2 = LayerNorm(channels)
-            self.mlp = MLP(channels, int(mlp_ratio * channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        check_layout(self, x, '(B, H, W, C)', self.channels)
-        x = x + self.drop_path(self.op(self.norm(x)))
-        if self.has_mlp:
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x
-
-
 class Stage(nn.Module):
     """The blocks of one resolution and the downsampling to the next one (none after the last stage)."""
 
@@ -143,14 +59,13 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, with_cp: bool) -> tuple[Tensor, Tensor]:
         """Returns the output of this stage and the input of the next one."""
-        # `checkpoint` does not support the transforms of torch.func
-        recomputes = with_cp and torch.is_grad_enabled() and not in_function_transform()
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if recomputes else block(x)
+            x = call_block(block, x, with_cp=with_cp)
         return x, self.downsample(x)
 
 
 @MODELS.register_module()
+@register_family
 class VMamba(Backbone):
     """VMamba backbone: feature maps at strides 4, 8, 16 and 32.
 
@@ -177,10 +92,12 @@ class VMamba(Backbone):
         CheckpointError: the weights do not fit; the message lists names and shapes.
     """
 
+    patch_embed: nn.Sequential
+
     archs = ARCHS
-    absent_in_classifier = ('outnorm',)
-    absent_in_backbone = ('classifier.', 'norm.', 'head.', 'outnorm')
-    classifier_names = {
+    missing_ok = ('outnorm',)
+    unexpected_ok = ('classifier.', 'norm.', 'head.', 'outnorm')
+    classifier_keys = {
         'classifier.norm.': 'backbone.outnorm3.',
         'norm.': 'backbone.outnorm3.',
         'classifier.head.': 'head.fc.',
@@ -200,16 +117,13 @@ class VMamba(Backbone):
         pretrained: str | None = None,
     ):
         super().__init__(init_cfg, pretrained)
-        arch = _resolve_arch(arch)
+        arch = _resolve_arch(arch, self.archs)
         dims, depths = arch['dims'], arch['depths']
         check_count('in_channels', in_channels)
         check_rate('drop_path_rate', drop_path_rate)
         check_outputs(out_indices, 4, 'stage')
         check_flag('with_cp', with_cp)
-        if type(frozen_stages) is not int or frozen_stages not in range(-1, 5):
-            raise ValueError(
-                f'frozen_stages={frozen_stages} must be -1 (nothing) to 4 (everything but the output norms).'
-            )
+        check_count('frozen_stages', frozen_stages, -1, 4)
         traversals = _resolve_traversals(traversals)
         self.in_channels = in_channels
         self.out_indices = tuple(sorted(out_indices))
@@ -222,7 +136,8 @@ class VMamba(Backbone):
         rates = iter(linear_rates(drop_path_rate, sum(depths)))
         last = self.out_indices[-1]
         self.layers = nn.ModuleList()
-        for i, (channels, depth) in enumerate(zip(dims, depths[: last + 1])):
+        self.depths = tuple(depths[: last + 1])
+        for i, (channels, depth) in enumerate(zip(dims, self.depths)):
             blocks = [
                 VSSBlock(channels, SS2D(channels, **mixer, traversals=traversals), arch['mlp_ratio'], next(rates))
                 for _ in range(depth)
@@ -232,7 +147,7 @@ class VMamba(Backbone):
         for i in self.out_indices:
             self.add_module(f'outnorm{i}', nn.LayerNorm(dims[i]))
         not_built = (f'layers.{last}.downsample.', *(f'layers.{i}.' for i in range(last + 1, 4)))
-        self.absent_in_backbone = (*type(self).absent_in_backbone, *not_built)
+        self.unexpected_ok = (*type(self).unexpected_ok, *not_built)
         self.apply(_init_linear)
         self._freeze_stages()
 
@@ -249,9 +164,9 @@ class VMamba(Backbone):
 
     @property
     def num_blocks(self) -> int:
-        return sum(len(stage.blocks) for stage in self.layers)
+        return sum(self.depths)
 
-    def layer_of(self, name: str) -> int:
+    def layer_depth(self, name: str) -> int:
         top, *rest = name.split('.')
         if top == 'patch_embed':
             return 0
@@ -259,30 +174,30 @@ class VMamba(Backbone):
             return self.num_blocks + 1
         stage, part, index = int(rest[0]), rest[1], rest[2]
         # a downsampling layer has the learning rate of the block that follows
-        index = len(self.layers[stage].blocks) if part == 'downsample' else int(index)
-        return 1 + sum(len(stage.blocks) for stage in self.layers[:stage]) + index
+        index = self.depths[stage] if part == 'downsample' else int(index)
+        return 1 + sum(self.depths[:stage]) + index
 
     @staticmethod
-    def own_name(name: str) -> str:
-        for old, new in _OLDER_NAMES:
-            name = re.sub(old, new, name)
-        return name
+    def rename_checkpoint_key(key: str) -> str:
+        for old, new in _OLDER_KEYS:
+            key = re.sub(old, new, key)
+        return key
 
-    def says_nothing(self, names: Iterable[str]) -> set[str]:
-        """A classifier has the norm of its last output only, which differs from the norms of several outputs."""
-        norms = {name for name in names if name.startswith('outnorm')}
-        is_classifier = all(name.startswith('outnorm3.') for name in norms)
+    def keys_to_skip(self, keys: Iterable[str]) -> set[str]:
+        """Skips the norm of a classifier, which was not trained as one of several output norms."""
+        norms = {key for key in keys if key.startswith('outnorm')}
+        is_classifier = all(key.startswith('outnorm3.') for key in norms)
         return norms if is_classifier and self.out_indices != (3,) else set()
 
     @classmethod
-    def variant_of(cls, tensors: dict[str, Tensor]) -> dict | None:
-        variant = super().variant_of(tensors)
+    def identify_variant(cls, tensors: dict[str, Tensor]) -> dict | None:
+        variant = super().identify_variant(tensors)
         outputs = tuple(i for i in range(4) if f'outnorm{i}.weight' in tensors) or (3,)
         return variant and variant | dict(out_indices=outputs)
 
 
-# Names of the same tensors in other generations of released files.
-_OLDER_NAMES = (
+# Keys in other generations of released checkpoints.
+_OLDER_KEYS = (
     (r'^patch_embed\.proj\.', 'patch_embed.0.'),
     (r'^patch_embed\.norm\.', 'patch_embed.2.'),
     (r'\.self_attention\.', '.op.'),
@@ -294,9 +209,9 @@ _OLDER_NAMES = (
 )
 
 
-def _resolve_arch(arch: str | dict) -> dict:
+def _resolve_arch(arch: str | dict, archs: dict[str, dict]) -> dict:
     """Validates an architecture and returns all its fields, with four widths and depths."""
-    arch = resolve_arch(arch, ARCHS, ('dims', 'depths'), ARCH_DEFAULTS, 'dims=96, depths=(2, 2, 8, 2)')
+    arch = resolve_arch(arch, archs, ('dims', 'depths'), ARCH_DEFAULTS, 'dims=96, depths=(2, 2, 8, 2)')
     if isinstance(arch['dims'], int):
         arch['dims'] = [arch['dims'] * 2**i for i in range(4)]
     for field in ('dims', 'depths'):

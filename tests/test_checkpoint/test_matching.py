@@ -1,4 +1,4 @@
-"""A tensor of another type is no weight, and nothing is loaded beside it."""
+"""Tests matching: tensors of an unsuitable type or value are rejected, and foreign load hooks run."""
 
 import pytest
 import torch
@@ -6,14 +6,14 @@ from mmengine.model import BaseModule
 from torch import nn
 
 from mmvmamba import VMamba
-from mmvmamba.checkpoint import CheckpointError, load_checked, match
+from mmvmamba.checkpoint import CheckpointError, load_checked, load_pretrained, match_state_dict
 
 ARCH = dict(dims=8, depths=(1, 1, 1, 1), ssm_ratio=1.0)
 TENSOR = 'layers.1.blocks.0.op.in_proj.weight'
 
 
 class Detector(BaseModule):
-    """With a neck that reads an old name and an old shape."""
+    """A model with a neck whose load hook renames an old key and converts an old shape."""
 
     def __init__(self):
         super().__init__()
@@ -57,7 +57,7 @@ def test_another_type_is_refused_before_anything_is_loaded(name, change):
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     tensors = {key: torch.zeros_like(tensor) for key, tensor in before.items()}
     tensors[name] = TYPES[change](tensors[name])
-    with pytest.raises(CheckpointError, match=rf'file\.pth.*type.*{name.removeprefix("backbone.")} is ') as error:
+    with pytest.raises(CheckpointError, match=rf'file\.pth.*mismatched.*{name.removeprefix("backbone.")} is ') as error:
         load_checked(model, tensors, 'file.pth')
     assert '\n' not in str(error.value)
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
@@ -119,7 +119,7 @@ def test_nested_tensors_are_named():
 
 def test_names_in_a_report_are_printable(capsys):
     model = nn.Linear(1, 1)
-    found = match(model, model.state_dict() | {'a\n\x1b[31mb': torch.ones(1)})
+    found = match_state_dict(model, model.state_dict() | {'a\n\x1b[31mb': torch.ones(1)})
     assert found.report().count('\n') == 2
     assert r'a\n\x1b[31mb' in found.report() and r'a\n\x1b[31mb' in found.differences()
 
@@ -131,17 +131,88 @@ def test_hooks_of_other_modules_rename_and_reshape():
         tensors[f'neck.old.{part}'] = tensors.pop(f'neck.conv.{part}') + 2
     tensors['neck.scales'] = torch.arange(5.0)
     del tensors['neck.scale'], tensors['neck.norm.num_batches_tracked']
-    found = match(model, tensors)
+    found = match_state_dict(model, tensors)
     assert found.sources['neck.conv.bias'] == 'neck.old.bias'
     assert found.sources['neck.scale'] == 'neck.scales'
     assert found.resized == ['neck.scale']
-    assert not (found.missing or found.fresh or found.left or found.misshapen)
+    assert not (found.missing or found.randomly_initialised or found.unexpected or found.mismatched)
     load_checked(model, tensors, 'file.pth')
     assert model.neck.scale == 2
     assert (model.neck.conv.weight == 2).all()
 
 
-def test_the_file_is_read_and_judged_once(tmp_path, monkeypatch):
+def test_renamed_tensor_of_another_shape_is_listed_as_mismatched():
+    """Fine-tuning must be able to skip a head with another number of classes, also in a file with old keys."""
+    model = Detector()
+    tensors = model.state_dict()
+    for part in ('weight', 'bias'):
+        tensors[f'neck.old.{part}'] = tensors.pop(f'neck.conv.{part}')[:3] + 2
+    del tensors['neck.norm.num_batches_tracked']
+    found = match_state_dict(model, tensors)
+    assert found.mismatched == {
+        'neck.conv.weight': 'has shape (3, 8, 1, 1) instead of (8, 8, 1, 1)',
+        'neck.conv.bias': 'has shape (3,) instead of (8,)',
+    }
+    assert not found.missing and 'neck.scale' in found.tensors
+    load_checked(model, tensors, 'file.pth', least=0.5)
+
+
+def test_matching_does_not_change_the_state_dict():
+    """PyTorch stores the option `assign` in the metadata, which would also apply to later loads."""
+    model, tensors = Detector(), Detector().state_dict()
+    kept = model.neck.conv.weight
+    tensors['neck.conv.weight'].requires_grad_()
+    match_state_dict(model, tensors)
+    model.load_state_dict(tensors)
+    assert model.neck.conv.weight is kept
+    assert tensors['neck.conv.weight'].requires_grad
+
+
+class CopyingNeck(nn.Module):
+    """Copies its tensor itself instead of calling PyTorch's code, as some quantised layers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('scale', torch.zeros(2))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        self.scale.copy_(state_dict[f'{prefix}scale'])
+
+
+def test_module_that_copies_its_tensors_itself_is_loaded():
+    model = nn.Sequential(CopyingNeck())
+    found = match_state_dict(model, {'0.scale': torch.ones(2)})
+    assert found.tensors.keys() == {'0.scale'} and not found.missing
+    found.load_into(model)
+    assert model[0].scale.tolist() == [1, 1]
+
+
+class FailingNeck(nn.Module):
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        errors.append('version 3 of this neck\nis not supported')
+
+
+def test_error_of_a_load_hook_is_raised():
+    with pytest.raises(CheckpointError, match=r'^file\.pth: version 3 of this neck is not supported$'):
+        match_state_dict(nn.Sequential(FailingNeck()), {'0.weight': torch.ones(2)}, 'file.pth')
+
+
+def test_pretrained_part_reports_what_the_file_does_not_have(tmp_path, monkeypatch):
+    """A module that is not a backbone accepts a file with fewer tensors, but not one with unsuitable tensors."""
+    messages = []
+    monkeypatch.setattr('mmvmamba.checkpoint.loading.print_log', lambda message, **_: messages.append(message))
+    tensors = {f'neck.{key}': tensor for key, tensor in Neck().state_dict().items()}
+    del tensors['neck.norm.bias']
+    torch.save(tensors, tmp_path / 'file.pth')
+    load_pretrained(Neck(), tmp_path / 'file.pth', prefix='neck')
+    assert messages[-1].endswith('does not have all tensors of Neck, which keep their values: norm.bias')
+    tensors['neck.conv.weight'] = tensors['neck.conv.weight'].long()
+    torch.save(tensors, tmp_path / 'file.pth')
+    with pytest.raises(CheckpointError, match='does not fit Neck; 1 missing: norm.bias; 1 mismatched: conv.weight is '):
+        load_pretrained(Neck(), tmp_path / 'file.pth', prefix='neck')
+
+
+def test_file_is_read_and_matched_once(tmp_path, monkeypatch):
     from mmvmamba.checkpoint import loading
 
     counts = dict(read=0, match=0)
@@ -154,7 +225,7 @@ def test_the_file_is_read_and_judged_once(tmp_path, monkeypatch):
         return call
 
     monkeypatch.setattr(loading, 'read_checkpoint', counted('read', loading.read_checkpoint))
-    monkeypatch.setattr(loading, 'match', counted('match', loading.match))
+    monkeypatch.setattr(loading, 'match_state_dict', counted('match', loading.match_state_dict))
     torch.save(VMamba(ARCH).state_dict(), tmp_path / 'file.pth')
     VMamba(ARCH, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'file.pth'))).init_weights()
     assert counts == dict(read=1, match=1)

@@ -1,4 +1,4 @@
-"""Tests the behaviour that configs rely on, for every family; new families are found as subclasses of `Backbone`."""
+"""Tests the behaviour that configs rely on, for every family; new families are found in the registry."""
 
 import inspect
 import os
@@ -11,7 +11,7 @@ from torch import nn
 
 from mmvmamba.checkpoint import CheckpointError
 from mmvmamba.models import Vim, VMamba
-from mmvmamba.models.backbone import Backbone
+from mmvmamba.models.backbone import FAMILIES
 from tests.test_checkpoint.attacks import Calls
 from tests.toy_family import RowMamba
 
@@ -23,7 +23,7 @@ SMALL = {
 }
 NORMAL = dict(type='Normal', layer='Linear', std=0.02)
 WEIGHTS = dict(type='Pretrained', checkpoint='a.pth', name='patch_embed')
-FAMILIES = Backbone.__subclasses__()
+FAMILIES = list(FAMILIES.values())
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.__name__)
@@ -277,9 +277,9 @@ def test_released_variants_are_identified(family):
     for name in family.archs:
         with torch.device('meta'):
             tensors = family(name).state_dict()
-        found = family.variant_of(tensors)
+        found = family.identify_variant(tensors)
         assert found and family.archs[found['arch']] == family.archs[name]
-        assert max(FAMILIES, key=lambda other: other.resemblance(tensors)) is family
+        assert max(FAMILIES, key=lambda other: other.count_matching_keys(tensors)) is family
 
 
 def test_training_reduces_the_loss(family):
@@ -329,11 +329,14 @@ def test_images_that_do_not_match_the_weights_are_rejected(family, x, message):
         (dict(with_cp=torch.tensor(1)), 'with_cp=.* must be True or False'),
         (dict(in_channels=0), 'in_channels=0 must be an integer, at least 1'),
         (dict(init_cfg={'checkpoint': 'a.pth'}), 'must be a dict with a type'),
-        (dict(init_cfg={'type': 'Pretrained'}), 'must say which checkpoint'),
+        (dict(init_cfg={'type': 'Pretrained'}), 'must name the checkpoint'),
         (dict(init_cfg=7), 'init_cfg=7 must be a dict with a type'),
-        (dict(init_cfg=[NORMAL, WEIGHTS]), 'names weights among other things: give the one dict'),
-        (dict(init_cfg=NORMAL | dict(override=WEIGHTS)), 'names weights among other things: give the one dict'),
-        (dict(init_cfg=[NORMAL | dict(override=[WEIGHTS])]), 'names weights among other things: give the one dict'),
+        (dict(init_cfg=[NORMAL, WEIGHTS]), 'mixes weights with other settings: pass only'),
+        (dict(init_cfg=NORMAL | dict(override=WEIGHTS)), 'mixes weights with other settings: pass only'),
+        (
+            dict(init_cfg=[NORMAL | dict(override=[WEIGHTS])]),
+            'mixes weights with other settings: pass only',
+        ),
     ],
 )
 def test_arguments_are_checked_at_construction(family, arguments, message):

@@ -174,7 +174,7 @@ def test_pretrained_weights_load(tmp_path, log):
 
     with pytest.raises(CheckpointError, match=r'none\.pth does not exist'):
         MODELS.build(SMALL | dict(pretrained=str(tmp_path / 'none.pth'))).init_weights()
-    with pytest.raises(CheckpointError, match='does not fit VMamba: it lacks layers.2.blocks.1'):
+    with pytest.raises(CheckpointError, match='does not fit VMamba; missing keys: layers.2.blocks.1'):
         MODELS.build(SMALL | dict(pretrained=str(path), depths=(1, 1, 2, 1))).init_weights()
     with pytest.raises(ValueError, match='both name weights'):
         MODELS.build(SMALL | dict(pretrained='a.pth', init_cfg=dict(type='Pretrained', checkpoint='b.pth')))

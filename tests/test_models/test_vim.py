@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 
 from mmvmamba import Vim
 from mmvmamba.checkpoint import CheckpointError
-from mmvmamba.models import position
+from mmvmamba.models import token_grid
 from mmvmamba.models.bimamba import BiMamba
 from mmvmamba.ops import use_backend
 
@@ -331,7 +331,7 @@ def test_layer_depths():
         (dict(bidirectionality='both'), "bidirectionality='both' must be one of none, random_flip"),
         (dict(pretrained_cls_slot='double'), "pretrained_cls_slot='double' must be one of middle, head, official"),
         (dict(out_indices=(24,)), r'out_indices=\(24,\) must name blocks -24 to 23'),
-        (dict(frozen_stages=25), 'frozen_stages=25 must be -1'),
+        (dict(frozen_stages=25), 'frozen_stages=25 must be an integer, -1 to 24'),
         (dict(img_size=(224, 160)), r'img_size=\(224, 160\) must be one integer, at least patch_size=16'),
         (dict(img_size=8), 'img_size=8 must be one integer, at least patch_size=16'),
         (dict(rope_grid=(14, 10)), r'rope_grid=\(14, 10\) .* needs the side of a square pre-training grid'),
@@ -352,14 +352,15 @@ class TestPosition:
     @pytest.mark.parametrize('place, slots', [('middle', (4,)), ('head', (0,)), ('double', (0, 10)), ('none', ())])
     def test_inserted_tokens_can_be_split_off_again(self, place, slots):
         sequence, extra = torch.randn(2, 9, 3), torch.randn(1, len(slots), 3)
-        assert position.class_slots(place, 9) == slots
-        joined = position.insert_tokens(sequence, extra, slots)
+        assert token_grid.class_slots(place, 9) == slots
+        joined = token_grid.insert_tokens(sequence, extra, slots)
         assert all(torch.equal(joined[1, slot], token) for slot, token in zip(slots, extra[0]))
-        assert torch.equal(position.split_tokens(joined, slots)[0], sequence)
+        assert torch.equal(token_grid.split_tokens(joined, slots)[0], sequence)
 
     def test_resizing_preserves_a_linear_embedding(self):
         row, column = torch.meshgrid(torch.arange(6.0), torch.arange(6.0), indexing='ij')
-        out = position.resize_pos_embed(torch.stack([row, column], -1).flatten(0, 1)[None], 12, 6).unflatten(1, (12, 6))
+        grid = torch.stack([row, column], -1).flatten(0, 1)[None]
+        out = token_grid.resize_pos_embed(grid, 12, 6).unflatten(1, (12, 6))
         # this bicubic kernel (a = -0.75) reproduces linear functions only to within 0.05 of a cell
         torch.testing.assert_close(out[0, 4:8, 3, 0], torch.tensor([1.75, 2.25, 2.75, 3.25]), atol=0.05, rtol=0)
         torch.testing.assert_close(out[0, :, 2:4, 1], torch.tensor([2.0, 3.0]).expand(12, 2))
@@ -442,13 +443,13 @@ class TestLoading:
     def test_stride_8_file_is_rejected_by_a_stride_16_model(self, official, size):
         path, _ = official(img_size=size, patch_stride=8)
         side = (size - 16) // 8 + 1
-        message = rf'{side} x {side} grid, .* needs Vim\(patch_stride=8\), this model has patch_stride=16'
+        message = rf'{side} x {side} grid, .* this model has patch_stride=16: use Vim\(patch_stride=8\), or'
         with pytest.raises(CheckpointError, match=message):
             self.start(path, pooling='middle')
 
     def test_ambiguous_grid_asks_for_img_size(self, official):
         path, _ = official(img_size=432)  # 27 x 27, as for stride 8 at 224
-        with pytest.raises(CheckpointError, match='give their size as img_size'):
+        with pytest.raises(CheckpointError, match='set img_size to their size'):
             self.start(path, pooling='middle', img_size=224)
         self.start(path, pooling='middle', img_size=432)
 
@@ -456,7 +457,7 @@ class TestLoading:
         buffers = {'rope.freqs_cos': torch.ones(36, 16), 'rope.freqs_sin': torch.zeros(36, 16)}
         path, _ = official(change=lambda state: state.update(buffers))
         self.start(path, rope_grid=6)
-        with pytest.raises(CheckpointError, match='holds, but the model does not, rope.freqs_cos, rope.freqs_sin'):
+        with pytest.raises(CheckpointError, match='unexpected keys: rope.freqs_cos, rope.freqs_sin'):
             self.start(path)
 
     def test_backbone_of_a_segmentor_file_loads(self, official):
@@ -475,21 +476,21 @@ class TestLoading:
     @pytest.mark.parametrize(
         'change, message',
         [
-            (lambda s: s.pop('layers.0.mixer.A_b_log'), 'lacks layers.0.mixer.A_b_log'),
-            (lambda s: s.pop('cls_token'), 'lacks cls_token'),
-            (lambda s: s.pop('norm_f.weight'), 'lacks norm_f.weight'),
-            (lambda s: s.update(extra=torch.ones(1)), 'holds, but the model does not, extra'),
+            (lambda s: s.pop('layers.0.mixer.A_b_log'), 'missing keys: layers.0.mixer.A_b_log'),
+            (lambda s: s.pop('cls_token'), 'missing keys: cls_token'),
+            (lambda s: s.pop('norm_f.weight'), 'missing keys: norm_f.weight'),
+            (lambda s: s.update(extra=torch.ones(1)), 'unexpected keys: extra'),
             (
                 lambda s: s.update(pos_embed=torch.ones(1, 41, 16)),
-                'has 41 entries, which is no square grid plus 1 class token',
+                'has 41 entries, which is not a square grid plus 1 class token',
             ),
             (
                 lambda s: s.update(pos_embed=torch.ones(1, 37, 8)),
-                r'another shape for pos_embed \(1, 37, 8\) \(here \(1, 37, 16\)\)',
+                r'mismatched tensors: pos_embed has shape \(1, 37, 8\) instead of \(1, 37, 16\)',
             ),
             (
                 lambda s: s.update({'norm_f.weight': torch.ones(9)}),
-                r'another shape for norm_f.weight \(9,\) \(here \(16,\)\)',
+                r'mismatched tensors: norm_f.weight has shape \(9,\) instead of \(16,\)',
             ),
         ],
     )
@@ -500,7 +501,7 @@ class TestLoading:
 
     def test_file_of_another_pooling_is_rejected(self, official):
         path, _ = official()
-        with pytest.raises(CheckpointError, match='lacks cls_token_head, cls_token_tail'):
+        with pytest.raises(CheckpointError, match='missing keys: cls_token_head, cls_token_tail'):
             self.start(path, pooling='double')
 
 

@@ -238,14 +238,14 @@ class TestLoading:
     @pytest.mark.parametrize(
         'change, message',
         [
-            (lambda s: s.pop('layers.0.blocks.0.norm.weight'), 'lacks layers.0.blocks.0.norm.weight'),
-            (lambda s: s.pop('outnorm1.bias'), 'lacks outnorm1.bias'),
-            (lambda s: s.update(extra=torch.ones(1)), 'holds, but the model does not, extra'),
+            (lambda s: s.pop('layers.0.blocks.0.norm.weight'), 'missing keys: layers.0.blocks.0.norm.weight'),
+            (lambda s: s.pop('outnorm1.bias'), 'missing keys: outnorm1.bias'),
+            (lambda s: s.update(extra=torch.ones(1)), 'unexpected keys: extra'),
             (
                 lambda s: s.update({'outnorm0.bias': torch.ones(9)}),
-                r'another shape for outnorm0.bias \(9,\) \(here \(8,\)\)',
+                r'mismatched tensors: outnorm0.bias has shape \(9,\) instead of \(8,\)',
             ),
-            (lambda s: s.clear(), 'lacks patch_embed.0.weight'),
+            (lambda s: s.clear(), 'missing keys: patch_embed.0.weight'),
         ],
     )
     def test_mismatching_weights_are_rejected_even_when_not_strict(self, change, message, strict):

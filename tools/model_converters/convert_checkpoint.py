@@ -54,7 +54,7 @@ def main(argv=None):
         found = to_mmengine(state_dict, build(args.config) if args.config else None, args.checkpoint)
     except CheckpointError as error:
         sys.exit(f'{args.checkpoint} is not converted: {str(error).removeprefix(f"{args.checkpoint}: ")}')
-    save(to_official(found.taken) if args.to == 'official' else found.taken, checkpoint.get('meta'), args.out)
+    save(to_official(found.tensors) if args.to == 'official' else found.tensors, checkpoint.get('meta'), args.out)
     print(f'{args.checkpoint} -> {args.out}: {found.report()}')
 
 

@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ...checkpoint import Match, match, unwrap_model, unwrap_state_dict
+from ...checkpoint import Match, match_state_dict, unwrap_model, unwrap_state_dict
 
 
 @HOOKS.register_module(name=['OfficialCheckpointHook', 'PlaceOfficialNamesHook'])
@@ -30,8 +30,8 @@ class OfficialCheckpointHook(Hook):
         if runner._resume:  # a checkpoint of this run, whose averaged weights EMAHook exchanges by name
             return
         found, self.found = self.found, None
-        found = found or match(unwrap_model(runner.model), unwrap_state_dict(checkpoint))
-        checkpoint['state_dict'] = OrderedDict(found.taken)
+        found = found or match_state_dict(unwrap_model(runner.model), unwrap_state_dict(checkpoint))
+        checkpoint['state_dict'] = OrderedDict(found.tensors)
 
 
 PlaceOfficialNamesHook = OfficialCheckpointHook  # its name before version 0.2.0

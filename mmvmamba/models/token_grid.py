@@ -1,4 +1,4 @@
-"""Token positions of Vim: class token slots, absolute and rotary position embeddings."""
+"""The tokens of Vim: positions of patches and class tokens, and the absolute position embedding."""
 
 import math
 from dataclasses import dataclass
@@ -10,13 +10,32 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from ..checkpoint import CheckpointError
 
-# The released models: image size of the pre-training, and patch stride of the long-sequence models (Vim-Ti+, Vim-S+).
-RELEASED_SIZE = 224
+# Sizes of the images and patches of the released models, in pixels, and the patch stride of the long-sequence models
+# (Vim-Ti+, Vim-S+). The patches of the other models do not overlap.
+RELEASED_IMG_SIZE = 224
+RELEASED_PATCH_SIZE = 16
 LONG_SEQUENCE_STRIDE = 8
 
 
+def patches_per_side(img_size: int, patch_size: int, patch_stride: int) -> int:
+    """Returns the number of patches in a row or column of a square image."""
+    return (img_size - patch_size) // patch_stride + 1
+
+
+def released_sizes(pos_embed: Tensor) -> dict[str, int]:
+    """Returns the arguments of `Vim` for which the position embedding of a released checkpoint is not resized.
+
+    The embedding of a long-sequence model is identified by its size, 27 x 27. Other embeddings are assumed to have a
+    patch stride of 16.
+    """
+    side = math.isqrt(pos_embed.shape[1])
+    if side == patches_per_side(RELEASED_IMG_SIZE, RELEASED_PATCH_SIZE, LONG_SEQUENCE_STRIDE):
+        return dict(patch_stride=LONG_SEQUENCE_STRIDE)
+    return dict(patch_stride=RELEASED_PATCH_SIZE, img_size=RELEASED_PATCH_SIZE * side)
+
+
 def class_slots(place: str, patches: int) -> tuple[int, ...]:
-    """Indices of the class tokens in a sequence of this many patches and the class tokens."""
+    """Returns the indices of the class tokens in a sequence of this many patches and the class tokens."""
     return {'none': (), 'head': (0,), 'middle': (patches // 2,), 'double': (0, patches + 1)}[place]
 
 
@@ -38,23 +57,20 @@ class TokenGrid:
 
     @property
     def side(self) -> int:
-        """Patches in a row."""
-        return self._side(self.img_size, self.patch_stride)
-
-    def _side(self, img_size: int, patch_stride: int) -> int:
-        return (img_size - self.patch_size) // patch_stride + 1
+        """The number of patches in a row."""
+        return patches_per_side(self.img_size, self.patch_size, self.patch_stride)
 
     def slots(self, patches: int) -> tuple[int, ...]:
-        """Indices of the class tokens in a sequence of this many patches."""
+        """Returns the indices of the class tokens in a sequence of this many patches and the class tokens."""
         return class_slots(self.place, patches)
 
-    def fit(self, pos_embed: Tensor, class_tokens: int, slot: str) -> Tensor:
-        """Adapt the position embedding of a checkpoint to this grid.
+    def convert_pos_embed(self, pos_embed: Tensor, class_tokens: int, slot: str) -> Tensor:
+        """Converts the position embedding of a checkpoint to this grid.
 
         Args:
             pos_embed: (1, side * side + class_tokens, C).
-            class_tokens: number of class tokens in the checkpoint: none, as many as in this grid, or one or two if this
-                grid has none.
+            class_tokens: number of class tokens in the checkpoint: 0, the number in this grid, or 1 or 2 if this grid
+                has none.
             slot: position of the class token to drop if this grid has none: 'middle' or 'head'. 'official' treats the
                 first entry as that of the class token, for any grid, and leaves it first.
 
@@ -75,18 +91,19 @@ class TokenGrid:
 
     def _check_stride(self, side: int) -> None:
         stride = LONG_SEQUENCE_STRIDE
-        for size in (RELEASED_SIZE, self.img_size):
-            if self.patch_stride > stride and side != self.side and side == self._side(size, stride):
+        for size in (RELEASED_IMG_SIZE, self.img_size):
+            is_long = side == patches_per_side(size, self.patch_size, stride)
+            if self.patch_stride > stride and side != self.side and is_long:
                 raise CheckpointError(
-                    f'The position embedding of this checkpoint is a {side} x {side} grid, that of '
-                    f'patch_stride={stride} at {size} pixels: it needs Vim(patch_stride={stride}), this model has '
-                    f'patch_stride={self.patch_stride} (if the file has that too, and was trained on larger images, '
-                    'give their size as img_size).'
+                    f'The position embedding of this checkpoint is a {side} x {side} grid, as of '
+                    f'patch_stride={stride} at {size} pixels, but this model has patch_stride={self.patch_stride}: use '
+                    f'Vim(patch_stride={stride}), or, if the checkpoint was trained on larger images, set img_size to '
+                    'their size.'
                 )
 
 
 def insert_tokens(sequence: Tensor, tokens: Tensor, slots: tuple[int, ...]) -> Tensor:
-    """Insert tokens (1 or B, S, D) into a sequence (B, M, D) at these ascending indices of the result."""
+    """Inserts tokens (1 or B, S, D) into a sequence (B, M, D) at these ascending indices of the result."""
     tokens = tokens.expand(sequence.shape[0], -1, -1)
     for i, slot in enumerate(slots):
         sequence = torch.cat([sequence[:, :slot], tokens[:, i : i + 1], sequence[:, slot:]], 1)
@@ -102,9 +119,9 @@ def split_tokens(sequence: Tensor, slots: tuple[int, ...]) -> tuple[Tensor, Tens
 
 
 def resize_pos_embed(grid: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic resizing of a square grid of embeddings: (1, side * side, D) -> (1, height * width, D)."""
+    """Resizes a square grid of embeddings with bicubic interpolation: (1, side * side, D) -> (1, height * width, D)."""
     side = math.isqrt(grid.shape[1])
-    # torch.jit.trace records one branch for all sizes: the interpolation, which is exact at the grid's own
+    # torch.jit.trace records one branch for all sizes: the interpolation, which is exact at the size of the grid
     if not torch.jit.is_tracing() and statically_known_true(height == side) and statically_known_true(width == side):
         return grid
     grid = grid.unflatten(1, (side, side)).permute(0, 3, 1, 2)
@@ -112,40 +129,16 @@ def resize_pos_embed(grid: Tensor, height: int, width: int) -> Tensor:
 
 
 def square_side(length: int, class_tokens: int) -> int:
-    """Side of the square grid in a position embedding of this length.
+    """Returns the side of the square grid in a position embedding of this length.
 
     Raises:
-        CheckpointError: there is no such grid.
+        CheckpointError: the grid is not square.
     """
     side = math.isqrt(max(length - class_tokens, 0))
     if side == 0 or side * side + class_tokens != length:
         raise CheckpointError(
-            f'The position embedding of this checkpoint has {length} entries, which is no square grid plus '
-            f'{class_tokens} class tokens: only square grids can be resized; train at a square image size, or reshape '
-            'pos_embed in the file.'
+            f'The position embedding of this checkpoint has {length} entries, which is not a square grid plus '
+            f'{class_tokens} class tokens: use a checkpoint that was trained with square images, or reshape its '
+            'pos_embed to a square grid.'
         )
     return side
-
-
-def rotary_angles(height: int, width: int, channels: int, grid: int, like: Tensor) -> Tensor:
-    """Angles of the 2-D rotary embedding, (1, height * width, channels): first those of the row, then of the column.
-
-    Positions run from 0 to `grid`, the side of the pre-training grid, for a map of any size.
-    Source: RoFormer (arXiv 2104.09864); in two dimensions as in EVA-02 (arXiv 2303.11331).
-    """
-    half = channels // 2
-    frequencies = 10000 ** (-torch.arange(0, half, 2, device=like.device, dtype=like.dtype) / half)
-
-    def axis(length):
-        positions = torch.arange(length, device=like.device, dtype=like.dtype) / length * grid
-        return torch.outer(positions, frequencies).repeat_interleave(2, 1)
-
-    rows = axis(height)[:, None].expand(-1, width, -1)
-    columns = axis(width)[None].expand(height, -1, -1)
-    return torch.cat([rows, columns], -1).flatten(0, 1)[None]
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the channel pairs (0, 1), (2, 3), ... of x (B, L, D) by angles with this cosine and sine (1, L, D)."""
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return x * cos + torch.stack([-odd, even], -1).flatten(-2) * sin

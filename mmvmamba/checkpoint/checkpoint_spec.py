@@ -1,0 +1,43 @@
+"""What a backbone implements so that its released checkpoints can be loaded."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class CheckpointSpec(Protocol):
+    """Describes the keys and tensors in the released checkpoints of a model family.
+
+    This package uses no other members of a backbone. `mmvmamba.models.backbone.Backbone` has defaults for all of them.
+
+    Attributes:
+        missing_ok: prefixes of keys that may be missing, because a released classifier does not have them.
+        unexpected_ok: prefixes of keys that are not loaded, because only other models have them.
+        classifier_keys: prefixes of keys in a released classifier, and their replacements in mmpretrain's
+            `ImageClassifier`. If several have the same replacement, conversion to the released keys uses the first.
+    """
+
+    missing_ok: tuple[str, ...]
+    unexpected_ok: tuple[str, ...]
+    classifier_keys: dict[str, str]
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    @staticmethod
+    def rename_checkpoint_key(key: str) -> str:
+        """Returns the key in this model for a key in any released checkpoint."""
+        ...
+
+    def resize_checkpoint_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resizes tensors that depend on the image size. The keys are those of the checkpoint."""
+        ...
+
+    def keys_to_skip(self, keys: Iterable[str]) -> set[str]:
+        """Returns checkpoint keys to skip because they have a different meaning in this model."""
+        ...
+
+    def describe_mismatch(self, tensors: dict[str, Tensor]) -> str:
+        """Returns a one-line reason why a checkpoint does not fit, such as the released variant that it belongs to."""
+        ...

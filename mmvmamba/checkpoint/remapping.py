@@ -1,0 +1,65 @@
+"""Maps the keys of a checkpoint to those of a model.
+
+A released classifier has no prefix, and its own keys for the last norm and the head. The checkpoints of mmdet, mmseg
+and mmpretrain have the prefix `backbone.`, and the keys of the model for everything else.
+"""
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from .checkpoint_spec import CheckpointSpec
+
+
+def find_backbone(model: nn.Module) -> tuple[CheckpointSpec | None, str]:
+    """Returns the backbone that knows the released keys, the model itself or a part of it, and its prefix."""
+    if isinstance(model, CheckpointSpec):
+        return model, ''
+    backbone = getattr(model, 'backbone', None)
+    return (backbone, 'backbone.') if isinstance(backbone, CheckpointSpec) else (None, '')
+
+
+def remap_keys(model: nn.Module, keys: Iterable[str]) -> dict[str, str]:
+    """Returns the key in the model for each key of a checkpoint that has one.
+
+    The keys within a backbone remain those of the checkpoint: `CheckpointSpec.rename_checkpoint_key` renames them.
+
+    Args:
+        model: a backbone, a model with a backbone, or any other model, for which the keys do not change.
+        keys: the keys of a checkpoint of any layout.
+    """
+    keys = list(keys)
+    backbone, prefix = find_backbone(model)
+    if backbone is None:
+        return {key: key for key in keys}
+    if any(key.startswith('backbone.') for key in keys):
+        part = {key: key.removeprefix('backbone.') for key in keys if key.startswith('backbone.')}
+        others = {key: key for key in keys if key not in part}
+    else:
+        is_classifier = prefix and 'head.fc.weight' in model.state_dict()
+        others = _remap_classifier_keys(backbone, keys) if is_classifier else {}
+        norms = {} if is_classifier else remap_output_norm(backbone, keys)
+        part = {key: norms.get(key, key) for key in keys if key not in others}
+    skipped = backbone.keys_to_skip(part.values())
+    remapped = {key: prefix + inner for key, inner in part.items() if inner not in skipped}
+    return remapped | others if prefix else remapped
+
+
+def remap_output_norm(backbone: CheckpointSpec, keys: Iterable[str]) -> dict[str, str]:
+    """Maps the norm of a classifier to the output norm of a backbone, if the backbone has a single one."""
+    own = {key for key in backbone.state_dict() if key.startswith(backbone.missing_ok)}
+    remapped = _remap_classifier_keys(backbone, keys).items()
+    norms = {key: new.removeprefix('backbone.') for key, new in remapped if new.removeprefix('backbone.') in own}
+    return norms if set(norms.values()) == own else {}
+
+
+def remap_classifier_key(backbone: CheckpointSpec, key: str) -> str | None:
+    """Returns the key in an `ImageClassifier` for a key of a released classifier; None if it only needs a prefix."""
+    for old, new in backbone.classifier_keys.items():
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    return None
+
+
+def _remap_classifier_keys(backbone: CheckpointSpec, keys: Iterable[str]) -> dict[str, str]:
+    return {key: new for key in keys if (new := remap_classifier_key(backbone, key))}

@@ -1,0 +1,65 @@
+"""The layers of VMamba that reduce the resolution: the stem, and downsampling between stages."""
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from .layers import ChannelsFirst, ChannelsLast
+
+
+class PatchStem(nn.Sequential):
+    """First generation: non-overlapping 4x4 patches. (B, 3, H, W) -> (B, H // 4, W // 4, C)."""
+
+    smallest_image = 4
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__(nn.Conv2d(in_channels, channels, 4, stride=4), ChannelsLast(), nn.LayerNorm(channels))
+
+
+class ConvStem(nn.Sequential):
+    """Current generation: two 3x3 convolutions of stride 2. (B, 3, H, W) -> (B, ceil(H / 4), ceil(W / 4), C)."""
+
+    smallest_image = 1
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__(
+            nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1),
+            ChannelsLast(),
+            nn.LayerNorm(channels // 2),
+            ChannelsFirst(),
+            nn.GELU(),
+            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1),
+            ChannelsLast(),
+            nn.LayerNorm(channels),
+        )
+
+
+class PatchMerging(nn.Module):
+    """First generation: Swin's patch merging (arXiv 2103.14030). (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * in_channels)
+        self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = ((size + 1) // 2 for size in x.shape[1:3])
+        x = nn.functional.pad(x, (0, 0, 0, 2 * width - x.shape[2], 0, 2 * height - x.shape[1]))
+        x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))
+        x = rearrange(x, 'b h row w column c -> b h w (column row c)')
+        return self.reduction(self.norm(x))
+
+
+class ConvDownsample(nn.Sequential):
+    """Current generation: one 3x3 convolution of stride 2. (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), C')."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(
+            ChannelsFirst(),
+            nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1),
+            ChannelsLast(),
+            nn.LayerNorm(out_channels),
+        )
+
+
+STEMS = {'patch': PatchStem, 'conv': ConvStem}
+DOWNSAMPLES = {'merging': PatchMerging, 'conv': ConvDownsample}
