@@ -19,7 +19,6 @@ UPSTREAM = {
     '_are_functorch_transforms_active': ['torch._C'],
     '_backward_hooks': ['torch.nn.Module', 'torch.Tensor'],
     '_backward_pre_hooks': ['torch.nn.Module'],
-    '_buffers': ['torch.nn.Module'],
     '_checkpoint_filter': ['mmpretrain.models.ImageClassifier'],
     '_coco_api': ['mmdet.evaluation.CocoMetric'],
     '_count_history': ['mmengine.logging.HistoryBuffer'],
