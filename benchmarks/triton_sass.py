@@ -24,6 +24,7 @@ from triton.compiler import ASTSource
 
 from mmvmamba.ops.conv import triton_launch as conv_launch
 from mmvmamba.ops.scan import triton_launch as launch
+from mmvmamba.ops.triton_kernels import FUSION
 from mmvmamba.ops.triton_kernels.conv import convolve, convolve_back, spread_back
 from mmvmamba.ops.triton_kernels.scan_backward import scan_bwd_kernel
 from mmvmamba.ops.triton_kernels.scan_forward import (
@@ -70,7 +71,7 @@ def conv_variants():
 
 def compile_kernel(kernel, constants, dtype, arch, states):
     constants = dict(constants)
-    options = dict(num_warps=constants.pop('num_warps'), **launch.FUSION)
+    options = dict(num_warps=constants.pop('num_warps'), **FUSION)
     names = kernel.arg_names
     signature = dict.fromkeys(names, 'i32')
     signature.update({name: '*fp32' for name in names if name.startswith('p_')})

@@ -8,12 +8,14 @@ from ..ops.scan.flops import scan_flops
 
 
 def _count_scan(inputs: list, outputs: list) -> int:
-    x, dt, A, _, _, D, _, dt_weight = map(get_shape, inputs[:8])
+    x, dt, A = (get_shape(value) or [] for value in inputs[:3])
+    D, dt_weight = get_shape(inputs[5]), get_shape(inputs[7])
     return scan_flops(x, dt, A, D is not None, dt_weight is not None)
 
 
 def _count_conv(inputs: list, outputs: list) -> int:
-    return conv_flops(get_shape(inputs[0]), get_shape(inputs[1]))
+    x, weight = (get_shape(value) or [] for value in inputs[:2])
+    return conv_flops(x, weight)
 
 
 # every FlopAnalyzer starts from these

@@ -1,4 +1,4 @@
-"""What the scans and the convolutions ask of their arguments."""
+"""Checks of the arguments of scans and convolutions."""
 
 import torch
 from torch import Tensor
@@ -10,14 +10,14 @@ DTYPE_NAMES = ', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)
 
 
 def check_tensors(who: str, needed: dict[str, Tensor], optional: dict[str, Tensor | None]) -> None:
-    """Whether all are tensors of types that we compute with, on the device of the first.
+    """Requires dense tensors of supported dtypes on one device.
 
     Args:
-        who: what takes them.
-        needed, optional: by name; one that is optional may be None.
+        who: the operation, for error messages.
+        needed, optional: the arguments by name; optional ones may be None.
 
     Raises:
-        ValueError: one is not, by name.
+        ValueError: an argument is not such a tensor. The message names it.
     """
     tensors = needed | {name: tensor for name, tensor in optional.items() if tensor is not None}
     first = next(iter(tensors))
@@ -36,7 +36,7 @@ def check_tensors(who: str, needed: dict[str, Tensor], optional: dict[str, Tenso
 
 
 def check_not_proxy(who: str, value: object) -> None:
-    """Raises if torch.fx traces: it calls functions with stand-ins, which have no shape to check or to depend on."""
+    """Raises ValueError while torch.fx traces: it calls functions with proxies, which have no shape."""
     if isinstance(value, torch.fx.Proxy):
         raise ValueError(
             f'torch.fx cannot trace through {who}: make it, or the module that calls it, a leaf module of the tracer '
@@ -45,7 +45,7 @@ def check_not_proxy(who: str, value: object) -> None:
 
 
 def check_no_forward_mode(who: str) -> None:
-    """Raises in forward-mode differentiation, for which a custom operator has no rule: PyTorch drops its tangents."""
+    """Raises RuntimeError in forward-mode differentiation: PyTorch silently drops the tangents of custom operators."""
     if forward_ad._current_level >= 0:
         raise RuntimeError(
             f'{who} has no forward-mode derivative in a traced or exported program: differentiate the model itself.'
@@ -53,18 +53,19 @@ def check_no_forward_mode(who: str) -> None:
 
 
 def channels_first_hint(x: Tensor, channels: int, axis: int = 1) -> str:
-    """The end of an error about the shape of x, channels last: how to get there if x has them at `axis`."""
-    # the channels before other sizes: compilers make a guard of what is compared
+    """The end of an error message about the shape of x: how to move the channels last if they are in `axis`."""
+    # compares the channels before other sizes, because compilers guard on each size that is compared
     if x.shape[-1] == channels or x.dim() <= axis + 1 or x.shape[axis] != channels:
         return ''
     return f'; x has its channels in dimension {axis}, x.movedim({axis}, -1) has them last'
 
 
 def is_autocast_on(device: str) -> bool:
-    """Of a device's type; PyTorch itself raises for 'meta'."""
+    """Whether autocast is enabled for a device type. For 'meta', PyTorch's own function raises an error."""
     return device != 'meta' and torch.is_autocast_enabled(device)
 
 
 def check_flag(name: str, value: object) -> None:
-    if type(value) is not bool:  # of a tensor, even a comparison would fail
+    """Raises ValueError unless the value is a bool."""
+    if type(value) is not bool:  # comparing a tensor would fail
         raise ValueError(f'{name}={value!r} must be True or False.')

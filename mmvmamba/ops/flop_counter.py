@@ -1,13 +1,15 @@
-"""PyTorch's registration of FLOP formulas, which may be missing."""
+"""Registration of formulas in PyTorch's FLOP counter."""
+
+from collections.abc import Callable
+from typing import Any
 
 from .import_failure import import_failure
 
-if import_failure('torch.utils.flop_counter') is None:
-    from torch.utils.flop_counter import register_flop_formula
-else:  # PyTorch imports Triton there: if Triton is broken, its counter cannot run
 
-    def register_flop_formula(targets, get_raw=False):
+def register_flop_formula(operator: Any) -> Callable[[Callable], Callable]:
+    """PyTorch's `register_flop_formula`; without effect if its counter, which imports Triton, cannot be imported."""
+    if import_failure('torch.utils.flop_counter') is not None:
         return lambda formula: formula
+    from torch.utils import flop_counter
 
-
-__all__ = ['register_flop_formula']
+    return flop_counter.register_flop_formula(operator)

@@ -28,7 +28,7 @@ class Backend:
         devices: supported device types; None for all.
         dtypes: supported dtypes of the inputs.
         forward: computes the result.
-        backward: computes the gradients. None: the gradients are those of the operation's plain PyTorch backend.
+        backward: computes the gradients.
         traceable: whether `forward` consists of differentiable PyTorch operations. If selected by name, such a backend
             runs in place of the operator that PyTorch's dispatcher sees.
         unavailable_reason: returns one sentence that explains why it cannot run on this machine, or None.
@@ -39,7 +39,7 @@ class Backend:
     devices: tuple[str, ...] | None
     dtypes: tuple[torch.dtype, ...]
     forward: Callable[..., torch.Tensor]
-    backward: Callable[..., tuple[torch.Tensor | None, ...]] | None = None
+    backward: Callable[..., tuple[torch.Tensor | None, ...]]
     traceable: bool = False
     unavailable_reason: Callable[[], str | None] = _always_available
     verify_on_first_use: bool = False
@@ -128,8 +128,7 @@ class Operation:
     def _verification_error(self, backend: Backend, inputs: tuple | None) -> str | None:
         if inputs is None or not backend.verify_on_first_use:
             return None
-        backward = backend.backward or self.plain.backward
-        return self_check.verification_error(backend.name, backend.forward, backward, self.signature(inputs))
+        return self_check.verification_error(backend.name, backend.forward, backend.backward, self.signature(inputs))
 
 
 OPERATIONS: list[Operation] = []

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -39,11 +39,11 @@ class Signature(Protocol):
         """Forward and backward in plain PyTorch."""
         ...
 
-    def small_inputs(self) -> Iterator[list[Tensor | None]]:
-        """Yields tensors for `results`, on the CPU and in these dtypes."""
+    def small_inputs(self) -> Iterator[list[Any]]:
+        """Yields tensors (None if missing) for `results`, on the CPU and in these dtypes."""
         ...
 
-    def results(self, forward: Callable, backward: Callable, tensors: list[Tensor | None]) -> dict[str, Tensor]:
+    def results(self, forward: Callable, backward: Callable, tensors: list[Any]) -> dict[str, Tensor]:
         """The result and the gradients by name."""
         ...
 

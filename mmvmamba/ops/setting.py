@@ -1,4 +1,4 @@
-"""A setting of the process that a `with` block overrides for its own thread and context."""
+"""A setting of the process that a `with` block can override for its own thread and context."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ T = TypeVar('T')
 
 
 class Setting(Generic[T]):
-    """A value of the process; an override applies to the block's own thread and context (`contextvars`) only.
+    """A value of the process. An override applies only to the thread and context (`contextvars`) of its block.
 
     Attributes:
-        of_process: the value without an override.
+        of_process: the value outside of overrides.
     """
 
     def __init__(self, name: str, value: T):

@@ -172,7 +172,7 @@ def test_empty_batch_is_supported_and_empty_map_is_rejected():
 @pytest.mark.parametrize('dtype', [torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
 def test_unsupported_dtypes_are_rejected(dtype):
     inputs = scan_inputs(1, 3, 4, 5, 2, K=4)
-    with pytest.raises(ValueError, match=f'out_dtype is {dtype}; the scan gives float32, bfloat16'):
+    with pytest.raises(ValueError, match=f'out_dtype is {dtype}; the scan returns float32, bfloat16'):
         selective_scan_2d(**inputs, out_dtype=dtype)
     with pytest.raises(ValueError, match=f'x is {dtype}; the scan takes float32, bfloat16'):
         selective_scan_2d(**inputs | dict(x=inputs['x'].to(dtype)))
@@ -195,7 +195,7 @@ def test_zero_states_or_zero_rank_are_rejected(sizes):
     inputs = scan_inputs(1, 3, 4, 5, sizes['n'], K=4)
     if 'rank' in sizes:
         inputs |= dict(dt=torch.zeros(1, 4, 3, 4, 0), dt_weight=torch.zeros(4, 5, 0))
-    with pytest.raises(ValueError, match='at least one state'):
+    with pytest.raises(ValueError, match='state size n and the rank r must be at least 1'):
         selective_scan_2d(**inputs)
 
 
@@ -319,7 +319,7 @@ def test_sequence_scan_accepts_different_groups_in_b_and_c():
     [
         (
             dict(u=torch.randn(2, 6, 0), delta=torch.randn(2, 6, 0)),
-            r'u is \(2, 6, 0\) .* a channel, a state and a step',
+            r'u is \(2, 6, 0\) .* one channel, one state and one step',
         ),
         (dict(B=torch.randn(2, 0, 3, 5)), r'B is \(2, 0, 3, 5\)'),
         (dict(D=torch.ones(6, dtype=torch.int64)), 'D is torch.int64; the scan takes float32'),

@@ -1,10 +1,11 @@
-"""The depthwise convolution of a mixer with its bias and SiLU: what models call, and the operator that PyTorch sees.
+"""The depthwise convolution of a mixer with bias and SiLU: the public functions and the operators behind them.
 
-One operator, `mmvmamba::conv_silu`, serves the 3x3 convolution of a map and the causal ones of a sequence, which is a
-map of height 1: for kernel k, ``z[h, w] = bias[k] + sum_ij weight[k, :, i, j] x[h + i - rows // 2, w + j - left[k]]``
-with zeros around the map, and the result is ``z sigmoid(z)``. It runs on the backend that the scan runs on: native C on
-a CPU, Triton on CUDA, and PyTorch's own convolution elsewhere, in float64, and where 'chunked', 'reference' or
-'mamba_ssm' is chosen. The backward pass keeps nothing but the inputs, and computes the convolution again.
+The operator `mmvmamba::conv_silu` computes the 3x3 convolution of a map, and the causal convolutions of a sequence,
+which is a map of height 1. Kernel k computes
+``z[h, w] = bias[k] + sum_ij weight[k, :, i, j] x[h + i - rows // 2, w + j - left[k]]``, with zeros around the map, and
+``z sigmoid(z)``. It runs on the backend that is selected for the scan: native C on a CPU, Triton on CUDA, and PyTorch's
+convolution on other devices, in float64, and if 'chunked', 'reference' or 'mamba_ssm' is selected. The backward pass
+saves only the inputs and recomputes the convolution.
 """
 
 import torch
@@ -21,16 +22,16 @@ def conv_silu_2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     """SiLU of a depthwise 3x3 convolution with padding 1.
 
     Args:
-        x: (B, H, W, E), any strides; what adjoins in memory should be the channels. Autocast casts it, as it does for
-            PyTorch's convolutions; the weight and the bias stay as they are.
+        x: (B, H, W, E), with any strides; contiguous channels avoid a copy. Autocast casts x, as for PyTorch's
+            convolutions, but not the weight and the bias.
         weight: (E, 1, 3, 3).
         bias: (E,) or None.
 
     Returns:
-        (B, H, W, E), contiguous, in x's type; sums are float32 (float64 if x is).
+        (B, H, W, E), contiguous, in the dtype of x. Sums are float32, or float64 if x is float64.
 
     Raises:
-        ValueError: a shape, type or device that does not fit, by name.
+        ValueError: the shape, dtype or device of an argument is wrong. The message names the argument.
     """
     check_tensors('the convolution', dict(x=x, weight=weight), dict(bias=bias))
     x, weight, bias, left = _as_map_2d(_autocast(x), weight, bias)
@@ -42,15 +43,15 @@ def conv_silu_1d(x: Tensor, weights: Tensor, biases: Tensor | None, reverse: tup
 
     Args:
         x: (B, L, E), as in `conv_silu_2d`.
-        weights: (K, E, taps). Each position sees itself, with the last tap, and the `taps - 1` before it.
+        weights: (K, E, taps). The last tap applies to the position itself, the others to the positions before it.
         biases: (K, E) or None.
-        reverse: for each of the K, whether a position sees those after it instead.
+        reverse: for each convolution, whether it reads the positions after each position instead.
 
     Returns:
-        (B, K, L, E), contiguous, in x's type.
+        (B, K, L, E), contiguous, in the dtype of x.
 
     Raises:
-        ValueError: a shape, type or device that does not fit, by name.
+        ValueError: the shape, dtype or device of an argument is wrong. The message names the argument.
     """
     check_tensors('the convolution', dict(x=x, weights=weights), dict(biases=biases))
     if not isinstance(reverse, (tuple, list)) or not reverse:
@@ -60,10 +61,10 @@ def conv_silu_1d(x: Tensor, weights: Tensor, biases: Tensor | None, reverse: tup
 
 
 def _as_map_2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, list[int]]:
-    """The arguments of the operator."""
+    """Validates the arguments and converts them to those of the operator."""
     _check(x, '(B, H, W, E)', 'weight', weight, '(E, 1, 3, 3)', (*x.shape[-1:], 1, 3, 3), 0)
     _check_bias(x, 'bias', bias, x.shape[-1:])
-    # not a transposition, whose gradient has strides that DistributedDataParallel warns of
+    # a transposition would give gradients with strides about which DistributedDataParallel warns
     return x, weight.squeeze(1).unsqueeze(0), None if bias is None else bias.unsqueeze(0), [1]
 
 
@@ -74,11 +75,11 @@ def _as_map_1d(
     _check(x, '(B, L, E)', 'weights', weights, form, (len(reverse), *x.shape[-1:], taps), 1)
     _check_bias(x, 'biases', biases, (len(reverse), *x.shape[-1:]))
     left = [0 if ahead else taps - 1 for ahead in reverse]
-    return x.unsqueeze(1), _turn(weights, reverse).unsqueeze(2), biases, left
+    return x.unsqueeze(1), _in_sequence_order(weights, reverse).unsqueeze(2), biases, left
 
 
-def _turn(weights: Tensor, reverse: tuple[bool, ...]) -> Tensor:
-    """(K, E, taps), with the taps of those that look ahead in the order of the sequence, or back."""
+def _in_sequence_order(weights: Tensor, reverse: tuple[bool, ...]) -> Tensor:
+    """(K, E, taps) -> (K, E, taps), with the taps of reversed convolutions in the order of the sequence."""
     if not any(reverse):
         return weights
     return torch.stack([weight.flip(-1) if ahead else weight for weight, ahead in zip(weights, reverse)])
@@ -93,7 +94,7 @@ def _autocast(x: Tensor) -> Tensor:
 def _check(
     x: Tensor, x_form: str, name: str, weight: Tensor, form: str, shape: tuple[int, ...], channel_axis: int
 ) -> None:
-    """Whether x and the weight, whose channels are in `channel_axis`, have the shapes that `x_form` and `form` name."""
+    """Requires the shapes described by `x_form` and `form`. The weight has its channels in `channel_axis`."""
     if x.dim() != x_form.count(',') + 1:
         raise ValueError(f'x must be {x_form}, not {tuple(x.shape)}.')
     if weight.dim() > channel_axis and (hint := channels_first_hint(x, weight.shape[channel_axis])):
@@ -101,7 +102,7 @@ def _check(
             f'x must be {x_form} with the channels of {name} {tuple(weight.shape)}, not {tuple(x.shape)}{hint}.'
         )
     if 0 in x.shape[1:]:
-        raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
+        raise ValueError(f'x is {tuple(x.shape)}: a map needs at least one position and one channel.')
     if tuple(weight.shape) != shape:
         raise ValueError(f'{name} is {tuple(weight.shape)}, but x {tuple(x.shape)} needs {form}: {shape}.')
     _check_like(x, name, weight)
@@ -130,7 +131,7 @@ def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) 
     name = current_backend()
     if CONV.replaces_operator(name):
         return CONV.named(name).forward(x, weight, bias, left)
-    if in_function_transform():  # the operator has no rules for them
+    if in_function_transform():  # the operator has no rules for transforms
         return CONV.plain.forward(x, weight, bias, left)
     return torch.ops.mmvmamba.conv_silu(x, weight, bias, left, name)
 
@@ -156,7 +157,7 @@ def _backward(grad, x, weight, bias, left, backend=AUTO):
         grads = [t if t is None else t.new_zeros(t.shape) for t in inputs]
     else:
         chosen = CONV.select(x.device.type, {x.dtype}, backend, (x, weight, bias, left))
-        grads = (chosen.backward or CONV.plain.backward)(grad, x, weight, bias, left)
+        grads = chosen.backward(grad, x, weight, bias, left)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
 
 
@@ -180,7 +181,7 @@ def _save_inputs(ctx, inputs, output):
 
 
 def _differentiate(ctx, grad):
-    inputs = ctx.saved_tensors  # once: activation checkpointing gives them a single time
+    inputs = ctx.saved_tensors  # activation checkpointing allows reading them only once
     grads = torch.ops.mmvmamba.conv_silu_backward(grad, *inputs, ctx.left, ctx.backend)
     return (*(None if t is None else g for t, g in zip(inputs, grads)), None, None)
 

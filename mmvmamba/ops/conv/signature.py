@@ -1,7 +1,7 @@
 """What a kernel of the depthwise convolution is compiled for, and the maps on which it is verified."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class ConvSignature(NamedTuple):
     def exact(self) -> tuple[Callable, Callable]:
         return torch_conv.conv_silu, torch_conv.conv_silu_backward
 
-    def small_inputs(self) -> Iterator[list[Tensor | None]]:
+    def small_inputs(self) -> Iterator[list[Any]]:
         """Yields x, weight, bias and a gradient of the result."""
         random = torch.Generator('cpu').manual_seed(0)
         batch, K, d = self_check.BATCH, len(self.left), self_check.channels(self.device)
@@ -46,7 +46,7 @@ class ConvSignature(NamedTuple):
             dtypes = (*self.dtypes, self.dtypes[0])
             yield [t.to(dtype) if dtype else None for t, dtype in zip(tensors, dtypes)]
 
-    def results(self, forward: Callable, backward: Callable, tensors: list[Tensor | None]) -> dict[str, Tensor]:
+    def results(self, forward: Callable, backward: Callable, tensors: list[Any]) -> dict[str, Tensor]:
         *inputs, grad = tensors
         left = list(self.left)
         grads = zip(('dx', 'dweight', 'dbias'), backward(grad, *inputs, left))

@@ -1,4 +1,6 @@
-"""The depthwise convolution with SiLU in PyTorch's own operators: any device and type, traceable, differentiable."""
+"""The depthwise convolution with SiLU in PyTorch's operators: for any device and dtype, traceable, differentiable."""
+
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +8,7 @@ from torch import Tensor
 
 
 def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
-    """(B, H, W, E), K kernels (K, E, rows, columns), biases (K, E) or None -> (B, K, H, W, E); see `depthwise_conv`."""
+    """(B, H, W, E), (K, E, rows, columns), (K, E) or None -> (B, K, H, W, E), as defined in `conv_silu.py`."""
     biases = _each(bias, len(left))
     return F.silu(torch.stack([_convolve(x, *kernel) for kernel in zip(weight, biases, left)], 1))
 
@@ -14,7 +16,7 @@ def conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -
 def conv_silu_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradients of x, weight and bias, in their types; the convolution is computed again."""
+    """The gradients of x, weight and bias in their dtypes. The convolution is recomputed."""
     grad_x, grad_weight, grad_bias = [], [], []
     for k, kernel in enumerate(zip(weight, _each(bias, len(left)), left)):
         z = _convolve(x, *kernel)
@@ -22,7 +24,7 @@ def conv_silu_backward(
         for grads, of_this in zip((grad_x, grad_weight, grad_bias), _convolve_backward(grad_z, x, *kernel)):
             grads.append(of_this)
     return (
-        sum(grad_x),
+        reduce(torch.add, grad_x),
         torch.stack(grad_weight).to(weight.dtype),
         None if bias is None else torch.stack(grad_bias).to(bias.dtype),
     )
@@ -33,7 +35,7 @@ def _each(bias: Tensor | None, count: int) -> list[Tensor | None]:
 
 
 def _padding(weight: Tensor, left: int) -> tuple[int, int]:
-    """Rows and columns of zeros on either side: at least as many as the kernel reaches out."""
+    """Rows and columns of zeros on both sides: the maximum that the kernel needs on one of them."""
     rows, columns = weight.shape[-2:]
     return rows // 2, max(left, columns - 1 - left)
 
@@ -50,7 +52,7 @@ def _convolve_backward(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, left: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     padding = _padding(weight, left)
-    # what `narrow` cut off on the left and on the right
+    # pads the columns that `narrow` removed on the left and on the right
     grad = F.pad(grad, (0, 0, padding[1] - left, padding[1] - (weight.shape[-1] - 1 - left)))
     grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         grad.permute(0, 3, 1, 2),

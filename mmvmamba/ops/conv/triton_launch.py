@@ -29,27 +29,16 @@ class Convolution:
         self.weight = weight.flatten(2).mT.to(torch.float32).contiguous()
         self.bias = None if bias is None else bias.to(torch.float32).contiguous()
         self.geometry = dict(
-            kernels=self.kernels,
-            lefts=sum(of << 4 * k for k, of in enumerate(left)),
-            height=self.height,
-            width=self.width,
-            channels=self.channels,
-            ROWS=rows,
-            COLUMNS=columns,
-            **BLOCK,
-        )
+            kernels=self.kernels, lefts=sum(of << 4 * k for k, of in enumerate(left)), height=self.height,
+            width=self.width, channels=self.channels, ROWS=rows, COLUMNS=columns, **BLOCK,
+        )  # fmt: skip
 
     def inputs(self) -> dict:
         strides = self.x.stride()
         return dict(
-            p_x=self.x,
-            p_weight=self.weight,
-            p_bias=self.bias,
-            s_x_b=strides[0],
-            s_x_h=strides[1],
-            s_x_w=strides[2],
+            p_x=self.x, p_weight=self.weight, p_bias=self.bias, s_x_b=strides[0], s_x_h=strides[1], s_x_w=strides[2],
             **self.geometry,
-        )
+        )  # fmt: skip
 
     def wide(self, *tensors: Tensor) -> bool:
         """Returns whether an offset within an image needs 64 bits."""
@@ -77,16 +66,9 @@ def backward(
     parts = dz.new_empty(c.batch * c.pieces, c.kernels, taps + 1, c.channels)
     with torch.cuda.device_of(x):
         convolve_back[(c.blocks * c.kernels,)](
-            p_grad_y=grad,
-            p_dz=dz,
-            p_parts=parts,
-            s_grad_y_b=grad.stride(0),
-            s_grad_y_k=grad.stride(1),
-            s_grad_y_h=grad.stride(2),
-            s_grad_y_w=grad.stride(3),
-            WIDE=c.wide(c.x, grad),
-            **c.inputs(),
-        )
+            p_grad_y=grad, p_dz=dz, p_parts=parts, s_grad_y_b=grad.stride(0), s_grad_y_k=grad.stride(1),
+            s_grad_y_h=grad.stride(2), s_grad_y_w=grad.stride(3), WIDE=c.wide(c.x, grad), **c.inputs(),
+        )  # fmt: skip
         spread_back[(c.blocks,)](p_dz=dz, p_weight=c.weight, p_dx=dx, WIDE=c.wide(dz), **c.geometry)
     sums = parts.sum(0)
     dweight = sums[:, :taps].mT.reshape(weight.shape).to(weight.dtype).contiguous()

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from .heap import keep_freed_memory
-from .library import SCAN_BFLOAT16, SCAN_FLOAT16, SCAN_FLOAT32, ScanMap, load
+from .library import SCAN_BFLOAT16, SCAN_FLOAT16, SCAN_FLOAT32, KernelLibrary, ScanMap, load
 
 _DTYPES = {torch.float32: SCAN_FLOAT32, torch.bfloat16: SCAN_BFLOAT16, torch.float16: SCAN_FLOAT16}
 
 
-def loaded_library() -> ctypes.CDLL:
+def loaded_library() -> KernelLibrary:
     library, reason = load()
     if library is None:
         raise RuntimeError(reason)

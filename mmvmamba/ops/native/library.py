@@ -71,7 +71,7 @@ def _own_interface() -> dict[str, int]:
         SCAN_REVERSED=REVERSED,
     )
     for struct, name in ((ScanMap, 'scan_map'), (ScanArgs, 'scan_args'), (ConvArgs, 'conv_args')):
-        interface |= {f'{name}.{field}': getattr(struct, field).offset for field, _ in struct._fields_}
+        interface |= {f'{name}.{field}': getattr(struct, field).offset for field, *_ in struct._fields_}
         interface[name] = ctypes.sizeof(struct)
     return interface
 
@@ -96,21 +96,28 @@ def _show_openmp() -> None:
         ctypes.CDLL('libgomp.so.1', mode=ctypes.RTLD_GLOBAL)
 
 
-@cache
-def load() -> tuple[ctypes.CDLL | None, str | None]:
-    """Returns the library and None, or None and one sentence with the reason why it cannot be used.
+class KernelLibrary(ctypes.CDLL):
+    """The compiled kernels.
 
-    The library has an additional attribute `channel_unit`: the kernels pad channels to a multiple of it.
+    Attributes:
+        channel_unit: the kernels pad channels to a multiple of it.
     """
+
+    channel_unit: int
+
+
+@cache
+def load() -> tuple[KernelLibrary | None, str | None]:
+    """Returns the library and None, or None and one sentence with the reason why it cannot be used."""
     if not OBJECT.exists():
         return None, (
-            f'The native scan is not built: {OBJECT.name} is missing beside {__name__}; '
+            f'The native scan is not built: {OBJECT.name} is missing in {OBJECT.parent}; '
             'install mmvmamba from source with a C compiler (gcc or clang) on the path.'
         )
     other = f'The native scan {OBJECT.name} was built from other sources; build it again.'
     try:
         _show_openmp()
-        library = ctypes.CDLL(str(OBJECT))
+        library = KernelLibrary(str(OBJECT))
         interface = dict(_entries(library))
         library.scan_isa.restype = ctypes.c_char_p
         for function in (library.scan_forward, library.scan_backward):
@@ -121,7 +128,7 @@ def load() -> tuple[ctypes.CDLL | None, str | None]:
         return None, other
     except OSError as error:
         return None, f'The native scan {OBJECT.name} does not load: {error}.'
-    library.channel_unit = interface.pop('SCAN_CHANNEL_UNIT', None)
+    library.channel_unit = interface.pop('SCAN_CHANNEL_UNIT', 0)
     if interface != _own_interface() or not library.channel_unit:
         return None, other
     return library, None
@@ -135,4 +142,4 @@ def unavailable_reason() -> str | None:
 def info() -> str:
     """Returns the selected instruction set and the number of threads, for diagnostics."""
     library, reason = load()
-    return reason or f'{library.scan_isa().decode()}, {torch.get_num_threads()} threads'
+    return str(reason) if library is None else f'{library.scan_isa().decode()}, {torch.get_num_threads()} threads'

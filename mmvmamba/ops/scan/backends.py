@@ -1,7 +1,7 @@
 """The backends of the scan, in the order in which 'auto' tries them.
 
-Each has a ``forward(inputs, out_dtype) -> y`` and, unless it only runs in place of the operator, a
-``backward(grad_y, inputs)`` that returns the gradients of the eight tensors of the `ScanInputs`.
+Each has a ``forward(inputs, out_dtype) -> y`` and a ``backward(grad_y, inputs)`` that returns the gradients of the
+eight tensors of `ScanInputs`. Autograd differentiates traceable backends, so their backward runs only in jit traces.
 """
 
 import torch
@@ -56,12 +56,20 @@ SCAN = Operation(
         backward=chunked.selective_scan_2d_backward,
         traceable=True,
     ),
-    Backend('reference', devices=None, dtypes=DTYPES, forward=reference.selective_scan_2d, traceable=True),
+    Backend(
+        'reference',
+        devices=None,
+        dtypes=DTYPES,
+        forward=reference.selective_scan_2d,
+        backward=chunked.selective_scan_2d_backward,
+        traceable=True,
+    ),
     Backend(
         'mamba_ssm',
         devices=('cuda',),
         dtypes=KERNEL_DTYPES,
         forward=mamba_ssm_backend.selective_scan_2d,
+        backward=chunked.selective_scan_2d_backward,
         traceable=True,
         unavailable_reason=mamba_ssm_backend.unavailable_reason,
     ),

@@ -1,6 +1,6 @@
-"""The scan through mamba-ssm's CUDA kernel, where that is installed: a peer to compare with.
+"""The scan on mamba-ssm's CUDA kernel, if that is installed, for comparisons.
 
-The kernel knows sequences, not maps, so each traversal is written out as a sequence of its own, and merged again.
+The kernel scans sequences. Each traversal of a map is therefore copied to a sequence, and the results are added.
 """
 
 import torch
@@ -22,7 +22,7 @@ def unavailable_reason() -> str | None:
 
 
 def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype | None = None) -> Tensor:
-    """Computes y (b, H, W, d), differentiable, in x's dtype by default."""
+    """Computes y (b, H, W, d), by default in the dtype of x. The result is differentiable."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs
@@ -47,7 +47,7 @@ def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype | None = None) 
         None if dt_bias is None else dt_bias.flatten().float(),
         dt_softplus,
     )
-    merged = 0
+    merged = y.new_zeros(())
     for code, s in zip(codes, y.unflatten(1, u.shape[1:3]).unbind(1)):
         merged = merged + to_map((s.flip(-1) if is_reversed(code) else s).transpose(1, 2), code, height, width)
     return merged.to(out_dtype or x.dtype)

@@ -1,4 +1,4 @@
-"""Calls the C scan kernels with pointers and strides of tensors, and removes the channel padding from the outputs."""
+"""Scans with the C kernels, which read tensors in place and pad the channels of their outputs."""
 
 import ctypes
 

@@ -1,9 +1,9 @@
-"""The 2-D selective scan: what users call, and the operators that PyTorch sees.
+"""The 2-D selective scan: the public function and the operators behind it.
 
-`mmvmamba::selective_scan_2d` and its backward are ordinary operators of PyTorch's dispatcher. CPU tensors go to the
-native kernel, CUDA tensors to Triton, and whatever those cannot take (another device, float64, no compiler, no Triton)
-to the two-level PyTorch scan, so that autograd, autocast, torch.compile, torch.export and FLOP counters all see one
-operator.
+`mmvmamba::selective_scan_2d` and its backward are operators of PyTorch's dispatcher, so autograd, autocast,
+torch.compile, torch.export and FLOP counters treat a scan as a single operator. CPU tensors are processed by the native
+kernels, CUDA tensors by Triton. Tensors that these do not support (other devices, float64), and systems without a
+compiler or Triton, use the chunked scan in plain PyTorch.
 """
 
 import torch
@@ -32,31 +32,30 @@ def selective_scan_2d(
     dt_softplus: bool = True,
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Scan a channels-last map along several traversals and sum the results in place.
+    """Scans a channels-last map along several traversals and adds the results.
 
-    For traversal k, walking t along it, with ``delta = softplus(dt + dt_bias)``:
-    ``h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t`` and ``y_t += <C_t, h_t> + D x_t``. Every map stays in natural
-    order.
+    The scan visits the positions t of the map in the order of the traversal. With ``delta = softplus(dt + dt_bias)``,
+    it computes ``h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t`` and ``y_t += <C_t, h_t> + D x_t``. All arguments and
+    the result are in the order of the map.
     Source: Mamba (arXiv 2312.00752) section 3.2; VMamba (arXiv 2401.10166) section 4.2.
 
     Args:
-        x: (b, H, W, d), one map for all traversals, or (b, K, H, W, d), one for each.
-        dt: time steps before bias and softplus, (b, K, H, W, d); or (b, K, H, W, r), low-rank, together with
-            `dt_weight`.
+        x: (b, H, W, d), one map for all traversals, or (b, K, H, W, d), one map per traversal.
+        dt: time steps before bias and softplus, (b, K, H, W, d). With `dt_weight`, low-rank time steps (b, K, H, W, r).
         A: (K, d, n), negative for a stable recurrence.
         B, C: (b, K, H, W, n).
         D, dt_bias: (K, d) or None.
-        dt_weight: (K, d, r) or None. The backward recomputes the full dt, so nothing K maps wide is kept.
-        traversals: K names out of 'row', 'column', 'row_reversed', 'column_reversed'; repeats allowed.
-        dt_softplus: False takes dt + dt_bias as it is.
-        out_dtype: type of the result; x's by default. Any input may be 16-bit: the state and all sums are float32
-            (float64 if any input is).
+        dt_weight: (K, d, r) or None. The backward pass recomputes the full dt instead of saving it.
+        traversals: K of the names 'row', 'column', 'row_reversed' and 'column_reversed', possibly repeated.
+        dt_softplus: whether to apply softplus to dt + dt_bias.
+        out_dtype: dtype of the result, by default that of x. All inputs may have 16 bits: the state and all sums are
+            float32, or float64 if any input is float64.
 
     Returns:
         (b, H, W, d).
 
     Raises:
-        ValueError: a shape, type or device that does not fit, by name.
+        ValueError: the shape, dtype or device of an argument is wrong. The message names the argument.
     """
     codes = traversal_codes(traversals)
     _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
@@ -64,7 +63,7 @@ def selective_scan_2d(
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
     name = current_backend()
     if name == AUTO and in_function_transform():
-        name = 'chunked'  # the operator has no rules for them
+        name = 'chunked'  # the operator has no rules for transforms
     if SCAN.replaces_operator(name):
         return SCAN.named(name).forward(inputs, out_dtype)
     if in_function_transform():
@@ -80,7 +79,7 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     check_tensors('the scan', needed, optional)
     check_flag('dt_softplus', dt_softplus)
     if out_dtype is not None and out_dtype not in DTYPES:
-        raise ValueError(f'out_dtype is {out_dtype}; the scan gives {DTYPE_NAMES}.')
+        raise ValueError(f'out_dtype is {out_dtype}; the scan returns {DTYPE_NAMES}.')
     if x.dim() not in (4, 5):
         raise ValueError(f'x must be (b, H, W, d) or (b, K, H, W, d), not {tuple(x.shape)}.')
     if A.dim() != 3:
@@ -91,10 +90,10 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
             f'x must be (b, H, W, d) or (b, K, H, W, d) with the d of A {tuple(A.shape)}, not {tuple(x.shape)}{hint}.'
         )
     if 0 in x.shape[-3:]:
-        raise ValueError(f'x is {tuple(x.shape)}: a map has at least one position and one channel.')
+        raise ValueError(f'x is {tuple(x.shape)}: a map needs at least one position and one channel.')
     if n == 0 or (dt_weight is not None and 0 in dt.shape[-1:]):
         raise ValueError(
-            f'A is {tuple(A.shape)} and dt {tuple(dt.shape)}: a scan has at least one state, and a low-rank dt a rank.'
+            f'A is {tuple(A.shape)} and dt {tuple(dt.shape)}: the state size n and the rank r must be at least 1.'
         )
     maps = (x.shape[0], K, *x.shape[-3:-1])
     rank = d if dt_weight is None else dt.shape[-1:].numel()
@@ -137,13 +136,12 @@ def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus,
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
     chosen = SCAN.select(x.device.type, inputs.dtypes, backend, inputs)
     if torch.float64 not in inputs.dtypes and grad_y.dtype == torch.float64:
-        grad_y = grad_y.float()  # only the result is wider than the scan
-    # 'reference' has no backward; under torch.jit.trace, it runs inside the operator
-    grads = (chosen.backward or SCAN.plain.backward)(grad_y, inputs)
+        grad_y = grad_y.float()  # the scan computed in float32, and only converted its result to float64
+    grads = chosen.backward(grad_y, inputs)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
 
 
-# For tensors of every device: `SCAN` selects a backend that supports them.
+# One implementation for all devices: `SCAN` selects the backend.
 _library.impl('selective_scan_2d', _forward, 'CompositeExplicitAutograd')
 _library.impl('selective_scan_2d_backward', _backward, 'CompositeExplicitAutograd')
 

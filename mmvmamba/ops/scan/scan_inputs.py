@@ -1,4 +1,4 @@
-"""The arguments of a scan, as the operator hands them to a backend."""
+"""The arguments of a scan, as the operator passes them to a backend."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ from .traversal import TRAVERSALS
 
 
 class ScanInputs(NamedTuple):
-    """The arguments of one scan; shapes as in `mmvmamba.ops.selective_scan_2d`.
+    """The arguments of one scan, with shapes as in `mmvmamba.ops.selective_scan_2d`.
 
     Attributes:
-        codes: the traversals, as in `traversal.py`.
+        codes: the codes of the traversals, see `traversal.py`.
     """
 
     x: Tensor
@@ -28,7 +28,7 @@ class ScanInputs(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
-        """The first eight."""
+        """The first eight fields."""
         return self[:8]
 
     @property
@@ -37,14 +37,17 @@ class ScanInputs(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of the map; Vim's is a single row of tokens."""
-        return tuple(self.x.shape[-3:-1])
+        """Height and width of the map. A sequence has height 1."""
+        height, width = self.x.shape[-3:-1]
+        return height, width
 
     @property
     def dtypes(self) -> set[torch.dtype]:
         return {t.dtype for t in self.tensors if t is not None}
 
     def in_state_dtype(self) -> 'ScanInputs':
-        """With all tensors in the dtype of the state: float64 if any of them is, else float32."""
+        """Converts all tensors to the dtype of the state: float64 if any of them is float64, else float32."""
         dtype = torch.float64 if torch.float64 in self.dtypes else torch.float32
-        return ScanInputs(*(t if t is None else t.to(dtype) for t in self.tensors), *self[8:])
+        x, dt, A, B, C = (t.to(dtype) for t in self[:5])
+        D, dt_bias, dt_weight = (t if t is None else t.to(dtype) for t in self[5:8])
+        return ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, self.codes, self.dt_softplus)

@@ -1,7 +1,7 @@
 """What a scan kernel is compiled for, and the maps on which it is verified."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class ScanSignature(NamedTuple):
     def exact(self) -> tuple[Callable, Callable]:
         return chunked.selective_scan_2d, chunked.selective_scan_2d_backward
 
-    def small_inputs(self) -> Iterator[list[Tensor | None]]:
+    def small_inputs(self) -> Iterator[list[Any]]:
         """Yields the eight tensors of a scan and a gradient of y, always with the same values.
 
         y and its gradient are in float32, as in the networks.
@@ -67,9 +67,9 @@ class ScanSignature(NamedTuple):
             rounded = [t.to(dtype) if dtype else None for t, dtype in zip(tensors, self.dtypes)]
             yield [*rounded, normal(self_check.BATCH, height, width, d)]
 
-    def results(self, forward: Callable, backward: Callable, tensors: list[Tensor | None]) -> dict[str, Tensor]:
+    def results(self, forward: Callable, backward: Callable, tensors: list[Any]) -> dict[str, Tensor]:
         *tensors, grad_y = tensors
-        inputs = ScanInputs(*tensors, traversal_codes(CROSS), self.dt_softplus)
+        inputs = ScanInputs(*tensors, codes=traversal_codes(CROSS), dt_softplus=self.dt_softplus)
         y, grads = forward(inputs, grad_y.dtype), backward(grad_y, inputs)
         return dict(y=y) | {f'd{name}': grad for name, grad in zip(inputs._fields, grads) if grad is not None}
 

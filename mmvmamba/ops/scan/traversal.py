@@ -1,17 +1,18 @@
-"""The orders in which a scan walks a map, and the sets of them that the VMamba paper compares.
+"""Traversals, the orders in which a scan visits the positions of a map.
 
-Two contracts meet here, and neither follows from the other: how kernels number the traversals, and in which order the
-released files hold what belongs to each.
+Two independent conventions are defined here: the codes of the traversals in the kernels, and the order of the
+traversals in the tensors of released checkpoints.
 """
 
 from torch import Tensor
 
-# Bits of a traversal's code, as the kernels read them: SCAN_COLUMN and SCAN_REVERSED of native/scan.h, and Triton's.
+# The bits of a traversal code, in native/scan.h (SCAN_COLUMN and SCAN_REVERSED) and in the Triton kernels.
 COLUMN, REVERSED = 1, 2
 CODES = {'row': 0, 'column': COLUMN, 'row_reversed': REVERSED, 'column_reversed': COLUMN | REVERSED}
 TRAVERSALS = tuple(CODES)
 
-# Entry k of x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs and Ds in a released file belongs to CROSS[k].
+# The traversals that VMamba compares. In released files, entry k of x_proj_weight, dt_projs_weight, dt_projs_bias,
+# A_logs and Ds belongs to CROSS[k].
 CROSS = ('row', 'column', 'row_reversed', 'column_reversed')
 UNIDIRECTIONAL = ('row',) * 4
 BIDIRECTIONAL = ('row', 'row', 'row_reversed', 'row_reversed')
@@ -21,7 +22,7 @@ def traversal_codes(traversals: tuple[str, ...]) -> list[int]:
     """The codes of the named traversals.
 
     Raises:
-        ValueError: a name is unknown, or there is none.
+        ValueError: `traversals` is empty or contains an unknown name.
     """
     if not isinstance(traversals, (tuple, list)) or not traversals or any(n not in TRAVERSALS for n in traversals):
         raise ValueError(f'traversals={traversals!r} must be a non-empty tuple of {", ".join(TRAVERSALS)}.')
@@ -33,9 +34,7 @@ def is_reversed(code: int) -> bool:
 
 
 def to_sequence(x: Tensor, code: int) -> Tensor:
-    """(b, H, W, ...) -> (b, H * W, ...), row-major or column-major; a reversed traversal walks this sequence
-    backwards.
-    """
+    """(b, H, W, ...) -> (b, H * W, ...), row-major or column-major. A reversed traversal visits it backwards."""
     return (x.transpose(1, 2) if code & COLUMN else x).flatten(1, 2)
 
 
@@ -45,5 +44,5 @@ def to_map(x: Tensor, code: int, height: int, width: int) -> Tensor:
 
 
 def map_of_each(x: Tensor, codes: list[int]) -> Tensor:
-    """(b, H, W, d), shared by the traversals, or (b, K, H, W, d) -> (b, K, H, W, d), a view."""
+    """A shared map (b, H, W, d), or one map per traversal (b, K, H, W, d) -> (b, K, H, W, d), a view."""
     return x if x.dim() == 5 else x.unsqueeze(1).expand(-1, len(codes), -1, -1, -1)

@@ -19,6 +19,7 @@ from ..triton_kernels import FUSION
 from ..triton_kernels.scan_backward import scan_bwd_kernel
 from ..triton_kernels.scan_forward import chunk_state_kernel, reduce_kernel, scan_fwd_kernel, state_passing_kernel
 from .scan_inputs import ScanInputs
+from .traversal import COLUMN, REVERSED
 
 WARPS_PER_MULTIPROCESSOR = 8  # minimum to hide the latency of loads; an estimate, not tuned on a device
 MIN_CHUNK = 16  # steps
@@ -69,8 +70,8 @@ def schedule(blocks: int, length: int, steps: int, codes: list[int], multiproces
         codes: Codes of the traversals.
         multiprocessors: Multiprocessors of the device.
     """
-    orientations = sorted({code & 1 for code in codes})
-    by_orientation = [orientations.index(code & 1) for code in codes]
+    orientations = sorted({code & COLUMN for code in codes})
+    by_orientation = [orientations.index(code & COLUMN) for code in codes]
     enough = WARPS_PER_MULTIPROCESSOR * multiprocessors
     if blocks * len(orientations) >= enough:
         return Schedule(by_orientation, length, 1)
@@ -120,17 +121,9 @@ def backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tensor | None, ...]:
             for i in range(0, len(x), images):
                 part = slice(i, i + images)
                 scan = Scan(
-                    x[part],
-                    full[part],
-                    A,
-                    B[part],
-                    C[part],
-                    D,
-                    dt_bias,
-                    codes,
-                    dt_softplus,
+                    x[part], full[part], A, B[part], C[part], D, dt_bias, codes, dt_softplus,
                     backward_channels(A.shape[-1]),
-                )
+                )  # fmt: skip
                 scan.backward(grad_y[part], dx[part], ddt[part], dB[part], dC[part], *sums)
     dA, dD, dbias = (None if t is None else total.to(t.dtype) for t, total in zip((A, D, dt_bias), sums))
     if dt_weight is None:
@@ -184,7 +177,7 @@ class Scan:
     def __init__(self, x, dt, A, B, C, D, dt_bias, codes, dt_softplus, block):
         height, width = x.shape[-3:-1]
         if height == 1 or width == 1:
-            codes = [code & 2 for code in codes]  # a column is also a row here, and rows are cheaper to traverse
+            codes = [code & REVERSED for code in codes]  # a column is also a row here, and rows are cheaper to traverse
         self.batch, self.K, self.length = len(x), len(codes), height * width
         self.channels, self.states = A.shape[1:]
         self.blocks = triton.cdiv(self.channels, block)
@@ -212,16 +205,9 @@ class Scan:
         self.maps |= {f's_{name}_{axis}': s for name, of in zip(names, strides) for axis, s in zip('bkp', of)}
         self.position_strides = [of[2] for of in strides]
         self.geometry = dict(
-            traversals=self.K,
-            plan=self.plan,
-            height=height,
-            width=width,
-            channels=self.channels,
-            states=self.states,
-            chunk=self.chunk,
-            chunks=self.chunks,
-            one_opaque=1,
-        )
+            traversals=self.K, plan=self.plan, height=height, width=width, channels=self.channels, states=self.states,
+            chunk=self.chunk, chunks=self.chunks, one_opaque=1,
+        )  # fmt: skip
         self.constants = dict(
             SOFTPLUS=dt_softplus, N=triton.next_power_of_2(self.states), BD=block, num_warps=1, **FUSION
         )
@@ -238,18 +224,9 @@ class Scan:
         start = self.chunk_states() if self.chunks > 1 else None
         terms = out[None] if self.K == 1 else self.new(self.groups, *out.shape)
         scan_fwd_kernel[(self.programs * self.groups,)](
-            **self.maps,
-            **self.parameters,
-            p_D=self.D,
-            p_start=start,
-            p_y=terms,
-            batch=self.batch,
-            groups=self.groups,
-            **self.geometry,
-            WIDE=self.wide(),
-            U=self.steps,
-            **self.constants,
-        )
+            **self.maps, **self.parameters, p_D=self.D, p_start=start, p_y=terms, batch=self.batch, groups=self.groups,
+            **self.geometry, WIDE=self.wide(), U=self.steps, **self.constants,
+        )  # fmt: skip
         if self.K > 1:
             write_sum(terms, out)
 
@@ -261,36 +238,16 @@ class Scan:
         before = self.new(self.batch, self.K, self.chunks, self.states, self.channels)
         behind = torch.empty_like(before) if adjoint else None
         chunk_state_kernel[(self.programs * self.K,)](
-            **self.maps,
-            **self.parameters,
-            p_grad_y=grad_y,
-            p_end_state=before,
-            p_end_grad=behind,
-            p_decay=decay,
-            s_grad_y_b=strides[0],
-            s_grad_y_p=strides[1],
-            **self.geometry,
-            ADJOINT=adjoint,
-            WIDE=self.wide(*strides),
-            U=self.steps,
-            **self.constants,
-        )
+            **self.maps, **self.parameters, p_grad_y=grad_y, p_end_state=before, p_end_grad=behind, p_decay=decay,
+            s_grad_y_b=strides[0], s_grad_y_p=strides[1], **self.geometry, ADJOINT=adjoint, WIDE=self.wide(*strides),
+            U=self.steps, **self.constants,
+        )  # fmt: skip
         for state in (before, behind) if adjoint else (before,):
             state_passing_kernel[(triton.cdiv(self.channels, 128) * self.states * self.K * self.batch,)](
-                p_A=self.parameters['p_A'],
-                p_decay=decay,
-                p_state=state,
-                traversals=self.K,
-                plan=self.plan,
-                channels=self.channels,
-                states=self.states,
-                chunks=self.chunks,
-                ADJOINT=state is behind,
-                BD=128,
-                U=8,
-                num_warps=4,
-                **FUSION,
-            )
+                p_A=self.parameters['p_A'], p_decay=decay, p_state=state, traversals=self.K, plan=self.plan,
+                channels=self.channels, states=self.states, chunks=self.chunks, ADJOINT=state is behind, BD=128, U=8,
+                num_warps=4, **FUSION,
+            )  # fmt: skip
         return (before, behind) if adjoint else before
 
     def backward(self, grad_y, dx, ddt, dB, dC, dA, dD, dbias) -> None:
@@ -305,32 +262,12 @@ class Scan:
         rows = [None if t is None else self.new(self.batch * self.chunks, *t.shape) for t in totals]
         strides = grad_y.stride()[:2]
         scan_bwd_kernel[(self.programs * self.groups,)](
-            **self.maps,
-            **self.parameters,
-            p_D=self.D,
-            p_grad_y=grad_y,
-            p_start=before,
-            p_last=behind,
-            p_scratch=scratch,
-            p_dx=dx_terms,
-            p_ddt=ddt,
-            p_dA=rows[0],
-            p_dB=dB_terms,
-            p_dC=dC_terms,
-            p_dD=rows[1],
-            p_dbias=rows[2],
-            s_grad_y_b=strides[0],
-            s_grad_y_p=strides[1],
-            s_ddt_b=ddt.stride(0),
-            s_ddt_k=ddt.stride(1),
-            batch=self.batch,
-            groups=self.groups,
-            **self.geometry,
-            SHARED=self.shared,
-            WIDE=self.wide(*strides),
-            T=self.steps,
-            **self.constants,
-        )
+            **self.maps, **self.parameters, p_D=self.D, p_grad_y=grad_y, p_start=before, p_last=behind,
+            p_scratch=scratch, p_dx=dx_terms, p_ddt=ddt, p_dA=rows[0], p_dB=dB_terms, p_dC=dC_terms, p_dD=rows[1],
+            p_dbias=rows[2], s_grad_y_b=strides[0], s_grad_y_p=strides[1], s_ddt_b=ddt.stride(0), s_ddt_k=ddt.stride(1),
+            batch=self.batch, groups=self.groups, **self.geometry, SHARED=self.shared, WIDE=self.wide(*strides),
+            T=self.steps, **self.constants,
+        )  # fmt: skip
         if self.shared and self.K > 1:
             write_sum(dx_terms, dx)
         write_sum(dB_terms, dB)

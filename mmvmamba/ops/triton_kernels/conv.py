@@ -57,24 +57,11 @@ def before_silu(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def convolve(
-    p_x,
-    p_weight,
-    p_bias,
-    p_y,
-    s_x_b,
-    s_x_h,
-    s_x_w,
-    kernels,
-    lefts,
-    height,
-    width,
-    channels,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDE: tl.constexpr,
-    BP: tl.constexpr,
-    BD: tl.constexpr,
-):
+    p_x, p_weight, p_bias, p_y,
+    s_x_b, s_x_h, s_x_w,
+    kernels, lefts, height, width, channels,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
     """Computes y[b, k] = SiLU(z_k). y is (b, K, H, W, d), weight (K, ROWS, COLUMNS, d), bias (K, d) or None."""
     length = height * width
     p, d, rest = block_at(tl.program_id(0), channels, length, BP, BD)
@@ -92,30 +79,11 @@ def convolve(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def convolve_back(
-    p_x,
-    p_weight,
-    p_bias,
-    p_grad_y,
-    p_dz,
-    p_parts,
-    s_x_b,
-    s_x_h,
-    s_x_w,
-    s_grad_y_b,
-    s_grad_y_k,
-    s_grad_y_h,
-    s_grad_y_w,
-    kernels,
-    lefts,
-    height,
-    width,
-    channels,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDE: tl.constexpr,
-    BP: tl.constexpr,
-    BD: tl.constexpr,
-):
+    p_x, p_weight, p_bias, p_grad_y, p_dz, p_parts,
+    s_x_b, s_x_h, s_x_w, s_grad_y_b, s_grad_y_k, s_grad_y_h, s_grad_y_w,
+    kernels, lefts, height, width, channels,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
     """Computes dz = dy dSiLU/dz, (b, K, H, W, d) in float32, and partial sums of the weight and bias gradients.
 
     p_parts is (b, blocks of positions, K, ROWS * COLUMNS + 1, d), where the last row is the bias. The partial sums are
@@ -151,20 +119,10 @@ def convolve_back(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def spread_back(
-    p_dz,
-    p_weight,
-    p_dx,
-    kernels,
-    lefts,
-    height,
-    width,
-    channels,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDE: tl.constexpr,
-    BP: tl.constexpr,
-    BD: tl.constexpr,
-):
+    p_dz, p_weight, p_dx,
+    kernels, lefts, height, width, channels,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDE: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
     """Computes dx, (b, H, W, d): the sum of weight * dz over all kernels and all outputs that read a position."""
     length = height * width
     p, d, rest = block_at(tl.program_id(0), channels, length, BP, BD)

@@ -51,44 +51,11 @@ def scan_steps(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def scan_fwd_kernel(
-    p_x,
-    p_dt,
-    p_A,
-    p_B,
-    p_C,
-    p_D,
-    p_dt_bias,
-    p_start,
-    p_y,
-    s_x_b,
-    s_x_k,
-    s_x_p,
-    s_dt_b,
-    s_dt_k,
-    s_dt_p,
-    s_B_b,
-    s_B_k,
-    s_B_p,
-    s_C_b,
-    s_C_k,
-    s_C_p,
-    batch,
-    groups,
-    traversals,
-    plan,
-    height,
-    width,
-    channels,
-    states,
-    chunk,
-    chunks,
-    one_opaque,
-    SOFTPLUS: tl.constexpr,
-    WIDE: tl.constexpr,
-    N: tl.constexpr,
-    BD: tl.constexpr,
-    U: tl.constexpr,
-):
+    p_x, p_dt, p_A, p_B, p_C, p_D, p_dt_bias, p_start, p_y,
+    s_x_b, s_x_k, s_x_p, s_dt_b, s_dt_k, s_dt_p, s_B_b, s_B_k, s_B_p, s_C_b, s_C_k, s_C_p,
+    batch, groups, traversals, plan, height, width, channels, states, chunk, chunks, one_opaque,
+    SOFTPLUS: tl.constexpr, WIDE: tl.constexpr, N: tl.constexpr, BD: tl.constexpr, U: tl.constexpr,
+):  # fmt: skip
     """Computes y[group, b], the sum over a group's traversals of <C_t, h_t> + D x_t, for one chunk and BD channels.
 
     One program is one warp, and one lane processes one channel. The states h are a (BD, N) tile, so each lane holds all
@@ -151,26 +118,9 @@ def scan_fwd_kernel(
 
 @triton.jit
 def chunk_steps(
-    h,
-    g,
-    cum_decay,
-    total,
-    pos,
-    stride_t,
-    length,
-    a,
-    bias,
-    x,
-    dt,
-    B,
-    C,
-    grad_y,
-    m_d,
-    m_n,
-    ADJOINT: tl.constexpr,
-    SOFTPLUS: tl.constexpr,
-    U: tl.constexpr,
-):
+    h, g, cum_decay, total, pos, stride_t, length, a, bias, x, dt, B, C, grad_y, m_d, m_n,
+    ADJOINT: tl.constexpr, SOFTPLUS: tl.constexpr, U: tl.constexpr,
+):  # fmt: skip
     """Computes U steps of `chunk_state_kernel`."""
     x_t = ()
     z_t = ()
@@ -198,46 +148,12 @@ def chunk_steps(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def chunk_state_kernel(
-    p_x,
-    p_dt,
-    p_A,
-    p_B,
-    p_C,
-    p_dt_bias,
-    p_grad_y,
-    p_end_state,
-    p_end_grad,
-    p_decay,
-    s_x_b,
-    s_x_k,
-    s_x_p,
-    s_dt_b,
-    s_dt_k,
-    s_dt_p,
-    s_B_b,
-    s_B_k,
-    s_B_p,
-    s_C_b,
-    s_C_k,
-    s_C_p,
-    s_grad_y_b,
-    s_grad_y_p,
-    traversals,
-    plan,
-    height,
-    width,
-    channels,
-    states,
-    chunk,
-    chunks,
-    one_opaque,
-    ADJOINT: tl.constexpr,
-    SOFTPLUS: tl.constexpr,
-    WIDE: tl.constexpr,
-    N: tl.constexpr,
-    BD: tl.constexpr,
+    p_x, p_dt, p_A, p_B, p_C, p_dt_bias, p_grad_y, p_end_state, p_end_grad, p_decay,
+    s_x_b, s_x_k, s_x_p, s_dt_b, s_dt_k, s_dt_p, s_B_b, s_B_k, s_B_p, s_C_b, s_C_k, s_C_p, s_grad_y_b, s_grad_y_p,
+    traversals, plan, height, width, channels, states, chunk, chunks, one_opaque,
+    ADJOINT: tl.constexpr, SOFTPLUS: tl.constexpr, WIDE: tl.constexpr, N: tl.constexpr, BD: tl.constexpr,
     U: tl.constexpr,
-):
+):  # fmt: skip
     """Computes the end state and the total decay of one chunk that starts from zero.
 
     end_state (b, K, chunks, N, d) is the state after the chunk. decay (b, K, chunks, d) is the sum of the chunk's step
@@ -276,48 +192,12 @@ def chunk_state_kernel(
     pos = position(tl.where(code >= 2, length - end, begin), code, height, width, WIDE)
     for _ in range(0, even, U):
         h, g, cum_decay, total, pos = chunk_steps(
-            h,
-            g,
-            cum_decay,
-            total,
-            pos,
-            stride_t,
-            length,
-            a,
-            bias,
-            x,
-            dt,
-            B,
-            C,
-            grad_y,
-            m_d,
-            m_n,
-            ADJOINT,
-            SOFTPLUS,
-            U,
-        )
+            h, g, cum_decay, total, pos, stride_t, length, a, bias, x, dt, B, C, grad_y, m_d, m_n, ADJOINT, SOFTPLUS, U,
+        )  # fmt: skip
     for _ in range(even, end - begin):
         h, g, cum_decay, total, pos = chunk_steps(
-            h,
-            g,
-            cum_decay,
-            total,
-            pos,
-            stride_t,
-            length,
-            a,
-            bias,
-            x,
-            dt,
-            B,
-            C,
-            grad_y,
-            m_d,
-            m_n,
-            ADJOINT,
-            SOFTPLUS,
-            1,
-        )
+            h, g, cum_decay, total, pos, stride_t, length, a, bias, x, dt, B, C, grad_y, m_d, m_n, ADJOINT, SOFTPLUS, 1,
+        )  # fmt: skip
     row = (b * traversals + k) * chunks + c
     tl.store(p_decay + row * channels + d, total, mask=m_d)
     o_state = states_at(row, n, d, states, channels, one_opaque)
@@ -328,18 +208,10 @@ def chunk_state_kernel(
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def state_passing_kernel(
-    p_A,
-    p_decay,
-    p_state,
-    traversals,
-    plan,
-    channels,
-    states,
-    chunks,
-    ADJOINT: tl.constexpr,
-    BD: tl.constexpr,
-    U: tl.constexpr,
-):
+    p_A, p_decay, p_state,
+    traversals, plan, channels, states, chunks,
+    ADJOINT: tl.constexpr, BD: tl.constexpr, U: tl.constexpr,
+):  # fmt: skip
     """Replaces each chunk's end state by its start state, in place: carry <- exp(A decay) carry + end.
 
     The loop over the chunks follows the direction of the traversal, or the opposite one for gradients (ADJOINT). One
