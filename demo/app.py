@@ -9,11 +9,17 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
-import gradio as gr
-import mmcv
 import numpy as np
 import torch
+
+from mmvmamba.engine.libraries import missing_package
+
+try:
+    import cv2
+    import gradio as gr
+    import mmcv
+except ImportError as error:
+    raise missing_package(error) from error
 
 from mmvmamba.analysis.networks import to_input
 from mmvmamba.analysis.scans import TokenLayout, record_scans, scan_attention

@@ -14,10 +14,16 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-import mmcv
 import numpy as np
-from rich.progress import Progress
+
+from mmvmamba.engine.libraries import missing_package
+
+try:
+    import cv2
+    import mmcv
+    from rich.progress import Progress
+except ImportError as error:
+    raise missing_package(error) from error
 
 from mmvmamba.engine.arguments import add_arguments, load_config
 from mmvmamba.engine.checks.images import check_regular_file

@@ -1,25 +1,8 @@
 #!/usr/bin/env bash
 # Tests with one process per GPU. On a machine without GPUs, GPUS is the number of CPU processes:
 #     bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]
-# For several machines, run the command on each of them with NNODES, NODE_RANK, MASTER_ADDR and PORT set. PYTHON sets
-# the interpreter (default: the active environment, else .venv of this checkout).
-set -euo pipefail
-
+# For several machines, run the command on each of them with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
+# shellcheck disable=SC1091
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 usage='usage: dist_test.sh CONFIG CHECKPOINT GPUS [arguments of test.py]'
-config=${1:?$usage}
-checkpoint=${2:?$usage}
-gpus=${3:?$usage}
-tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python=python
-[[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x $tools/../.venv/bin/python ]] && python=$tools/../.venv/bin/python
-python=${PYTHON:-$python}
-export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
-
-export MMVMAMBA_LAUNCHER=$$ # a rank detects that its launcher has died if its parent process differs
-exec "$python" -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
-    --nproc_per_node="$gpus" \
-    "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"
+run_with_torchrun "${3:?$usage}" test.py "${1:?$usage}" "${2:?$usage}" --launcher pytorch "${@:4}"

@@ -1,7 +1,9 @@
 """The OpenMMLab libraries: which of them a config needs, how to get one, and what each wants of its config."""
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from mmengine.config import Config
 
@@ -48,10 +50,25 @@ def register_modules(scope: str, needed_by: str = 'this model') -> None:
         raise cannot_import(f'{scope}, which {needed_by} needs,', error) from error
 
 
+# How to get other packages that the tools and demos import, by the name in `import`.
+PACKAGES = {
+    **INSTALL,
+    'cv2': 'pip install opencv-python',
+    'gradio': 'pip install gradio',
+    'matplotlib': 'pip install matplotlib',
+}
+
+
+def missing_package(error: ImportError) -> SystemExit:
+    """Returns the exception that ends a tool with one line if it cannot import a package."""
+    tool = Path(sys.argv[0]).name
+    return SystemExit(f'{tool}: {cannot_import((error.name or "a package").split(".")[0], error)}')
+
+
 def cannot_import(what: str, error: Exception) -> LaunchError:
     library = (getattr(error, 'name', None) or '').split('.')[0]
-    known = next((name for name in INSTALL if name == library or f'{name} is not installed' in str(error)), None)
-    way_out = f': {INSTALL[known]}' if known else ''
+    known = next((name for name in PACKAGES if name == library or f'{name} is not installed' in str(error)), None)
+    way_out = f': {PACKAGES[known]}' if known else ''
     reason = ' '.join(str(error).split())
     if not isinstance(error, ImportError):
         reason = f'{type(error).__name__}: {reason}' if reason else type(error).__name__

@@ -12,10 +12,17 @@ figure shows the time steps and the memory of all blocks.
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot as plt
 from mmengine.logging import MMLogger
+
+from mmvmamba.engine.libraries import missing_package
+
+try:
+    import matplotlib
+    import mmcv  # noqa: F401, needed by mmvmamba.analysis
+    from matplotlib import pyplot as plt
+except ImportError as error:
+    raise missing_package(error) from error
 
 from mmvmamba.analysis.networks import build_backbone, read_photograph, to_input
 from mmvmamba.analysis.scans import TokenLayout, record_scans, scan_attention, scan_order, statistics

@@ -22,6 +22,13 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 
+from mmvmamba.engine.libraries import missing_package
+
+try:
+    import mmcv  # noqa: F401, needed by mmvmamba.analysis
+except ImportError as error:
+    raise missing_package(error) from error
+
 from mmvmamba.analysis.networks import find_photographs
 from mmvmamba.checkpoint import load_checked, read_checkpoint, unwrap_state_dict
 from mmvmamba.engine.arguments import add_arguments, load_config

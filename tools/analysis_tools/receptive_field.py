@@ -11,11 +11,18 @@ If a checkpoint is given, the network is shown before and after loading it.
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from mmengine.logging import MMLogger
 from mmengine.utils import track_iter_progress
+
+from mmvmamba.engine.libraries import missing_package
+
+try:
+    import matplotlib
+    import mmcv  # noqa: F401, needed by mmvmamba.analysis
+except ImportError as error:
+    raise missing_package(error) from error
 
 from mmvmamba.analysis.networks import NETWORKS, build_backbone, find_photographs, read_photograph, to_input
 from mmvmamba.analysis.receptive_field import area_holding, receptive_field

@@ -11,12 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import mmcv
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+
+from mmvmamba.engine.libraries import missing_package
+
+try:
+    import mmcv
+except ImportError as error:
+    raise missing_package(error) from error
 
 from mmvmamba.checkpoint import load_checked, read_checkpoint, unwrap_state_dict
 from mmvmamba.engine.arguments import add_arguments, load_config
