@@ -116,7 +116,7 @@ def summary(inferencer, sample, score_thr):
 def read_at(backbone, image, x, y):
     """The image, brighter and warmer where the pixel's position reads more, over all traversals."""
     height, width = (max(1, round(side / 32)) * 32 for side in image.shape[:2])
-    resized = mmcv.imresize(image, (width, height), interpolation='area')
+    resized = np.asarray(mmcv.imresize(image, (width, height), interpolation='area'))
     scans = record_scans(backbone, to_input(resized, next(backbone.parameters()).device))
     layouts = [TokenLayout.of(backbone, scan, resized.shape[:2]) for scan in scans]
     deep = [(scan, layout) for scan, layout in zip(scans, layouts) if layout.height * STRIDE >= height]
@@ -126,7 +126,7 @@ def read_at(backbone, image, x, y):
     row, column = int(y / image.shape[0] * layout.height), int(x / image.shape[1] * layout.width)
     weights = layout.to_map(scan_attention(scan, *layout.in_scan(row, column)))  # (K, height, width, channels)
     weights = weights.sum(0).abs().mean(-1).sqrt().cpu().numpy()
-    heat = mmcv.imresize(np.uint8(255 * weights / weights.max()), image.shape[1::-1])
+    heat = np.asarray(mmcv.imresize((255 * weights / weights.max()).astype(np.uint8), image.shape[1::-1]))
     colours = cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO)[..., ::-1]
     blended = cv2.addWeighted(image, 0.4, np.ascontiguousarray(colours), 0.6, 0)
     return cv2.drawMarker(blended, (x, y), (255, 255, 255), cv2.MARKER_CROSS, 20, 2)

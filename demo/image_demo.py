@@ -156,7 +156,7 @@ class Output:
         if frame.video not in self.videos:
             file = self.folder / 'pictures' / frame.video
             file.parent.mkdir(parents=True, exist_ok=True)
-            codec = cv2.VideoWriter_fourcc(*'mp4v')
+            codec = cv2.VideoWriter.fourcc(*'mp4v')
             rate = frame.fps if 0 < frame.fps < float('inf') else 25  # some files do not say
             self.videos[frame.video] = cv2.VideoWriter(str(file), codec, rate, (shape[1], shape[0]))
             if not self.videos[frame.video].isOpened():

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.infer import BaseInferencer
 
 
 def class_info(cfg: Config, meta: Any) -> dict[str, Any]:
@@ -27,13 +26,13 @@ def class_info(cfg: Config, meta: Any) -> dict[str, Any]:
     return info
 
 
-def name_all_labels(inferencer: BaseInferencer, samples: list[Any]) -> None:
+def name_all_labels(inferencer: Any, samples: list[Any]) -> None:
     """Adds names (`class 137`) and colours for predicted labels beyond the last known name.
 
     A head can have more classes than the data set names; the visualizers and the results look up every label.
 
     Args:
-        inferencer: from `load_inferencer`; its lists of names and colours are extended.
+        inferencer: a BaseInferencer from `load_inferencer`; its lists of names and colours are extended.
         samples: from `predict`.
     """
     count = max(map(_label_count, samples), default=0)

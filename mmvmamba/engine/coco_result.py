@@ -28,7 +28,7 @@ class CocoResult:
         masks = encode_mask_results(found.masks.numpy()) if 'masks' in found else [None] * len(found)
         for box, score, label, mask in zip(found.bboxes.tolist(), found.scores.tolist(), found.labels.tolist(), masks):
             left, top, right, bottom = box
-            annotation = dict(
+            annotation: dict[str, Any] = dict(
                 id=len(self.annotations) + 1,
                 image_id=len(self.images),
                 category_id=label + 1,

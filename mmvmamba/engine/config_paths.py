@@ -39,7 +39,7 @@ def missing_paths(cfg: Config, stage: str) -> Iterator[str]:
         if evaluator.get('ann_file'):
             paths.append((f'{option}.ann_file', evaluator.ann_file))
     for option, path in paths:
-        if '://' not in path and not Path(path).exists():
+        if '://' not in str(path) and not Path(path).exists():
             yield (
                 f'{path} does not exist, and {option} names it: put the data there, or set the path in the config or '
                 f'with --cfg-options {option}=PATH'
@@ -53,7 +53,7 @@ def _numbered(entry: Any, option: str) -> list[tuple[str, Any]]:
     return [(option, entry)] if entry else []
 
 
-def _dataset_paths(dataset: dict, option: str, scope: str) -> Iterator[tuple[str, str]]:
+def _dataset_paths(dataset: dict, option: str, scope: str) -> Iterator[tuple[str, str | Path]]:
     """Yields (option, path) for all that a dataset and the datasets in it read, joined as BaseDataset joins them."""
     for key in ('dataset', 'datasets'):
         for inner_option, inner in _numbered(dataset.get(key), f'{option}.{key}'):

@@ -55,10 +55,11 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_value(item) for item in node.elts]
     if isinstance(node, ast.Dict) and None not in node.keys:
-        return {str(_value(key)): _value(value) for key, value in zip(node.keys, node.values)}
+        return {str(_value(key)): _value(value) for key, value in zip(node.keys, node.values) if key}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
         return {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
-    is_negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
-    if is_negative and isinstance(node.operand, ast.Constant) and isinstance(node.operand.value, (int, float)):
-        return -node.operand.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        operand = _value(node.operand)
+        if isinstance(operand, (int, float)):
+            return -operand
     return ast.unparse(node)

@@ -66,8 +66,8 @@ def start_ranks(cfg: Config) -> None:
     if cfg.launcher != 'pytorch':
         raise LaunchError(f'--launcher {cfg.launcher} needs GPUs: without them use tools/dist_train.sh or dist_test.sh')
 
-    timeout = {'timeout': timedelta(seconds=dist_cfg['timeout'])} if 'timeout' in dist_cfg else {}
-    torch.distributed.init_process_group('gloo', **timeout)
+    timeout = timedelta(seconds=dist_cfg['timeout']) if 'timeout' in dist_cfg else None
+    torch.distributed.init_process_group('gloo', timeout=timeout)
     # the defaults are mmengine's
     wrapper = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
     wrapper = {'type': 'MMDistributedDataParallel', **(cfg.get('model_wrapper_cfg') or wrapper), 'device_ids': None}

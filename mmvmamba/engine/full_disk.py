@@ -27,9 +27,9 @@ def reporting_full_disk(folder: Path) -> Iterator[None]:
     """
     handle_error = logging.Handler.handleError
 
-    def skip_full_disk(handler: logging.Handler, record: logging.LogRecord) -> None:
+    def skip_full_disk(self: logging.Handler, record: logging.LogRecord) -> None:
         if not _is_full(sys.exc_info()[1]):
-            handle_error(handler, record)
+            handle_error(self, record)
 
     logging.Handler.handleError = skip_full_disk  # instead of a traceback for each line of the log
     try:

@@ -68,7 +68,7 @@ def _load_classifier(cfg, load_weights, info, device):
 
     progress.disable_progress_bar = True
     init_default_scope('mmpretrain')  # as the two others do
-    model = get_model(cfg, pretrained=False)
+    model: Any = get_model(cfg, pretrained=False)
     _check_is_classifier(model)
     load_weights(model)
     inferencer = ImageClassificationInferencer(model, device=device, classes=info.get('classes'))
@@ -128,7 +128,8 @@ def draw(inferencer: BaseInferencer, image: np.ndarray, sample: Any, score_thr: 
     else:
         labels = torch.tensor(_labels(inferencer, sample, score_thr), dtype=torch.long)
         sample = sample.clone().set_pred_label(labels)
-        picture = inferencer.visualizer.visualize_cls(image, sample, classes=inferencer.classes)
+        classifier: Any = inferencer  # an ImageClassificationInferencer
+        picture = classifier.visualizer.visualize_cls(image, sample, classes=classifier.classes)
     return np.ascontiguousarray(picture[..., ::-1])
 
 
@@ -143,7 +144,7 @@ def classification(inferencer: BaseInferencer, sample: Any, score_thr: float) ->
 
     A multi-label classifier has a list of these, `labels`: all of at least `score_thr`, the highest score first.
     """
-    names = inferencer.classes
+    names = getattr(inferencer, 'classes', None)
     found = [
         dict(label=label, score=float(sample.pred_score[label]), **({'class': names[label]} if names else {}))
         for label in _labels(inferencer, sample, score_thr)

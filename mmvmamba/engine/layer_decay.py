@@ -1,5 +1,7 @@
 """Layer-wise learning rates and selective weight decay, for every task library."""
 
+from typing import Any
+
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -75,7 +77,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def _depth_and_scale(self, model: nn.Module, name: str) -> tuple[int, float]:
         rate = self.paramwise_cfg['layer_decay_rate']
-        backbone = getattr(model, 'backbone', None)
+        backbone: Any = getattr(model, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
             if rate == 1:
                 return 0, 1.0

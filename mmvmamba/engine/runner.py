@@ -50,7 +50,7 @@ def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = F
 
 
 def _new_runner(cfg: Config) -> Runner:
-    runner = RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)  # pyright: ignore[reportArgumentType]
     if not any(isinstance(hook, DatasetCheckHook) for hook in runner.hooks):
         runner.register_hook(DatasetCheckHook())
     return runner

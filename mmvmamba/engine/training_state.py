@@ -75,8 +75,9 @@ def check_optimizer(optimizer: Optimizer, state: dict, saved_type: str | None, f
     if saved_type not in (None, kind):
         raise CheckpointError(f'{filename} has the state of {saved_type}, and this config asks for {kind}: {way_out}')
     groups, tensors = state.get('param_groups'), state.get('state')
-    is_sound = isinstance(tensors, dict) and isinstance(groups, list) and all(isinstance(g, dict) for g in groups)
-    sizes = [len(_listed(group.get('params'))) for group in groups] if is_sound else []
+    if not isinstance(tensors, dict) or not isinstance(groups, list) or not all(isinstance(g, dict) for g in groups):
+        tensors, groups = {}, []
+    sizes = [len(_listed(group.get('params'))) for group in groups]
     own_sizes = [len(group['params']) for group in optimizer.param_groups]
     if sizes != own_sizes:
         raise CheckpointError(

@@ -58,7 +58,6 @@ def main(argv=None):
         turns = [batches(paths, args.batch_size) for _ in args.configs]
         runs = [Run(config, args, turn) for config, turn in zip(args.configs, turns)]
         for run in runs:
-            run.times = []
             for _ in range(args.warmup):
                 run.time()
         for _ in range(args.batches):
@@ -80,6 +79,7 @@ class Run:
     def __init__(self, config, args, turns):
         self.config, _, checkpoint = config.partition('=')
         cfg = load_config(self.config, args.cfg_options)
+        self.times: list[float] = []
         self.scope, self.device, self.turns, self.model_only = cfg.default_scope, args.device, turns, args.model_only
         if cfg.get('data_preprocessor'):
             cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -92,7 +92,7 @@ class Run:
     def time(self):
         """Processes the next batch and returns the time in seconds."""
         paths = next(self.turns)
-        ready = self.model.data_preprocessor(self.load(paths)) if self.model_only else None
+        ready = self.model.data_preprocessor(self.load(paths)) if self.model_only else {}
         synchronize(self.device)
         begin = time.perf_counter()
         self.model(**ready, mode='tensor') if self.model_only else self.model.test_step(self.load(paths))

@@ -7,8 +7,9 @@ seconds for any model and image size and needs neither weights nor images.
 
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -102,7 +103,7 @@ def count_flops(model: nn.Module, shape: Sequence[int]) -> Counter:
     return Counter({op.__name__: count if op in OTHERS else count // 2 for op, count in counts.items()})
 
 
-def run_two_stages(detector: nn.Module, image: Tensor) -> None:
+def run_two_stages(detector: Any, image: Tensor) -> None:
     """Runs the parts of a two-stage detector that mmdet counts: 1000 proposals per box head, 100 per mask head.
 
     The choice of proposals does not affect the count. Proposal generation and RoI pooling are not counted.
@@ -118,7 +119,7 @@ def run_two_stages(detector: nn.Module, image: Tensor) -> None:
             stage(image.new_zeros(num_rois, extractor.out_channels, *extractor.roi_layers[0].output_size))
 
 
-def stages(modules: nn.Module) -> Sequence[nn.Module]:
+def stages(modules: Any) -> Iterable[Any]:
     """Returns the heads of a cascade, or the single head in a list."""
     return modules if isinstance(modules, nn.ModuleList) else [modules]
 

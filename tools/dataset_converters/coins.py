@@ -67,7 +67,7 @@ def segment_coins(photo: np.ndarray) -> np.ndarray:
     coins = binary_fill_holes(segmentation.watershed(filters.sobel(photo), seeds) == 2)
     coins = morphology.closing(coins, morphology.disk(6))  # adds dark notches at the rims to the coins
     coins = morphology.opening(coins, morphology.disk(10))  # removes spikes at the rims and specks of dust
-    labels = measure.label(coins)
+    labels = np.asarray(measure.label(coins))
     if labels.max() != NUM_COINS:
         raise RuntimeError(
             f'Found {labels.max()} coins instead of {NUM_COINS}: this is not the photograph of '

@@ -10,6 +10,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,10 @@ OUTPUTS = {'mmdet': 'maps', 'mmseg': 'classes', 'mmpretrain': 'logits'}
 class Exported(nn.Module):
     """The exported model: maps RGB images (B, 3, H, W), 0 to 255, to the requested outputs, one tensor or several."""
 
-    def __init__(self, cfg: Config, model: nn.Module, what: str):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, cfg: Config, model: Any, what: str):
         super().__init__()
         settings = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
         # The pipeline loads BGR images, so a model expects RGB if its preprocessor swaps the channels.
@@ -45,7 +49,7 @@ class Exported(nn.Module):
         for name, default in (('mean', 0.0), ('std', 1.0)):
             values = torch.tensor(settings.get(name) or [default] * 3)
             self.register_buffer(name, values[:, None, None])
-        self.model = model
+        self.model: Any = model
         self.what = what
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ their current keys and shapes. If a tensor is missing or has a different shape, 
 """
 
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import OrderedDict
 from pathlib import Path
 
@@ -25,7 +25,7 @@ SUFFIXES = ('.pth', '.safetensors')
 
 
 def parse_args(argv=None):
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('out', type=Path, help='output file, .pth or .safetensors')
     parser.add_argument(

@@ -1,8 +1,9 @@
 """Annotation files of COCO's format: whether their structure is what pycocotools and the three libraries expect."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from ..errors import DataError, raise_first
 from .images import check_regular_file, pixel_limit
@@ -68,7 +69,7 @@ def missing_mask(content: dict) -> str | None:
     return None
 
 
-def category_fault(content: dict, classes: object) -> str | None:
+def category_fault(content: Mapping, classes: str | Sequence[str]) -> str | None:
     """Whether each class of a data set has one category in the file, in the same order; else the fault as a sentence.
 
     mmdet drops a class without a category, and numbers the others in the order of the file.
@@ -171,7 +172,7 @@ def _object_faults(entry: dict, name: str, categories: set) -> Iterator[str]:
             yield f'the segmentation of {name} {fault}'
 
 
-def _is_id(value: object) -> bool:
+def _is_id(value: object) -> TypeGuard[int | str]:
     return isinstance(value, str) or (is_number(value) and value == int(value))
 
 

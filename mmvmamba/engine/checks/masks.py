@@ -5,6 +5,7 @@ middle of a number are read beyond their end, and runs that cover less than the 
 """
 
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def _polygon_fault(polygon: object) -> str | None:
     return None
 
 
-def far_numbers(values: Sequence[object]) -> list[object]:
+def far_numbers(values: Sequence[Any] | np.ndarray) -> list[Any]:
     """Those of the values that are not finite numbers of at most `FARTHEST`."""
     try:  # in C, as there may be millions
         total = sum(values)
@@ -69,7 +70,7 @@ def far_numbers(values: Sequence[object]) -> list[object]:
     return [value for value in values if not is_number(value) or not -FARTHEST <= value <= FARTHEST]
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a number, which True, False, NaN and infinity are not."""
     if isinstance(value, (bool, np.bool_)):
         return False
@@ -78,11 +79,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, (float, np.floating)) and bool(np.isfinite(value))
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
-def _extent(polygon: Sequence[float]) -> float:
+def _extent(polygon: Sequence[float] | np.ndarray) -> float:
     return max(polygon) - min(polygon)
 
 

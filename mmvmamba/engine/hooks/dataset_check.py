@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -38,21 +38,21 @@ class DatasetCheckHook(Hook):
         install_dataset_errors()
 
     def before_train(self, runner: Runner) -> None:
-        _check(runner.model, runner.train_loop.dataloader.dataset, 'the training data')
+        _check(runner.model, runner.train_loop, 'the training data')
         if runner.val_loop is not None:
             self.before_val(runner)
 
     def before_val(self, runner: Runner) -> None:
-        _check(runner.model, runner.val_loop.dataloader.dataset, 'the validation data', runner.val_loop.evaluator)
+        _check(runner.model, runner.val_loop, 'the validation data')
 
     def before_test(self, runner: Runner) -> None:
-        _check(runner.model, runner.test_loop.dataloader.dataset, 'the test data', runner.test_loop.evaluator)
+        _check(runner.model, runner.test_loop, 'the test data')
 
 
-def _check(model: Any, dataset: Any, name: str, evaluator: Evaluator | None = None) -> None:
-    metainfo = getattr(dataset, 'metainfo', {})
+def _check(model: Any, loop: Any, name: str) -> None:
+    metainfo = getattr(loop.dataloader.dataset, 'metainfo', {})
     check_class_counts(model, metainfo, name)
-    for metric in getattr(evaluator, 'metrics', ()):
+    for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):  # a training loop has no evaluator
         check_metric(metric, metainfo)
 
 

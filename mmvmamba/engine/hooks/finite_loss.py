@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from ...checkpoint import unwrap_model
 from ..errors import TrainingError
 
 
@@ -28,7 +28,7 @@ class FiniteLossHook(Hook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap_model(runner.model)
         self._handle = model.register_forward_hook(partial(self._look, runner), with_kwargs=True)
 
     def after_train(self, runner: Runner) -> None:

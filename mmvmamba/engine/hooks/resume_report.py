@@ -62,7 +62,7 @@ class ResumeReportHook(Hook):
             runner.logger.warning(f'{name}: {_short(old)} in the checkpoint, {_short(new)} in this run; {effect}.')
 
     def _differences(self, runner: Runner, checkpoint: dict) -> Iterator[tuple[str, Any, Any, str]]:
-        meta, file = checkpoint['meta'], runner._load_from
+        meta, file = checkpoint['meta'], str(runner._load_from)
         old, new = parse_config(meta.get('cfg')), parse_config(runner.cfg.pretty_text)
         if isinstance(runner, Runner):  # a strategy of FlexibleRunner keeps them in a form of its own
             for part, wrapper, state in _pairs(runner.optim_wrapper, checkpoint['optimizer'], file):
@@ -108,7 +108,7 @@ def _type_of_optimizer(optim_wrapper: Any, part: str) -> str | None:
     return node.rpartition('.')[2] if isinstance(node, str) else None
 
 
-def _pairs(wrapper: OptimWrapper, state: dict, file: str) -> Iterator[tuple[str, OptimWrapper, dict]]:
+def _pairs(wrapper: Any, state: dict, file: str) -> Iterator[tuple[str, OptimWrapper, dict]]:
     """(name, wrapper, its state); the name is empty unless the config has several optimizers."""
     if not isinstance(wrapper, OptimWrapperDict):
         yield '', wrapper, state

@@ -35,7 +35,7 @@ class SeedByPositionHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        loader = runner.train_dataloader
+        loader: Any = runner.train_dataloader  # its dataset and its batch sampler get new attributes
         # the protocol by which DataLoader asks a data set for a whole batch; set here, it reaches every worker
         loader.dataset.__getitems__ = SeededLoading(loader.dataset, runner.seed)
         sampler = loader.batch_sampler.sampler
@@ -46,13 +46,15 @@ class SeedByPositionHook(Hook):
         seed_everything(runner.seed, STEP, get_rank(), runner.iter)
 
     def after_train(self, runner: Runner) -> None:
-        loader = runner.train_dataloader
+        loader: Any = runner.train_dataloader
         del loader.dataset.__getitems__
         loader.batch_sampler.sampler = loader.batch_sampler.sampler.sampler
 
 
 class Position(int):
     """An index into a data set that knows the how-manieth sample of the training it is."""
+
+    position: int
 
     def __new__(cls, index: int, position: int):
         self = super().__new__(cls, index)
@@ -66,8 +68,8 @@ class Position(int):
 class PositionedSampler(Sampler):
     """The indices of another sampler, each with its position in the training."""
 
-    def __init__(self, sampler: Sampler, runner: Runner):
-        batch_sampler = runner.train_dataloader.batch_sampler
+    def __init__(self, sampler: Any, runner: Runner):
+        batch_sampler: Any = runner.train_dataloader.batch_sampler
         self.sampler = sampler
         self.dataset = getattr(sampler, 'dataset', None)  # mmdet's AspectRatioBatchSampler asks for it here
         self.runner = runner

@@ -25,7 +25,7 @@ class UnusedParametersHook(Hook):
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model
+        model: Any = runner.model
         self._handles = []
         self._reached: set[str] = set()
         is_strict = isinstance(model, DistributedDataParallel) and not model.find_unused_parameters
@@ -42,7 +42,8 @@ class UnusedParametersHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         # while gradients accumulate, DistributedDataParallel does not look at them
-        if not self._handles or not runner.optim_wrapper.should_update():
+        wrapper: Any = runner.optim_wrapper
+        if not self._handles or not wrapper.should_update():
             return
         for handle in self._handles:
             handle.remove()

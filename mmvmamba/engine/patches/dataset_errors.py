@@ -24,8 +24,8 @@ def install_dataset_errors() -> None:
     install_file_readers()
     if BaseDataset.prepare_data is _prepare_data:
         return
-    BaseDataset.prepare_data = _prepare_data
-    BaseDataset.__init_subclass__ = classmethod(_wrap)  # for datasets that are imported later
+    setattr(BaseDataset, 'prepare_data', _prepare_data)  # noqa: B010, type checkers reject an assignment
+    setattr(BaseDataset, '__init_subclass__', classmethod(_wrap))  # noqa: B010, for datasets that are imported later
     kinds: list[type] = [BaseDataset]
     while kinds:
         kind = kinds.pop()
@@ -52,8 +52,8 @@ def _install_in_worker(trust: bool) -> _InWorkers:
     return _InWorkers()
 
 
-def _checking_annotations(load: Callable[[BaseDataset], list]) -> Callable[[BaseDataset], list]:
-    def load_data_list(self: BaseDataset, *args) -> list:
+def _checking_annotations(load: Callable[..., list]) -> Callable[..., list]:
+    def load_data_list(self: Any, *args) -> list:
         self._in_workers = _InWorkers()
         file = self.ann_file or ', '.join(map(str, self.data_prefix.values())) or type(self).__name__
         if self.ann_file:
@@ -108,7 +108,7 @@ def is_loading(transform: Callable) -> bool:
     return type(transform).__name__.startswith('Load')
 
 
-def load(transform: Callable[[dict], dict | None], sample: dict, dataset: BaseDataset) -> dict | None:
+def load(transform: Callable[[dict], dict | None], sample: dict, dataset: Any) -> dict | None:
     """Applies a loading transform, and checks what it reads.
 
     Raises:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 
-def restart_early_loading(batches: Any, loader: DataLoader, sampler: Sampler) -> None:
+def restart_early_loading(batches: Any, loader: DataLoader, sampler: Any) -> None:
     """Makes an iteration-based loop load its first batches again. From MMEngine 0.10.8 on, it has not loaded any.
 
     Args:

@@ -58,7 +58,7 @@ def _replace_in_pycocotools() -> None:
     original_init = COCO.__init__
 
     @functools.wraps(original_init)
-    def init(self: COCO, annotation_file: Any = None) -> None:
+    def init(self: Any, annotation_file: Any = None) -> None:
         original_init(self)
         self.annotation_file = annotation_file
         if annotation_file is None:
@@ -85,7 +85,7 @@ def _replace_in_pycocotools() -> None:
     original_get_cat_ids = COCO.getCatIds
 
     @functools.wraps(original_get_cat_ids)
-    def get_cat_ids(self: COCO, catNms: Any = (), *others, **kwargs) -> list:
+    def get_cat_ids(self: Any, catNms: Any = (), *others, **kwargs) -> list:
         fault = category_fault(self.dataset, catNms) if len(catNms) else None
         if fault:
             raise DataError(f'{self.annotation_file}: {fault}')
