@@ -15,7 +15,7 @@ help:
 	@echo 'make test-classic  run the test suite with the original OpenMMLab libraries, in .venv-classic'
 	@echo 'make wheel         build the source distribution and the wheel in dist (needs only Python and gcc; 1 minute)'
 	@echo 'make bench         measure time and memory of the scan and the backbones on this machine'
-	@echo 'make lint          check code, documentation and licences: ruff, proselint, codespell, clang-format, shellcheck'
+	@echo 'make lint          check code, types, documentation and licences'
 	@echo 'make lock          resolve the pinned versions into lock files with hashes (needs only Python and PyPI)'
 	@echo 'make audit         ask PyPI for known vulnerabilities of the locked packages (needs only Python and PyPI)'
 	@echo 'make docs          build the documentation: build/site/index.html (needs Python 3.11; 1 minute the first time)'
@@ -53,6 +53,7 @@ bench: setup
 lint: setup
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
+	.venv/bin/basedpyright
 	$(python) .ci/prose.py
 	git ls-files | xargs .venv/bin/codespell
 	git ls-files '*.c' '*.h' '*.inc' | xargs .venv/bin/clang-format --dry-run --Werror
