@@ -1,4 +1,8 @@
-"""VMamba: a hierarchical backbone of SS2D blocks, in both released generations."""
+"""VMamba: a hierarchical backbone of SS2D blocks.
+
+The first generation, the `vanilla_*` entries of `ARCHS`, has gates and no MLPs. The current generation, all other
+entries, has MLPs and no gates.
+"""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +10,7 @@ from collections.abc import Iterable
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import BIDIRECTIONAL, CROSS, UNIDIRECTIONAL
+from ..ops import BIDIRECTIONAL, CROSS, TRAVERSALS, UNIDIRECTIONAL
 from ..ops.arguments import check_flag
 from .activation_checkpointing import call_block
 from .backbone import Backbone, register_family
@@ -28,6 +32,7 @@ from .vss_block import VSSBlock
 _VANILLA = dict(ssm_ratio=2.0, d_state=16, mlp_ratio=0.0, gate=True, conv_bias=True, stem='patch', downsample='merging')
 
 # All released variants (VMamba, arXiv 2401.10166, and its repository's tables); see ARCH_DEFAULTS for the other fields.
+# In a name, s2l5 stands for ssm_ratio=2.0 and 5 blocks in the third stage.
 ARCHS = {
     'vanilla_tiny': dict(dims=96, depths=(2, 2, 9, 2), **_VANILLA),
     'vanilla_small': dict(dims=96, depths=(2, 2, 27, 2), **_VANILLA),
@@ -45,7 +50,8 @@ ARCH_DEFAULTS = dict(
     ssm_ratio=2.0, d_state=1, dt_rank='auto', mlp_ratio=4.0, gate=False, conv_bias=False, stem='conv', downsample='conv'
 )
 
-# The scan ablations of the paper (section 5.3) keep four directions and change their traversals.
+# The scan ablations of the paper (section 5.3) also have four directions with their own parameters, but several of them
+# traverse the map in the same order.
 SCANS = {'cross': CROSS, 'unidirectional': UNIDIRECTIONAL, 'bidirectional': BIDIRECTIONAL}
 
 
@@ -72,10 +78,11 @@ class VMamba(Backbone):
     Source: VMamba: Visual State Space Model (arXiv 2401.10166). Parameter names are those of the released checkpoints.
 
     Args:
-        arch: a name in `ARCHS` (`tiny`, `small` and `base` are the recommended variants), or a dict with `dims` (four
-            widths, or the first one, which each stage doubles), `depths` (blocks per stage) and optionally `ssm_ratio`
-            (2.0), `d_state` (1), `dt_rank` ('auto'), `mlp_ratio` (4.0; 0 for no MLP), `gate` (False), `conv_bias`
-            (False), `stem` ('conv' or 'patch') and `downsample` ('conv' or 'merging').
+        arch: a name in `ARCHS` (`tiny`, `small` and `base` are the recommended variants), or a dict with `dims` (the
+            widths of the four stages, or that of the first; each later stage is then twice as wide as the previous
+            one), `depths` (blocks per stage) and optionally `ssm_ratio` (2.0), `d_state` (1), `dt_rank` ('auto'),
+            `mlp_ratio` (4.0; 0 for no MLP), `gate` (False), `conv_bias` (False), `stem` ('conv' or 'patch') and
+            `downsample` ('conv' or 'merging').
         in_channels: channels of the input image.
         out_indices: the stages to return, 0 to 3, each through its own LayerNorm. Later stages are not built.
         drop_path_rate: rate of stochastic depth of the last block; it rises linearly from 0 at the first.
@@ -96,8 +103,8 @@ class VMamba(Backbone):
 
     archs = ARCHS
     missing_ok = ('outnorm',)
-    unexpected_ok = ('classifier.', 'norm.', 'head.', 'outnorm')
-    classifier_keys = {
+    unexpected_ok = ('classifier.', 'norm.', 'head.', 'outnorm')  # out_indices may select fewer outputs than a file has
+    classifier_keys = {  # those of newer and older files
         'classifier.norm.': 'backbone.outnorm3.',
         'norm.': 'backbone.outnorm3.',
         'classifier.head.': 'head.fc.',
@@ -117,7 +124,7 @@ class VMamba(Backbone):
         pretrained: str | None = None,
     ):
         super().__init__(init_cfg, pretrained)
-        arch = _resolve_arch(arch, self.archs)
+        arch = _complete_arch(arch, self.archs)
         dims, depths = arch['dims'], arch['depths']
         check_count('in_channels', in_channels)
         check_rate('drop_path_rate', drop_path_rate)
@@ -153,7 +160,7 @@ class VMamba(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, dims[i], ~H / (4 * 2**i), ~W / (4 * 2**i)) for each i in out_indices."""
-        check_image(x, self.in_channels, self.smallest_image, self.patch_embed[0])
+        check_image(x, self.in_channels, self.smallest_image, conv=self.patch_embed[0])
         x = self.patch_embed(laid_out_channels_last(x))
         outs = []
         for i, stage in enumerate(self.layers):
@@ -172,10 +179,10 @@ class VMamba(Backbone):
             return 0
         if top != 'layers':  # output norms
             return self.num_blocks + 1
-        stage, part, index = int(rest[0]), rest[1], rest[2]
+        stage, part = int(rest[0]), rest[1]
         # a downsampling layer has the learning rate of the block that follows
-        index = self.depths[stage] if part == 'downsample' else int(index)
-        return 1 + sum(self.depths[:stage]) + index
+        block = self.depths[stage] if part == 'downsample' else int(rest[2])
+        return 1 + sum(self.depths[:stage]) + block
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str:
@@ -184,7 +191,10 @@ class VMamba(Backbone):
         return key
 
     def keys_to_skip(self, keys: Iterable[str]) -> set[str]:
-        """Skips the norm of a classifier, which was not trained as one of several output norms."""
+        """Skips the output norm of a classifier unless this backbone returns the last stage only, as a classifier does.
+
+        That norm was trained for the classification head. Backbones with other outputs start with new norms.
+        """
         norms = {key for key in keys if key.startswith('outnorm')}
         is_classifier = all(key.startswith('outnorm3.') for key in norms)
         return norms if is_classifier and self.out_indices != (3,) else set()
@@ -192,11 +202,13 @@ class VMamba(Backbone):
     @classmethod
     def identify_variant(cls, tensors: dict[str, Tensor]) -> dict | None:
         variant = super().identify_variant(tensors)
-        outputs = tuple(i for i in range(4) if f'outnorm{i}.weight' in tensors) or (3,)
-        return variant and variant | dict(out_indices=outputs)
+        if variant is None:
+            return None
+        outputs = tuple(i for i in range(4) if f'outnorm{i}.weight' in tensors)
+        return {**variant, 'out_indices': outputs or (3,)}  # older classifiers have a `norm`, of the last stage
 
 
-# Keys in other generations of released checkpoints.
+# Regular expressions for the keys of older released files, and their replacements.
 _OLDER_KEYS = (
     (r'^patch_embed\.proj\.', 'patch_embed.0.'),
     (r'^patch_embed\.norm\.', 'patch_embed.2.'),
@@ -209,16 +221,18 @@ _OLDER_KEYS = (
 )
 
 
-def _resolve_arch(arch: str | dict, archs: dict[str, dict]) -> dict:
+def _complete_arch(arch: str | dict, archs: dict[str, dict]) -> dict:
     """Validates an architecture and returns all its fields, with four widths and depths."""
-    arch = resolve_arch(arch, archs, ('dims', 'depths'), ARCH_DEFAULTS, 'dims=96, depths=(2, 2, 8, 2)')
+    example = 'dims=96, depths=(2, 2, 8, 2)'
+    arch = resolve_arch(arch, archs, required=('dims', 'depths'), defaults=ARCH_DEFAULTS, example=example)
     if isinstance(arch['dims'], int):
         arch['dims'] = [arch['dims'] * 2**i for i in range(4)]
     for field in ('dims', 'depths'):
         if not isinstance(arch[field], (tuple, list)) or len(arch[field]) != 4:
             raise ValueError(f'{field}={arch[field]!r} must have 4 entries, one for each stage.')
         for value in arch[field]:
-            check_count(field, value, least=0 if field == 'depths' else 2)  # the stem has half as many
+            # A stage may have no blocks. The stem's first convolution has half as many channels as the first stage.
+            check_count(field, value, least=0 if field == 'depths' else 2)
     check_choice('stem', arch['stem'], STEMS)
     check_choice('downsample', arch['downsample'], DOWNSAMPLES)
     check_count('d_state', arch['d_state'])
@@ -232,14 +246,14 @@ def _resolve_arch(arch: str | dict, archs: dict[str, dict]) -> dict:
 
 
 def _resolve_traversals(traversals: str | tuple[str, ...]) -> tuple[str, ...]:
-    if not traversals or not isinstance(traversals, (tuple, list)) and traversals not in tuple(SCANS):
-        raise ValueError(
-            f'Unknown traversals {traversals!r}: choose from {", ".join(SCANS)}, or give a tuple of {", ".join(CROSS)}.'
-        )
-    traversals = SCANS[traversals] if isinstance(traversals, str) else tuple(traversals)
+    if isinstance(traversals, str) and traversals in SCANS:
+        return SCANS[traversals]
+    if not isinstance(traversals, (tuple, list)) or not traversals:
+        choices = f'choose from {", ".join(SCANS)}, or give a tuple of {", ".join(TRAVERSALS)}'
+        raise ValueError(f'Unknown traversals {traversals!r}: {choices}.')
     for name in traversals:
-        check_choice('traversals', name, CROSS)
-    return traversals
+        check_choice('traversals', name, TRAVERSALS)
+    return tuple(traversals)
 
 
 def _init_linear(module: nn.Module) -> None:
