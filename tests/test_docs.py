@@ -20,6 +20,15 @@ PAGES = sorted(
     page for pattern in ('*.md', 'docs/*.md', 'configs/*/*.md', 'benchmarks/*.md') for page in ROOT.glob(pattern)
 )
 FOLDERS = ('benchmarks', 'configs', 'demo', 'docs', 'tests', 'tools')
+LOG = ROOT / 'benchmarks' / 'LOG.md'  # its entries name files as they were then
+# Files that the reader creates, and a folder that only the wheel has.
+NOT_IN_THE_REPOSITORY = {
+    'configs/demo/CONFIG.py',
+    'configs/_base_/datasets/name.py',
+    'configs/vmamba/mask-rcnn_vmamba-t-s1l5_fpn_1x_coco.py',
+    'mmvmamba/ops/scan/name.py',
+    'mmvmamba/.mim',
+}
 
 
 def blocks(page, language):
@@ -56,6 +65,17 @@ def test_commands_name_existing_files(page):
                 missing += [word for word in words[1:] if '=' not in word and word not in targets]
             missing += [word for word in words if word.startswith(tuple(f'{f}/' for f in FOLDERS)) and not here(word)]
     assert not missing
+
+
+@pytest.mark.parametrize('page', [p for p in PAGES if p != LOG], ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_in_the_text_exist(page):
+    folders = (*FOLDERS, 'mmvmamba', *(path.name for path in (ROOT / 'mmvmamba').iterdir() if path.is_dir()))
+    text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.M | re.S)
+    words = {word for span in re.findall(r'`([^`\n]+)`', text) for word in span.split()}
+    paths = [
+        word for word in words - NOT_IN_THE_REPOSITORY if re.fullmatch(rf'(?:{"|".join(folders)})/[\w./*-]*\w', word)
+    ]
+    assert not [path for path in paths if not here(path) and not here(f'mmvmamba/{path}')]
 
 
 def here(path):

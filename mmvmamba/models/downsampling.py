@@ -43,7 +43,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = ((size + 1) // 2 for size in x.shape[1:3])
-        # Pad to even sizes, then concatenate the pixels (dy, dx) of 2x2 patches in the order (0,0), (1,0), (0,1), (1,1).
+        # Pad to even sizes. Concatenate the pixels (dy, dx) of 2x2 patches: (0, 0), (1, 0), (0, 1), (1, 1)
         x = nn.functional.pad(x, (0, 0, 0, 2 * width - x.shape[2], 0, 2 * height - x.shape[1]))
         x = x.unflatten(2, (width, 2)).unflatten(1, (height, 2))
         x = rearrange(x, 'b h dy w dx c -> b h w (dx dy c)')

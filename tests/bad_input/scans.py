@@ -9,11 +9,11 @@ from mmvmamba.ops import (
     TRAVERSALS,
     conv_silu_1d,
     conv_silu_2d,
-    reference,
     selective_scan,
     selective_scan_2d,
     use_backend,
 )
+from mmvmamba.ops.scan import reference
 from mmvmamba.ops.scan.scan_inputs import ScanInputs
 from mmvmamba.ops.scan.traversal import traversal_codes
 
