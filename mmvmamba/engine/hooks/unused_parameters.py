@@ -52,7 +52,7 @@ class UnusedParametersHook(Hook):
             listed = ', '.join(unused[:8]) + (f' and {len(unused) - 8} more' if len(unused) > 8 else '')
             raise TrainingError(
                 f'{len(unused)} of {len(self._names)} parameters received no gradient in the first step ({listed}), '
-                'which stops distributed training: if they belong to an output of the backbone that no neck or head uses, '
+                'which stops distributed training: if they belong to a backbone output that no neck or head uses, '
                 'remove it from out_indices and renumber start_level or in_index; otherwise set '
                 'find_unused_parameters=True in the config'
             )
