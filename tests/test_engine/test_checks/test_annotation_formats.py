@@ -27,7 +27,7 @@ class MakesFolder:
 def test_a_pickle_is_rejected_unless_it_is_trusted(suffix, tmp_path):
     file, marker = tmp_path / f'annotations.{suffix}', tmp_path / 'ran'
     file.write_bytes(pickle.dumps(MakesFolder(marker)))
-    with pytest.raises(DataError, match=rf'{file} is a pickle, and reading it runs .* pass --trust-annotations'):
+    with pytest.raises(DataError, match=rf'{file} is a pickle, which can execute code .* pass --trust-annotations'):
         load(str(file))
     assert not marker.exists()
     with trust_annotations(True):
