@@ -1,7 +1,7 @@
-"""A web page: drop an image, choose a config and a checkpoint, see what is found, and click to see what a pixel reads.
+"""Web page that shows the predictions of a model for an image, and which positions influence a clicked pixel.
 
-The configs to choose from are those of this repository and those named on the command line, as a config is a program.
-Checkpoints are read as data. The page is served to this machine alone.
+The configs of this repository and those on the command line are available; a config is a program, so it cannot be
+uploaded. Checkpoints are read as data. The page can only be opened on this machine.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -31,13 +31,13 @@ from mmvmamba.engine.tool_session import tool_session
 
 ROOT = Path(__file__).parents[1]
 OPACITY = 0.5
-STRIDE = 16  # of the map on which a click is answered: the deepest of those that still show places
+STRIDE = 16  # the influence is shown for the deepest map with at most this stride
 
 
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('configs', nargs='*', help='further configs to choose from; the first is chosen at the start')
-    parser.add_argument('--checkpoint', default='', help='file or URL that stands in the page at the start')
+    parser.add_argument('configs', nargs='*', help='further configs; the first one is selected at the start')
+    parser.add_argument('--checkpoint', default='', help='checkpoint file or URL to show at the start')
     add_arguments(parser, 'device')
     parser.add_argument('--port', type=int, default=7860, help='default: %(default)s')
     return parser.parse_args(argv)
@@ -56,17 +56,19 @@ def build_page(args: Namespace) -> gr.Blocks:
 
     def find(config, checkpoint, image, score_thr):
         if image is None or not checkpoint:
-            raise gr.Error('Drop an image and name a checkpoint first.')
-        inferencer = said(load, config, checkpoint)
+            raise gr.Error('Upload an image and enter a checkpoint first.')
+        inferencer = shown_on_page(load, config, checkpoint)
         bgr = np.ascontiguousarray(image[..., ::-1])
         [sample] = predict(inferencer, [bgr])
         return draw(inferencer, bgr, sample, score_thr, OPACITY)[..., ::-1], summary(inferencer, sample, score_thr)
 
     def look(config, checkpoint, image, event: gr.SelectData):
-        return said(read_at, said(load, config, checkpoint).model.backbone, image, *event.index)
+        return shown_on_page(read_at, shown_on_page(load, config, checkpoint).model.backbone, image, *event.index)
 
     with gr.Blocks(title='mmvmamba', analytics_enabled=False) as page:
-        gr.Markdown('# mmvmamba\nDrop an image, find, then click into the picture to see what that pixel reads.')
+        gr.Markdown(
+            '# mmvmamba\nUpload an image, press Find, and click a pixel of the result to see what influences it.'
+        )
         with gr.Row():
             config = gr.Dropdown(configs, value=configs[0], label='Config')
             checkpoint = gr.Textbox(args.checkpoint, label='Checkpoint', placeholder='file or URL')
@@ -74,9 +76,9 @@ def build_page(args: Namespace) -> gr.Blocks:
         with gr.Row():
             image = gr.Image(label='Image')
             with gr.Column():
-                picture = gr.Image(label='Found', interactive=False)
+                picture = gr.Image(label='Predictions', interactive=False)
                 text = gr.Markdown()
-            activation = gr.Image(label='Read by the pixel', interactive=False)
+            activation = gr.Image(label='Influence on the pixel', interactive=False)
         button = gr.Button('Find', variant='primary')
         button.click(find, [config, checkpoint, image, score_thr], [picture, text])
         picture.select(look, [config, checkpoint, image], activation)
@@ -89,8 +91,8 @@ def load_model(config, checkpoint, device):
     return load_inferencer(cfg, checkpoint, device)
 
 
-def said(function, *arguments):
-    """The result of a function, or its one sentence on the page."""
+def shown_on_page(function, *arguments):
+    """Returns the result of a function, or shows its error on the page."""
     try:
         return function(*arguments)
     except (LaunchError, CheckpointError, DataError) as error:
@@ -98,7 +100,7 @@ def said(function, *arguments):
 
 
 def summary(inferencer, sample, score_thr):
-    """What was found, in words."""
+    """Describes the predictions in a line."""
     if 'pred_instances' in sample:
         found, classes = sample.pred_instances, inferencer.model.dataset_meta['classes']
         counts = Counter(classes[label] for label in found.labels[found.scores >= score_thr].tolist())
@@ -114,14 +116,14 @@ def summary(inferencer, sample, score_thr):
 
 @torch.no_grad()
 def read_at(backbone, image, x, y):
-    """The image, brighter and warmer where the pixel's position reads more, over all traversals."""
+    """Returns the image with a heat map: how much each position influences pixel (x, y), over all traversals."""
     height, width = (max(1, round(side / 32)) * 32 for side in image.shape[:2])
     resized = np.asarray(mmcv.imresize(image, (width, height), interpolation='area'))
     scans = record_scans(backbone, to_input(resized, next(backbone.parameters()).device))
     layouts = [TokenLayout.of(backbone, scan, resized.shape[:2]) for scan in scans]
     deep = [(scan, layout) for scan, layout in zip(scans, layouts) if layout.height * STRIDE >= height]
     if not deep:
-        raise LaunchError(f'{type(backbone).__name__} has no selective scan that a pixel could read through')
+        raise LaunchError(f'{type(backbone).__name__} has no selective scan whose influence could be shown')
     scan, layout = deep[-1]
     row, column = int(y / image.shape[0] * layout.height), int(x / image.shape[1] * layout.width)
     weights = layout.to_map(scan_attention(scan, *layout.in_scan(row, column)))  # (K, height, width, channels)

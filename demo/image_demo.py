@@ -1,8 +1,7 @@
-"""Shows what a detector, segmentor or classifier finds in an image, a folder, the files of a pattern, or a video.
+"""Predicts with a detector, segmentor or classifier for images or videos: a file, a folder or a glob pattern.
 
-It writes the images, or the video, with what was found drawn in, and what was found: of a detector `predictions.json`
-in COCO's format, of a segmentor PNG files whose pixels are class numbers, of a classifier `predictions.json`
-with the label, or all labels of a multi-label classifier.
+Writes the images or videos with the predictions drawn into them, and the predictions: `predictions.json` in COCO format
+for a detector, PNG files with class indices for a segmentor, and `predictions.json` with the labels for a classifier.
 """
 
 import json
@@ -37,26 +36,30 @@ VIDEOS = {'.avi', '.mkv', '.mov', '.mp4', '.webm'}
 
 
 class Frame(NamedTuple):
-    name: Path  # x.jpg, or clip/000012.png of clip.mp4, below the folder of all inputs
-    image: np.ndarray  # (height, width, 3), blue first
+    name: Path  # relative to the common folder of all inputs; clip/000012.png for a frame of clip.mp4
+    image: np.ndarray  # (height, width, 3), BGR
     video: Path | None = None
     fps: float = 0
 
 
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument('input', help='image, video, folder of them, or a pattern in quotes: "data/**/*.jpg"')
+    parser.add_argument('input', help='image, video, folder, or quoted glob pattern such as "data/**/*.jpg"')
     add_arguments(parser, 'config')
-    parser.add_argument('checkpoint', help='file or URL')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--out-dir', type=Path, default='outputs', help='default: %(default)s')
-    parser.add_argument('--batch-size', type=int, default=1, help='images of one size at once (default: %(default)s)')
+    parser.add_argument(
+        '--batch-size', type=int, default=1, help='images of the same size per batch (default: %(default)s)'
+    )
     parser.add_argument(
         '--score-thr',
         type=float,
         default=0.3,
         help='lowest score of an object, or of a label of a multi-label classifier (default: %(default)s)',
     )
-    parser.add_argument('--opacity', type=float, default=0.5, help='of the classes that a segmentor paints')
+    parser.add_argument(
+        '--opacity', type=float, default=0.5, help='opacity of the class colours of a segmentor (default: %(default)s)'
+    )
     add_arguments(parser, 'device', 'cfg_options', 'trust_checkpoint')
     return parser.parse_args(argv)
 
@@ -79,18 +82,20 @@ def main(argv=None):
 
 
 def find_files(source: str) -> dict[Path, Path]:
-    """Images and videos, and what each is called in the output: its path below the folder of them all."""
+    """Returns images and videos with their names in the output: the paths relative to their common folder."""
     path = Path(source)
     found = path.iterdir() if path.is_dir() else [path] if path.is_file() else map(Path, glob(source, recursive=True))
     files = sorted(file for file in found if file.suffix.lower() in IMAGES | VIDEOS)
     if not files:
-        raise LaunchError(f'{source} is no image or video, no folder of any, and no pattern that finds one')
+        raise LaunchError(f'{source} is not an image or video, a folder with one, or a pattern that matches one')
     folder = os.path.commonpath([file.parent for file in files])
     names = {file: Path(os.path.relpath(file, folder)) for file in files}
     first = {}
     for file, name in names.items():
         if first.setdefault(name.with_suffix(''), file) != file:
-            raise LaunchError(f'{file} and {first[name.with_suffix("")]} have one name in the output: rename one')
+            raise LaunchError(
+                f'{file} and {first[name.with_suffix("")]} would have the same name in the output: rename one of them'
+            )
     return names
 
 
@@ -106,7 +111,7 @@ def read_frames(file: Path, name: Path) -> Iterator[Frame]:
     else:
         image = mmcv.imread(file)
         if image is None:
-            raise LaunchError(f'{file} cannot be read as an image: it is damaged, or something else')
+            raise LaunchError(f'{file} cannot be read as an image: it is damaged or has another format')
         yield Frame(name, image)
 
 
@@ -114,7 +119,7 @@ def open_video(file: Path) -> mmcv.VideoReader:
     check_regular_file(file)
     video = mmcv.VideoReader(str(file))
     if not video.opened or len(video) < 1:
-        raise LaunchError(f'{file} cannot be read as a video: it is damaged, or of a format that OpenCV lacks')
+        raise LaunchError(f'{file} cannot be read as a video: it is damaged, or OpenCV does not support its format')
     return video
 
 
@@ -130,7 +135,7 @@ def batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
 
 
 class Output:
-    """Writes each image as it comes, and the predictions at the end."""
+    """Writes each image when it is predicted, and the predictions at the end."""
 
     def __init__(self, folder, inferencer, score_thr, opacity):
         self.folder, self.inferencer, self.score_thr, self.opacity = folder, inferencer, score_thr, opacity
@@ -157,10 +162,12 @@ class Output:
             file = self.folder / 'pictures' / frame.video
             file.parent.mkdir(parents=True, exist_ok=True)
             codec = cv2.VideoWriter.fourcc(*'mp4v')
-            rate = frame.fps if 0 < frame.fps < float('inf') else 25  # some files do not say
+            rate = frame.fps if 0 < frame.fps < float('inf') else 25  # some files contain no frame rate
             self.videos[frame.video] = cv2.VideoWriter(str(file), codec, rate, (shape[1], shape[0]))
             if not self.videos[frame.video].isOpened():
-                raise LaunchError(f'{file} cannot be written: the folder is not writable, or OpenCV lacks the codec')
+                raise LaunchError(
+                    f'{file} cannot be written: the folder is not writable, or OpenCV does not have the codec'
+                )
         return self.videos[frame.video]
 
     def __enter__(self):

@@ -82,7 +82,7 @@ def test_receptive_field(files, tmp_path, capsys):
 
 
 def test_receptive_field_rejects_a_network_named_twice(files, tmp_path):
-    with pytest.raises(SystemExit, match='ResNet-50 is there twice, and the picture has one place for it'):
+    with pytest.raises(SystemExit, match='ResNet-50 is given twice'):
         tool('receptive_field')('--images', files / 'images', 'ResNet-50=a.pth', 'ResNet-50=b.pth')
 
 
@@ -131,5 +131,5 @@ def test_benchmark(files, capsys, options):
 
 
 def test_benchmark_rejects_invalid_arguments(files, tmp_path):
-    with pytest.raises(SystemExit, match=r'image folder .* holds no picture'):
+    with pytest.raises(SystemExit, match=r'image folder .* contains no image'):
         tool('benchmark')('--images', tmp_path, files / 'vmamba.py')

@@ -66,7 +66,7 @@ def test_pixel_depends_mostly_on_its_neighbourhood(app, backbone):
 
 
 def test_backbone_without_scans_raises_a_one_sentence_error(app):
-    with pytest.raises(LaunchError, match='Conv2d has no selective scan that a pixel could read through'):
+    with pytest.raises(LaunchError, match='Conv2d has no selective scan whose influence could be shown'):
         app.read_at(app.torch.nn.Conv2d(3, 1, 1), np.zeros((64, 64, 3), np.uint8), 1, 1)
 
 

@@ -227,7 +227,7 @@ def test_unrolled_detector_contains_no_custom_operators(tmp_path, capsys):
     'arguments, message',
     [
         (['model.pth'], 'must end in .onnx or .pt2'),
-        (['model.onnx', '--unrolled'], '--unrolled writes down every step'),
+        (['model.onnx', '--unrolled'], '--unrolled needs the size of the image'),
     ],
 )
 def test_unsupported_exports_are_rejected(arguments, message):

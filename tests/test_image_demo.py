@@ -168,11 +168,11 @@ def test_errors_are_one_sentence(demo, model, images, tmp_path):
         demo(tmp_path / 'broken.jpg', config, checkpoint, '--out-dir', tmp_path, '--device', 'cpu')
     with pytest.raises(SystemExit, match='--batch-size 0 must be 1 or more'):
         demo(images, config, checkpoint, '--batch-size', 0)
-    with pytest.raises(SystemExit, match='is no image or video, no folder of any'):
+    with pytest.raises(SystemExit, match='is not an image or video, a folder with one'):
         demo(images / '*.gif', config, checkpoint)
     (tmp_path / 'x.jpg').touch()
     (tmp_path / 'x.png').touch()
-    with pytest.raises(SystemExit, match='have one name in the output'):
+    with pytest.raises(SystemExit, match='would have the same name in the output'):
         demo(tmp_path, config, checkpoint)
     whole = torch.load(checkpoint)['state_dict']
     torch.save({name: whole[name] for name in whole if name.startswith('backbone.')}, tmp_path / 'part.pth')
@@ -323,6 +323,6 @@ def test_error_names_a_prediction_that_cannot_be_drawn(demo, images, tmp_path):
             return samples
 
     config, checkpoint = save_model(tmp_path, 'mmseg', SEGMENTOR.replace('EncoderDecoder', 'Depths'))
-    with pytest.raises(SystemExit, match='Depths predicts pred_depth_map: the demos take detectors, segmentors and'):
+    with pytest.raises(SystemExit, match='Depths predicts pred_depth_map: the demos support detectors, segmentors and'):
         demo(images / '0.png', config, checkpoint, '--out-dir', tmp_path / 'out', '--device', 'cpu')
     assert not (tmp_path / 'out').exists()

@@ -508,7 +508,7 @@ def test_classification(data, tmp_path):
     show = ['--show-dir', tmp_path / 'pictures']
     test(*command, *show, '--cfg-options', 'visualizer.name=test')
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 4
-    with pytest.raises(SystemExit, match='mmpretrain draws no pictures with --tta'):
+    with pytest.raises(SystemExit, match='mmpretrain cannot draw images with --tta'):
         test(*command, *show, '--tta')
 
 
@@ -528,7 +528,7 @@ def test_config_errors(detection, data, tmp_path, monkeypatch):
         run('--cfg-options', 'train_dataloader.dataset.dataset.data_root=nowhere')
     with pytest.raises(SystemExit, match=r'nowhere/?.* does not exist, and test_dataloader\.dataset\.data_prefix\.img'):
         test(detection, data / 'boxes.json', '--cfg-options', 'test_dataloader.dataset.data_prefix.img=nowhere')
-    with pytest.raises(SystemExit, match='--auto-scale-lr needs the batch size'):
+    with pytest.raises(SystemExit, match='--auto-scale-lr needs the total batch size'):
         run('--auto-scale-lr')
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Tests a checkpoint of mmdet, mmseg or mmpretrain: metrics, predictions, pictures."""
+"""Tests a checkpoint of mmdet, mmseg or mmpretrain: computes metrics, and saves predictions and images."""
 
 from argparse import ArgumentParser
 from copy import deepcopy
@@ -18,14 +18,16 @@ from mmvmamba.engine.work_dir import make_folder
 def parse_args(argv=None):
     parser = ArgumentParser(description=__doc__)
     add_arguments(parser, 'config', 'work_dir', 'cfg_options', 'launcher', 'trust_checkpoint', 'trust_annotations')
-    parser.add_argument('checkpoint', help='file or URL')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument(
-        '--out', help='keep the predictions: a .pkl file (mmdet, mmpretrain) or a folder of label maps (mmseg)'
+        '--out', help='save the predictions: a .pkl file (mmdet, mmpretrain) or a folder of label maps (mmseg)'
     )
-    parser.add_argument('--show', action='store_true', help='show pictures with predictions in a window')
-    parser.add_argument('--show-dir', help='write pictures with predictions to this folder')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show keeps each picture')
-    parser.add_argument('--tta', action='store_true', help='augment at test time: tta_model of the config, or a flip')
+    parser.add_argument('--show', action='store_true', help='show images with predictions in a window')
+    parser.add_argument('--show-dir', help='write images with predictions to this folder')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds for which --show displays each image')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation: tta_model of the config, else a flip'
+    )
     return parser.parse_args(argv)
 
 
@@ -37,7 +39,7 @@ def main(argv=None):
         if args.show or args.show_dir:
             draw_predictions(cfg, args)
         if args.out:
-            keep_predictions(cfg, args.out)
+            save_predictions(cfg, args.out)
         if args.tta:
             augment(cfg)
         check_config_paths(cfg, 'test')
@@ -48,7 +50,7 @@ def main(argv=None):
 
 def draw_predictions(cfg, args):
     if args.tta and cfg.default_scope == 'mmpretrain':
-        raise LaunchError('mmpretrain draws no pictures with --tta: run once with --tta and once with --show-dir')
+        raise LaunchError('mmpretrain cannot draw images with --tta: run once with --tta and once with --show-dir')
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise LaunchError(
@@ -61,13 +63,13 @@ def draw_predictions(cfg, args):
     hook['enable' if cfg.default_scope == 'mmpretrain' else 'draw'] = True
     if not args.show_dir:
         return
-    # each library has its own place for pictures
+    # each library has its own setting for this folder
     if cfg.default_scope == 'mmseg':
         cfg.visualizer.save_dir = args.show_dir
     elif cfg.default_scope == 'mmpretrain':
         hook.out_dir = args.show_dir
     else:
-        hook.test_out_dir = str(Path(args.show_dir).absolute())  # else below the run's folder
+        hook.test_out_dir = str(Path(args.show_dir).absolute())  # a relative path would be relative to the work dir
 
 
 def make_output_folders(cfg, args):
@@ -79,19 +81,19 @@ def make_output_folders(cfg, args):
         make_folder(Path(args.show_dir), '--show-dir')
 
 
-def keep_predictions(cfg, out):
+def save_predictions(cfg, out):
     if cfg.default_scope == 'mmseg':
         for evaluator in evaluators(cfg):
             evaluator.output_dir, evaluator.keep_results = out, True
         return
     if not out.endswith(('.pkl', '.pickle')):
-        raise LaunchError(f'--out {out} must end in .pkl: {cfg.default_scope} writes its predictions as a pickle')
+        raise LaunchError(f'--out {out} must end in .pkl: {cfg.default_scope} saves its predictions as a pickle')
     dump = 'DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults'
     cfg.test_evaluator = [*evaluators(cfg), ConfigDict(type=dump, out_file_path=out)]
 
 
 def augment(cfg):
-    """Test-time augmentation: ``tta_model`` and ``tta_pipeline`` of the config, else a horizontal flip."""
+    """Adds test-time augmentation: `tta_model` and `tta_pipeline` of the config, else a horizontal flip."""
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -103,22 +105,22 @@ def augment(cfg):
     tta_model = dict(cfg.get('tta_model') or defaults[cfg.default_scope])
     kind = tta_model['type'] if isinstance(tta_model['type'], str) else tta_model['type'].__name__
     if kind.rpartition('.')[2] == 'DetTTAModel':
-        refuse_more_than_boxes(cfg)
+        check_predicts_boxes_only(cfg)
         from mmvmamba.engine.box_tta import BoxTTAModel  # imports mmdet
 
         tta_model['type'] = BoxTTAModel
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
     if 'tta_pipeline' not in cfg:
         *steps, pack = deepcopy(dataset.pipeline)
-        pack.pop('meta_keys', None)  # the default keys hold the flip, which merging has to undo
-        # as it is first: the ground truth is taken from the first
+        pack.pop('meta_keys', None)  # the default keys include the flip, which merging has to undo
+        # the unflipped view is first, because the ground truth is taken from the first view
         flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
         cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
     dataset.pipeline = cfg.tta_pipeline
 
 
-def refuse_more_than_boxes(cfg):
-    """DetTTAModel merges boxes. All else would be evaluated as the first view gives it."""
+def check_predicts_boxes_only(cfg):
+    """Rejects metrics that need masks: DetTTAModel merges boxes, and takes the rest from the first view."""
     for number, evaluator in enumerate(evaluators(cfg)):
         option = f'test_evaluator.{number}' if isinstance(cfg.test_evaluator, list) else 'test_evaluator'
         if 'segm' in evaluator.get('metric', ()):

@@ -21,10 +21,10 @@ from mmvmamba.engine.runner import build_runner, checkpoint_folder
 from mmvmamba.engine.tool_session import tool_session
 from mmvmamba.engine.work_dir import check_space, claim_folders
 
-# load_from may be a detector of other classes, whose heads differ; less than this is the checkpoint of another model
+# The fraction of the tensors that load_from must contain. A detector with other classes lacks only parts of its heads.
 LEAST_TO_FINE_TUNE = 0.5
-# a checkpoint holds a weight and the two averages of AdamW
-BYTES_A_PARAMETER = 12
+# A checkpoint contains the weight and the two averages of AdamW.
+BYTES_PER_PARAMETER = 12
 
 
 def parse_args(argv=None):
@@ -33,7 +33,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--amp',
         action=argparse.BooleanOptionalAction,
-        help='train in mixed precision, or in float32 (default: as the config)',
+        help='train in mixed precision, or in float32 (default: as in the config)',
     )
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the total batch size')
     parser.add_argument(
@@ -41,7 +41,7 @@ def parse_args(argv=None):
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='continue from this checkpoint, or, without a name, from the latest one in the work dir',
+        help='continue from this checkpoint (default without a value: the latest checkpoint in the work dir)',
     )
     return parser.parse_args(argv)
 
@@ -60,7 +60,7 @@ def main(argv=None):
             choose_checkpoint(cfg, args.resume)
             least = 1 if cfg.resume else LEAST_TO_FINE_TUNE
             runner = build_runner(cfg, least=least, needs_training_state=cfg.resume)
-            size = BYTES_A_PARAMETER * count_parameters(runner.model)
+            size = BYTES_PER_PARAMETER * count_parameters(runner.model)
             on_main_process(lambda: check_space(folder, size))
             for hook in (ResumeReportHook, StaleCheckpointsHook, UnusedParametersHook):
                 if not any(isinstance(registered, hook) for registered in runner.hooks):
@@ -69,7 +69,7 @@ def main(argv=None):
 
 
 def choose_precision(cfg, amp):
-    """Applies `--amp` or `--no-amp`, and rejects a mixed precision that this machine does not have."""
+    """Applies `--amp` or `--no-amp`, and rejects mixed precision if this machine does not support it."""
     wrapper = cfg.optim_wrapper
     if amp is None:
         if is_mixed(wrapper) and not has_mixed_precision():
@@ -96,15 +96,15 @@ def is_mixed(wrapper):
 
 
 def has_mixed_precision():
-    """Whether MMEngine has mixed precision on the device that it chooses."""
+    """Whether MMEngine supports mixed precision on the device that it selects."""
     return get_device() not in ('cpu', 'mps')
 
 
 def scale_learning_rate(cfg):
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise LaunchError(
-            '--auto-scale-lr needs the batch size that the learning rate is for: '
-            'set auto_scale_lr=dict(base_batch_size=...) in the config'
+            '--auto-scale-lr needs the total batch size for which the learning rate is set: add '
+            'auto_scale_lr=dict(base_batch_size=...) to the config'
         )
     cfg.auto_scale_lr.enable = True
 
@@ -114,7 +114,7 @@ def count_parameters(model):
 
 
 def choose_checkpoint(cfg, resume):
-    """Settles `cfg.resume` and `cfg.load_from`, so that the checkpoint can be read before the Runner is built."""
+    """Sets `cfg.resume` and `cfg.load_from`, so that the checkpoint can be read before the Runner is built."""
     if resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, resume
     elif resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):

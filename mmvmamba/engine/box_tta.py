@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 class BoxTTAModel(DetTTAModel):
     """DetTTAModel that drops the masks, which it cannot merge, and merges the boxes.
 
-    Takes the arguments of DetTTAModel.
+    The arguments are those of DetTTAModel.
     """
 
     def merge_preds(self, data_samples_list: list[list[DetDataSample]]) -> list[DetDataSample]:

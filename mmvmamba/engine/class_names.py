@@ -1,4 +1,4 @@
-"""The names of the classes that a model predicts: from its checkpoint, from its data set, or else their numbers."""
+"""The names of the classes that a model predicts: from its checkpoint, else from its dataset, else numbers."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from mmengine.config import Config
 
 
 def class_info(cfg: Config, meta: Any) -> dict[str, Any]:
-    """`classes` and `palette`, as far as they are known.
+    """Returns `classes` and `palette`, as far as they are known.
 
     Args:
         cfg: complete config, whose libraries are imported.
-        meta: `meta` of the checkpoint; its names take precedence over those of the config's test data set.
+        meta: `meta` of the checkpoint; its names take precedence over those of the config's test dataset.
     """
     meta = meta if isinstance(meta, dict) else {}
     saved = meta.get('dataset_meta') or {key: meta.get(key) for key in ('CLASSES', 'PALETTE')}  # before MMEngine
@@ -21,7 +21,7 @@ def class_info(cfg: Config, meta: Any) -> dict[str, Any]:
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     given = {key: dataset[key] for key in ('classes', 'palette') if dataset.get(key)}
     info = {**_dataset_info(cfg, dataset.get('type')), **given, **(dataset.get('metainfo') or {})}
-    if not isinstance(info.get('classes'), (list, tuple)):  # a file with names, which only the data set reads
+    if not isinstance(info.get('classes'), (list, tuple)):  # a file with names, which only the dataset reads
         info.pop('classes', None)
     return info
 
@@ -29,14 +29,14 @@ def class_info(cfg: Config, meta: Any) -> dict[str, Any]:
 def name_all_labels(inferencer: Any, samples: list[Any]) -> None:
     """Adds names (`class 137`) and colours for predicted labels beyond the last known name.
 
-    A head can have more classes than the data set names; the visualizers and the results look up every label.
+    A head can have more classes than the dataset has names. The visualizers and the results look up every label.
 
     Args:
         inferencer: a BaseInferencer from `load_inferencer`; its lists of names and colours are extended.
         samples: from `predict`.
     """
     count = max(map(_label_count, samples), default=0)
-    if hasattr(inferencer, 'classes'):  # mmpretrain's; without any names, it shows numbers
+    if hasattr(inferencer, 'classes'):  # of mmpretrain; without names, it shows numbers
         if inferencer.classes:
             inferencer.classes = _with_names(inferencer.classes, count)
         return
@@ -49,7 +49,7 @@ def name_all_labels(inferencer: Any, samples: list[Any]) -> None:
 
 
 def _dataset_info(cfg: Config, kind: Any) -> dict[str, Any]:
-    """What the class of a data set knows of its classes."""
+    """Returns the METAINFO of a dataset class."""
     if isinstance(kind, str):
         from importlib import import_module
 
@@ -58,7 +58,7 @@ def _dataset_info(cfg: Config, kind: Any) -> dict[str, Any]:
 
 
 def _label_count(sample: Any) -> int:
-    """One more than the highest label that the sample needs a name for."""
+    """Returns the highest label of the sample, plus one."""
     if 'pred_instances' in sample:
         labels = sample.pred_instances.labels
     elif 'pred_sem_seg' in sample:

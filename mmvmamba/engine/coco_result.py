@@ -1,23 +1,23 @@
-"""What a detector found, as one file in COCO's format, which annotation tools read."""
+"""Collects the predictions of a detector in COCO format, which annotation tools read."""
 
 from collections.abc import Sequence
 from typing import Any
 
 
 class CocoResult:
-    """Images and the objects found in them, with scores; masks are run lengths."""
+    """Images, and the objects predicted in them with scores. Masks are run lengths."""
 
     def __init__(self) -> None:
         self.images: list[dict] = []
         self.annotations: list[dict] = []
 
     def add(self, file_name: str, sample: Any, score_thr: float) -> None:
-        """Adds an image with its objects of at least this score.
+        """Adds an image and its objects with at least this score.
 
         Args:
             file_name: of the image.
-            sample: mmdet's `DetDataSample`, with boxes and masks in the image's own pixels.
-            score_thr: least score.
+            sample: `DetDataSample` of mmdet, with boxes and masks in pixels of the original image.
+            score_thr: lowest score.
         """
         from mmdet.structures.mask import encode_mask_results
         from pycocotools.mask import area
@@ -43,6 +43,6 @@ class CocoResult:
             self.annotations.append(annotation)
 
     def content(self, classes: Sequence[str]) -> dict[str, list]:
-        """The file's content. A category's id is the place of its name in `classes`, from 1."""
+        """Returns the content of the file. The id of a category is the position of its name in `classes`, from 1."""
         categories = [dict(id=number, name=name) for number, name in enumerate(classes, start=1)]
         return dict(images=self.images, categories=categories, annotations=self.annotations)

@@ -4,13 +4,13 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-LONGEST = 1_000_000  # characters; the configs of the libraries have some 20,000
+LONGEST = 1_000_000  # characters; configs of the libraries have about 20,000
 
 
 def parse_config(text: Any) -> dict[str, Any]:
-    """The variables of `Config.pretty_text`; empty if it is something else.
+    """Returns the variables in `Config.pretty_text`, or an empty dict if the text is not a config.
 
-    Dicts, lists and constants become values; any other expression stays text.
+    Dicts, lists and constants become values. Other expressions stay text.
     """
     if not isinstance(text, str) or len(text) > LONGEST:
         return {}
@@ -25,7 +25,9 @@ def parse_config(text: Any) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    """(name, old value, new value) of each setting that differs; lists and typed dicts differ as a whole.
+    """Yields (name, old value, new value) for each setting that differs.
+
+    Lists with different lengths and dicts with different types differ as a whole.
 
     Args:
         old, new: values from `parse_config`.

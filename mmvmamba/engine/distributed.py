@@ -1,4 +1,4 @@
-"""The processes of a distributed run, on GPUs and on machines without."""
+"""The processes of a distributed run, on GPUs or CPUs."""
 
 import ctypes
 import os
@@ -23,9 +23,9 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 @MODEL_WRAPPERS.register_module()
 class CPUDistributedDataParallel(MMDistributedDataParallel):
-    """MMDistributedDataParallel over gloo. SyncBN, which exists on GPUs only, becomes BN, as in a run of one process.
+    """MMDistributedDataParallel for gloo. SyncBN, which needs GPUs, becomes BN, as in a run with one process.
 
-    Takes the arguments of MMDistributedDataParallel; `device_ids` must be None.
+    The arguments are those of MMDistributedDataParallel; `device_ids` must be None.
     """
 
     def __init__(self, module: nn.Module, **kwargs):
@@ -33,10 +33,10 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to end this rank when its launcher dies, even by a signal that leaves it no time to end its ranks.
+    """Makes Linux end this rank when its launcher dies, even by SIGKILL.
 
     Raises:
-        LaunchError: it died before. The others would be waited for, half an hour.
+        LaunchError: the launcher has died already. The rank would wait half an hour for the others.
     """
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -46,13 +46,13 @@ def _end_with_parent() -> None:
 
 
 def start_ranks(cfg: Config) -> None:
-    """Joins the process group that `cfg.launcher` describes, so that Runner finds it ready.
+    """Joins the process group that `cfg.launcher` describes, before the Runner is built.
 
-    On GPUs this is mmengine's own start. Without, mmengine would still choose a GPU: ranks meet over gloo, and
-    `cfg.model_wrapper_cfg` is set to a wrapper without device ids.
+    On GPUs, mmengine starts the group. Without GPUs, mmengine would still choose one. The ranks then communicate over
+    gloo, and `cfg.model_wrapper_cfg` is set to a wrapper without device ids.
 
     Raises:
-        LaunchError: slurm without GPUs, or a launcher that has ended.
+        LaunchError: slurm is used without GPUs, or the launcher has ended.
     """
     if cfg.launcher == 'none':
         return
@@ -77,13 +77,13 @@ def start_ranks(cfg: Config) -> None:
 
 
 def on_main_process(action: Callable[[], None]) -> None:
-    """Calls `action` on the first rank. All ranks wait for it, and all raise its LaunchError."""
-    refusal: list[str | None] = [None]
+    """Calls `action` on the first rank. All ranks wait for it, and raise its LaunchError if there is one."""
+    message: list[str | None] = [None]
     if is_main_process():
         try:
             action()
         except LaunchError as error:
-            refusal = [str(error)]
-    broadcast_object_list(refusal)
-    if refusal[0] is not None:
-        raise LaunchError(refusal[0])
+            message = [str(error)]
+    broadcast_object_list(message)
+    if message[0] is not None:
+        raise LaunchError(message[0])

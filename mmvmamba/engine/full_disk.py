@@ -1,4 +1,4 @@
-"""A disk that takes no more data ends the training with one sentence."""
+"""Reports a full disk in one sentence."""
 
 import errno
 import logging
@@ -11,13 +11,13 @@ from pathlib import Path
 from .errors import LaunchError, TrainingError
 from .newest_checkpoint import newest_whole_checkpoint
 
-# only writing can fail with these
+# errors that only writing can cause
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @contextmanager
 def reporting_full_disk(folder: Path) -> Iterator[None]:
-    """Turns a failed write inside the block into a `TrainingError` that says how to continue.
+    """Turns a failed write inside the block into a `TrainingError` that explains how to continue.
 
     Args:
         folder: of the checkpoints of this run.
@@ -31,7 +31,7 @@ def reporting_full_disk(folder: Path) -> Iterator[None]:
         if not _is_full(sys.exc_info()[1]):
             handle_error(self, record)
 
-    logging.Handler.handleError = skip_full_disk  # instead of a traceback for each line of the log
+    logging.Handler.handleError = skip_full_disk  # avoids a traceback for each line of the log
     try:
         yield
     except OSError as error:
@@ -40,7 +40,7 @@ def reporting_full_disk(folder: Path) -> Iterator[None]:
         free = shutil.disk_usage(folder).free / 2**20
         raise TrainingError(
             f'{error.filename or folder} cannot be written ({error.strerror}; {free:.1f} MiB free): '
-            f'make room, then {_way_on(folder)}'
+            f'free space, then {_next_step(folder)}'
         ) from error
     finally:
         logging.Handler.handleError = handle_error
@@ -50,7 +50,7 @@ def _is_full(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in FULL
 
 
-def _way_on(folder: Path) -> str:
+def _next_step(folder: Path) -> str:
     try:
         newest = newest_whole_checkpoint(folder)
     except LaunchError:

@@ -1,6 +1,6 @@
-"""Predictions of detectors, segmentors and classifiers, through the inferencers of mmdet, mmseg and mmpretrain.
+"""Predictions of detectors, segmentors and classifiers with the inferencers of mmdet, mmseg and mmpretrain.
 
-Images are arrays (height, width, 3), blue first, as OpenCV reads them.
+Images are BGR arrays (height, width, 3), as OpenCV reads them.
 """
 
 from typing import Any
@@ -19,26 +19,25 @@ from .patches.inferencers import with_checked_weights
 
 
 def load_inferencer(cfg: Config, checkpoint: str, device: str) -> BaseInferencer:
-    """The inferencer of the library that the config is for, `ImageClassificationInferencer` for instance.
+    """Returns the inferencer of the library that the config is for, `ImageClassificationInferencer` for example.
 
     Args:
         cfg: complete config, from `load_config`.
-        checkpoint: file or URL, of any layout that `load_checked` takes; read as data.
+        checkpoint: file or URL, in any layout that `load_checked` supports. It is read as data.
         device: 'cpu', 'cuda' or 'cuda:1'.
 
     Raises:
-        CheckpointError: the checkpoint is refused, unreadable, or lacks a tensor of the model.
-        LaunchError: the config is for none of the three libraries, or its model is for another task.
+        CheckpointError: the checkpoint is rejected, unreadable, or lacks a tensor of the model.
+        LaunchError: the config is for another library, or the model for another task.
     """
     load = {'mmdet': _load_detector, 'mmseg': _load_segmentor, 'mmpretrain': _load_classifier}.get(
         cfg.get('default_scope')
     )
     if load is None:
         raise LaunchError(
-            f'default_scope of this config is {cfg.get("default_scope")}: it must be mmdet, mmseg or mmpretrain, to '
-            'say whose model it is'
+            f'default_scope of this config is {cfg.get("default_scope")}: it must be mmdet, mmseg or mmpretrain'
         )
-    cfg.get('visualizer', {}).pop('vis_backends', None)  # nothing is logged to a work dir
+    cfg.get('visualizer', {}).pop('vis_backends', None)  # there is no work dir for logs
     content = read_checkpoint(checkpoint)
     state_dict = unwrap_state_dict(content, checkpoint)
     info = class_info(cfg, content.get('meta'))
@@ -57,7 +56,7 @@ def _load_segmentor(cfg, load_weights, info, device):
 
     cfg.setdefault('visualizer', dict(type='SegLocalVisualizer'))
     inferencer = with_checked_weights(MMSegInferencer, load_weights, info)(cfg, device=device)
-    inferencer.show_progress = False  # no argument of the original
+    inferencer.show_progress = False  # the original mmseg has no argument for it
     return inferencer
 
 
@@ -67,7 +66,7 @@ def _load_classifier(cfg, load_weights, info, device):
     from mmpretrain.visualization import UniversalVisualizer
 
     progress.disable_progress_bar = True
-    init_default_scope('mmpretrain')  # as the two others do
+    init_default_scope('mmpretrain')  # DetInferencer and MMSegInferencer do so themselves
     model: Any = get_model(cfg, pretrained=False)
     _check_is_classifier(model)
     load_weights(model)
@@ -85,42 +84,42 @@ def _check_is_classifier(model: nn.Module) -> None:
     if not isinstance(model, models.BaseClassifier) or isinstance(head, others):
         kind = type(head if isinstance(model, models.BaseClassifier) else model).__name__
         raise LaunchError(
-            f'{kind} does not classify images, so that there is no class to draw: the demos take detectors, '
-            'segmentors and classifiers; evaluate this model with tools/test.py'
+            f'{kind} does not classify images: the demos support detectors, segmentors and classifiers; evaluate '
+            'this model with tools/test.py'
         )
 
 
 def predict(inferencer: BaseInferencer, images: list[np.ndarray]) -> list[Any]:
-    """The library's data sample of each image: boxes, masks and labels are in the image's own pixels.
+    """Returns the data sample of each image. Boxes, masks and labels are in pixels of the original image.
 
     Raises:
-        LaunchError: the model predicts something else than objects, a class for each pixel, or a class of the image.
+        LaunchError: the model predicts neither objects, nor a class for each pixel, nor a class of the image.
     """
     found = inferencer(images, batch_size=len(images), return_datasamples=True)
-    if isinstance(found, dict):  # mmdet's
+    if isinstance(found, dict):  # mmdet
         found = found['predictions']
-    samples = found if isinstance(found, list) else [found]  # mmseg's, of one image
+    samples = found if isinstance(found, list) else [found]  # mmseg returns a single sample for one image
     for sample in samples:
         if not any(key in sample for key in ('pred_instances', 'pred_sem_seg', 'pred_score')):
             raise LaunchError(
-                f'{type(inferencer.model).__name__} predicts {", ".join(sample.keys()) or "nothing"}: the demos take '
-                'detectors, segmentors and classifiers; evaluate this model with tools/test.py'
+                f'{type(inferencer.model).__name__} predicts {", ".join(sample.keys()) or "nothing"}: the demos '
+                'support detectors, segmentors and classifiers; evaluate this model with tools/test.py'
             )
     name_all_labels(inferencer, samples)
     return samples
 
 
 def draw(inferencer: BaseInferencer, image: np.ndarray, sample: Any, score_thr: float, opacity: float) -> np.ndarray:
-    """The image with the predictions drawn in, in the same size.
+    """Returns the image with the predictions, in the same size.
 
     Args:
         inferencer: from `load_inferencer`.
-        image: input of the prediction.
+        image: the input image.
         sample: from `predict`.
         score_thr: lowest score of an object, or of a label of a multi-label classifier.
-        opacity: of the colours of classes, 0 to 1.
+        opacity: of the class colours of a segmentor, 0 to 1.
     """
-    image = image[..., ::-1]  # the visualizers have red first
+    image = image[..., ::-1]  # the visualizers expect RGB
     if 'pred_instances' in sample:
         [picture] = inferencer.visualize([image], [sample], return_vis=True, pred_score_thr=score_thr)
     elif 'pred_sem_seg' in sample:
@@ -140,9 +139,9 @@ def class_map(sample: Any) -> np.ndarray:
 
 
 def classification(inferencer: BaseInferencer, sample: Any, score_thr: float) -> dict[str, Any]:
-    """What a classifier found: `label`, `score`, and the name of the `class` if checkpoint or config have names.
+    """Returns the prediction of a classifier: `label`, `score`, and `class` if the checkpoint or config has names.
 
-    A multi-label classifier has a list of these, `labels`: all of at least `score_thr`, the highest score first.
+    For a multi-label classifier, `labels` is a list of these with at least `score_thr`, highest score first.
     """
     names = getattr(inferencer, 'classes', None)
     found = [

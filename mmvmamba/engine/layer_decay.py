@@ -9,18 +9,19 @@ from torch import nn
 
 OPTIONS = dict(layer_decay_rate=1.0, decay_A=False)
 
-# Never decayed, besides all that has one dimension (norms, biases, D).
+# Not decayed, like all parameters with one dimension (norms, biases, D).
 UNDECAYED = ('pos_embed', 'cls_token', 'cls_token_head', 'cls_token_tail', 'dt_projs_bias', 'bias')
 STATE_DECAYS = ('A_log', 'A_b_log', 'A_logs')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Smaller learning rates for earlier blocks, and weight decay only where it makes sense.
+    """Sets smaller learning rates for earlier blocks, and excludes some parameters from weight decay.
 
-    A parameter at depth i of n learns at `lr * layer_decay_rate ** (n - 1 - i)`; depths come from the backbone's
-    `get_layer_depth`, and necks and heads have the last one. Norms, biases, position embeddings, class tokens and D are
-    not decayed. Works with any model that has a `backbone`: detectors, segmentors, classifiers. Logs what it did.
+    A parameter at depth i of n has the learning rate `lr * layer_decay_rate ** (n - 1 - i)`. The depths come from
+    `get_layer_depth` of the backbone; necks and heads have the last one. Norms, biases, position embeddings, class
+    tokens and D are not decayed. Works with any model that has a `backbone`: detectors, segmentors and classifiers. The
+    resulting groups are logged.
 
     Source: layer-wise rates as in BEiT (arXiv 2106.08254).
 
@@ -54,7 +55,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
 
     def add_params(self, params: list[dict], module: nn.Module) -> None:
-        """Append one group for each depth and weight decay, in order of depth."""
+        """Appends one group for each depth and weight decay, in order of depth."""
         groups = {}
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
@@ -83,7 +84,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 return 0, 1.0
             raise ValueError(
                 f'layer_decay_rate={rate} needs a backbone with get_layer_depth, which {type(backbone).__name__} of '
-                f'{type(model).__name__} is not: take VMamba, Vim or a backbone of mmpretrain, or layer_decay_rate=1.'
+                f'{type(model).__name__} does not have: use VMamba, Vim or a backbone of mmpretrain, or set '
+                'layer_decay_rate=1.'
             )
         depth, depths = backbone.get_layer_depth(name, 'backbone.')
         return depth, rate ** (depths - 1 - depth)

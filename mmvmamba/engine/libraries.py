@@ -1,4 +1,4 @@
-"""The OpenMMLab libraries: which of them a config needs, how to get one, and what each wants of its config."""
+"""The OpenMMLab libraries: which ones a config needs, how to install them, and what their own tools add to it."""
 
 import sys
 from importlib import import_module
@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from .errors import LaunchError
 
-# How to get each library that a config may need.
+# The command that installs each library that a config may need.
 INSTALL = {
     'mmcv': 'pip install --no-build-isolation onedl-mmcv',
     'mmdet': 'pip install onedl-mmdetection',
@@ -19,11 +19,11 @@ INSTALL = {
 
 
 def import_libraries(cfg: Config, config: str) -> None:
-    """Imports what a config needs, and completes it as the tools of its library do.
+    """Imports the libraries that a config needs, and completes the config as the tools of its library do.
 
     Args:
         cfg: complete config.
-        config: its file, only named in errors.
+        config: path of its file, for errors.
 
     Raises:
         LaunchError: a library is missing or broken.
@@ -39,18 +39,18 @@ def import_libraries(cfg: Config, config: str) -> None:
 
 
 def register_modules(scope: str, needed_by: str = 'this model') -> None:
-    """Makes a library register its models, data sets and metrics, without making its scope the default.
+    """Makes a library register its models, datasets and metrics, without making its scope the default.
 
     Raises:
         LaunchError: the library is broken.
     """
     try:
         import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
-    except Exception as error:  # a library that was built for another PyTorch raises anything
+    except Exception as error:  # a library that was built for another PyTorch can raise any error
         raise cannot_import(f'{scope}, which {needed_by} needs,', error) from error
 
 
-# How to get other packages that the tools and demos import, by the name in `import`.
+# The same for other packages that the tools and demos import, by the name in `import`.
 PACKAGES = {
     **INSTALL,
     'cv2': 'pip install opencv-python',
@@ -76,7 +76,7 @@ def cannot_import(what: str, error: Exception) -> LaunchError:
 
 
 def _named_by(cfg: Config) -> set[str]:
-    """The libraries that a config names, as its scope or in front of a type (`mmpretrain.ConvNeXt`)."""
+    """Returns the libraries that a config names, as its scope or before a type (`mmpretrain.ConvNeXt`)."""
     needed = {cfg.get('default_scope')}
     waiting = list(cfg.values())
     while waiting:
@@ -91,7 +91,7 @@ def _named_by(cfg: Config) -> set[str]:
 
 
 def _complete_dataloaders(cfg: Config) -> None:
-    """What mmpretrain's configs leave to its tools."""
+    """Adds the settings that the tools of mmpretrain add."""
     for stage in ('train', 'val', 'test'):
         loader = cfg.get(f'{stage}_dataloader')
         if loader:

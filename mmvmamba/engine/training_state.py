@@ -1,7 +1,6 @@
-"""What a checkpoint says of the training that wrote it, looked at before mmengine acts on it.
+"""Checks the training state in a checkpoint before mmengine resumes from it.
 
-mmengine believes such a file: it executes the config in it, and replaces the best checkpoint by deleting the path that
-it names.
+mmengine trusts the file: it executes the config in it, and deletes the path that the file names as best checkpoint.
 """
 
 import copy
@@ -20,10 +19,10 @@ NEEDED = ('meta', 'message_hub', 'optimizer')
 
 
 def check_training_state(checkpoint: dict, filename: str) -> None:
-    """Refuses a checkpoint that a training cannot continue from.
+    """Rejects a checkpoint from which a training cannot continue.
 
     Raises:
-        CheckpointError: a part is missing, of another type, or no longer finite.
+        CheckpointError: a part is missing, has a wrong type, or is not finite.
     """
     if lacking := [key for key in NEEDED if key not in checkpoint]:
         raise CheckpointError(
@@ -49,12 +48,12 @@ def check_training_state(checkpoint: dict, filename: str) -> None:
         )
     if not all(map(_is_finite, _tensors(checkpoint['optimizer']))):
         raise CheckpointError(
-            f'there is NaN or Inf in the optimizer of {filename}: the training went wrong, resume from an earlier one'
+            f'the optimizer state of {filename} contains NaN or Inf: resume from an earlier checkpoint'
         )
 
 
 def check_optimizer(optimizer: Optimizer, state: dict, saved_type: str | None, filename: str) -> None:
-    """Rejects a state of another optimizer, with which a step would fail or average with the wrong values.
+    """Rejects the state of another optimizer, with which a step would fail or use the wrong averages.
 
     Args:
         optimizer: of this run, before its state is loaded; its settings become those of `state`.
@@ -73,7 +72,7 @@ def check_optimizer(optimizer: Optimizer, state: dict, saved_type: str | None, f
         ),
     )
     if saved_type not in (None, kind):
-        raise CheckpointError(f'{filename} has the state of {saved_type}, and this config asks for {kind}: {way_out}')
+        raise CheckpointError(f'{filename} has the state of {saved_type}, but this config uses {kind}: {way_out}')
     groups, tensors = state.get('param_groups'), state.get('state')
     if not isinstance(tensors, dict) or not isinstance(groups, list) or not all(isinstance(g, dict) for g in groups):
         tensors, groups = {}, []
@@ -81,10 +80,10 @@ def check_optimizer(optimizer: Optimizer, state: dict, saved_type: str | None, f
     own_sizes = [len(group['params']) for group in optimizer.param_groups]
     if sizes != own_sizes:
         raise CheckpointError(
-            f'{filename} has the state of {sum(sizes)} parameters in {len(sizes)} groups, and the {kind} of this '
-            f'config has {sum(own_sizes)} in {len(own_sizes)}, or of other sizes: {way_out}'
+            f'{filename} has the state of {sum(sizes)} parameters in {len(sizes)} groups, but the {kind} of this '
+            f'config has {sum(own_sizes)} in {len(own_sizes)}, or groups of other sizes: {way_out}'
         )
-    optimizer = copy.copy(optimizer)  # its settings are compared later on
+    optimizer = copy.copy(optimizer)  # the caller compares its settings later
     optimizer.param_groups = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict({'state': {}, 'param_groups': groups})  # adds the settings of newer versions of PyTorch
     lacking = optimizer.defaults.keys() - set.intersection(*(set(group) for group in optimizer.param_groups))
@@ -94,7 +93,7 @@ def check_optimizer(optimizer: Optimizer, state: dict, saved_type: str | None, f
         for name, tensor in (tensors[number].items() if isinstance(tensors.get(number), dict) else ())
     )
     if lacking or misshapen:
-        what = f'no {", ".join(sorted(lacking))}' if lacking else 'other shapes'
+        what = f'{", ".join(sorted(lacking))} is missing' if lacking else 'the shapes differ'
         raise CheckpointError(f'{filename} has the state of an optimizer other than {kind} ({what}): {way_out}')
 
 
@@ -102,7 +101,7 @@ _LIKE_THE_PARAMETER = {'exp_avg', 'exp_avg_sq', 'momentum_buffer'}
 
 
 def _numbered(optimizer: Optimizer, groups: list[dict]) -> Iterator[tuple[Any, Tensor]]:
-    """(number in the saved state, parameter), in the order in which PyTorch assigns them."""
+    """Yields (number in the saved state, parameter) in the order in which PyTorch assigns them."""
     for saved, own in zip(groups, optimizer.param_groups):
         yield from zip(saved['params'], own['params'])
 
@@ -111,14 +110,14 @@ _HUB = ('log_scalars', 'runtime_info', 'resumed_keys')
 
 
 def sanitize_resume_state(checkpoint: dict, folder: Path | None) -> None:
-    """Changes a checkpoint so that resuming from it runs nothing, and deletes nothing outside the folder of this run.
+    """Changes a checkpoint so that resuming executes no code, and deletes no file outside the folder of this run.
 
     Args:
-        checkpoint: of mmengine, as read.
-        folder: where this run keeps its checkpoints, if it is one that does.
+        checkpoint: content of the file.
+        folder: checkpoint folder of this run, or None if the run saves no checkpoints.
     """
     if isinstance(checkpoint.get('meta'), dict):
-        # executed as a Python config, only to compare a number of GPUs that mmengine no longer saves
+        # mmengine executes it as a Python config, to compare a number of GPUs that it no longer saves
         checkpoint['meta'].pop('config', None)
     hub = checkpoint.get('message_hub')
     runtime = hub.get('runtime_info') if isinstance(hub, dict) else None

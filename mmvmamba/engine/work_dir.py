@@ -56,8 +56,8 @@ def check_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < 2 * size:
         raise LaunchError(
-            f'{folder} has {free / 2**20:.0f} MiB left, and two checkpoints of this model take {2 * size / 2**20:.0f}: '
-            'make room or choose another --work-dir'
+            f'{folder} has {free / 2**20:.0f} MiB of free space, but two checkpoints of this model need '
+            f'{2 * size / 2**20:.0f}: free space or choose another --work-dir'
         )
 
 

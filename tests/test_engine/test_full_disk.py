@@ -45,14 +45,14 @@ def test_a_checkpoint_beyond_the_limit_keeps_the_one_before(tmp_path, file_size_
         train_until_full(tmp_path, 3, lambda: file_size_limit(3000))
     file_size_limit(resource.RLIM_INFINITY)
     assert str(refusal.value).startswith(f'{tmp_path}/iter_3.pth cannot be written (File too large; ')
-    assert str(refusal.value).endswith(f'make room, then continue from {tmp_path}/iter_2.pth with --resume')
+    assert str(refusal.value).endswith(f'free space, then continue from {tmp_path}/iter_2.pth with --resume')
     assert sorted(path.name for path in tmp_path.glob('*.pth*')) == ['iter_1.pth', 'iter_2.pth']
     assert 'Logging error' not in ''.join(capfd.readouterr())  # the log does not fit either
     assert small_training(tmp_path, 4, resume=newest_whole_checkpoint(tmp_path)).iter == 4
 
 
 def test_a_first_checkpoint_that_does_not_fit(tmp_path, file_size_limit):
-    with pytest.raises(TrainingError, match='make room, then start again, since no checkpoint has been saved yet'):
+    with pytest.raises(TrainingError, match='free space, then start again, since no checkpoint has been saved yet'):
         train_until_full(tmp_path, 1, lambda: file_size_limit(3000))
     assert not list(tmp_path.glob('*.pth*'))
 

@@ -52,7 +52,7 @@ def test_a_read_only_folder_is_rejected(tmp_path, monkeypatch):
 
 def test_a_disk_without_room_for_two_checkpoints_is_rejected(tmp_path):
     check_space(tmp_path, 0)
-    with pytest.raises(LaunchError, match='MiB left, and two checkpoints of this model take'):
+    with pytest.raises(LaunchError, match='MiB of free space, but two checkpoints of this model need'):
         check_space(tmp_path, 2**60)
 
 

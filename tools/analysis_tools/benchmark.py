@@ -115,7 +115,7 @@ def test_pipeline(cfg, config):
     while dataset and 'dataset' in dataset:
         dataset = dataset.dataset
     if not dataset:
-        raise LaunchError(f'{config} has no test_dataloader, whose pipeline the images take')
+        raise LaunchError(f'{config} has no test_dataloader with a pipeline for the images')
     return [step for step in dataset.pipeline if not step.type.endswith('Annotations')]
 
 

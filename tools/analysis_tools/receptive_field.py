@@ -86,7 +86,7 @@ def short_name(name):
 def refuse_repetitions(networks):
     names = [short_name(network.partition('=')[0]) for network in networks]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise LaunchError(f'{twice[0]} is there twice, and the picture has one place for it: run once for each')
+        raise LaunchError(f'{twice[0]} is given twice: run the tool once for each of them')
 
 
 def print_areas(fields):

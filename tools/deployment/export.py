@@ -162,7 +162,7 @@ def main(argv=None):
         if write is None:
             raise LaunchError(f'{args.out} must end in .onnx or .pt2')
         if args.unrolled and not args.shape:
-            raise LaunchError('--unrolled writes down every step: give the --shape of the image')
+            raise LaunchError('--unrolled needs the size of the image: add --shape HEIGHT WIDTH')
         cfg = load_config(args.config, args.cfg_options)
         model = build_model(cfg, None if args.checkpoint == 'none' else args.checkpoint)
         module = Exported(cfg, model, 'backbone' if args.backbone else OUTPUTS[cfg.default_scope])

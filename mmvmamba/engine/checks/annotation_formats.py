@@ -1,7 +1,7 @@
-"""Formats of annotation files whose readers in mmengine run code that the file names: pickle and YAML.
+"""Safe readers for the annotation formats whose readers in mmengine can execute code in the file: pickle and YAML.
 
-mmengine chooses the reader by the end of the name (.pkl, .pickle, .yml, .yaml). Here YAML is read as data, and pickles
-are rejected unless the user trusts them; writing stays as it is.
+mmengine selects the reader by the suffix (.pkl, .pickle, .yml, .yaml). Here, YAML is read as data, and pickles are
+rejected unless the user trusts them. Writing does not change.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _trusted = False
 
 @contextmanager
 def trust_annotations(trust: bool) -> Iterator[None]:
-    """Whether annotation files may run code, inside the block and for the whole process."""
+    """Context manager that sets whether annotation files may execute code, for the whole process."""
     before = _trusted
     set_trust(trust)
     try:
@@ -42,30 +42,30 @@ def trusts_annotations() -> bool:
 
 
 def check_trusted(path: str | Path, what: str) -> None:
-    """Rejects a file whose reading runs code, unless the user trusts it.
+    """Rejects a file that can execute code when it is read, unless the user trusts it.
 
     Raises:
         DataError: names the file and the option.
     """
     if not _trusted:
         raise DataError(
-            f'{path} is {what}, and reading it runs the code that it names: save it in another format, as JSON for '
-            f'instance, or pass {OPTION} if you trust its author'
+            f'{path} is {what}, which can execute code when it is read: save it in another format, such as JSON, or '
+            f'pass {OPTION} if you trust its author'
         )
 
 
 def check_array(path: str | Path) -> None:
-    """Rejects a NumPy file that holds pickled objects, unless the user trusts it."""
+    """Rejects a NumPy file that contains pickled objects, unless the user trusts it."""
     try:
         np.load(path, mmap_mode='r', allow_pickle=False)
     except OSError:
-        return  # the reader says why
+        return  # the reader reports it
     except ValueError:
-        check_trusted(path, 'a NumPy file of pickled objects')
+        check_trusted(path, 'a NumPy file with pickled objects')
 
 
 class CheckedPickles(PickleHandler):
-    """mmengine's handler of pickles, which loads none that is not trusted."""
+    """PickleHandler of mmengine that loads only trusted files."""
 
     def load_from_fileobj(self, file: Any, **kwargs) -> Any:
         check_trusted(getattr(file, 'name', last_read()), 'a pickle')
@@ -73,7 +73,7 @@ class CheckedPickles(PickleHandler):
 
 
 class SafeYaml(YamlHandler):
-    """mmengine's handler of YAML, which reads data: numbers, strings, dates, lists and dicts."""
+    """YamlHandler of mmengine that only reads data: numbers, strings, dates, lists and dicts."""
 
     def load_from_fileobj(self, file: Any, **kwargs) -> Any:
         if _trusted:
@@ -82,5 +82,5 @@ class SafeYaml(YamlHandler):
             return yaml.load(file, Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
         except yaml.constructor.ConstructorError as error:
             problem = ' '.join(str(error.problem).split())
-            check_trusted(getattr(file, 'name', last_read()), f'YAML of more than data ({problem})')
+            check_trusted(getattr(file, 'name', last_read()), f'YAML that contains more than data ({problem})')
             raise

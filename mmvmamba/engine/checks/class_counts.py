@@ -1,4 +1,4 @@
-"""Whether the heads of a model have as many classes as the data set has names."""
+"""Checks that the heads of a model have as many classes as the dataset has names."""
 
 from collections.abc import Iterator, Mapping
 
@@ -7,18 +7,18 @@ from torch import nn
 from ..errors import DataError
 from .quoting import listed, quoted
 
-# The attributes by which mmdet, mmseg and mmpretrain call the heads that tell the classes of a data set apart.
+# The attributes of mmdet, mmseg and mmpretrain models that hold heads for the classes of a dataset.
 HEADS = ('bbox_head', 'mask_head', 'point_head', 'decode_head', 'auxiliary_head', 'head')
-# Heads of other classes: proposals are objects or none, STDC's auxiliary head tells edges from areas.
+# Heads with other classes: RPN has objects and background, the auxiliary head of STDC has edges.
 OTHER_CLASSES = ('RPN', 'STDCHead')
 
 
 def check_class_counts(model: nn.Module, metainfo: Mapping, dataset: str) -> None:
-    """Compares `num_classes` of each head with the classes of a data set, if it names them.
+    """Compares `num_classes` of each head with the classes of a dataset, if it names them.
 
     Args:
         model: detector, segmentor or classifier.
-        metainfo: of the data set; `classes`, and `thing_classes` of panoptic ones, are looked at.
+        metainfo: of the dataset; `classes` is read, and `thing_classes` if the dataset is panoptic.
         dataset: its name in the error.
 
     Raises:
@@ -31,7 +31,7 @@ def check_class_counts(model: nn.Module, metainfo: Mapping, dataset: str) -> Non
             f'({quoted(classes)},)'
         )
     if not classes or any(name.split('.')[-1] == 'language_model' for name, _ in model.named_modules()):
-        return  # no names, or a head of words instead of classes
+        return  # no names, or a head that compares with words
     counts = {len(classes), len(metainfo.get('thing_classes') or classes)}
     for name, head in _heads(model):
         binary = getattr(head, 'out_channels', None) == 1 and len(classes) == 2  # mmseg: one map for two classes

@@ -1,4 +1,4 @@
-"""Annotation files of COCO's format: whether their structure is what pycocotools and the three libraries expect."""
+"""Checks that annotation files in COCO format have the structure that pycocotools and the libraries expect."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +14,10 @@ ENTRIES = {'images': 'image', 'annotations': 'annotation', 'categories': 'catego
 
 
 def read_coco(path: str | Path) -> dict:
-    """Reads an annotation file and checks all of its parts that are used.
+    """Reads an annotation file and checks all parts that are used.
 
-    A missing `iscrowd` becomes 0, which mmdet's training assumes and pycocotools' evaluation does not; a whole
-    `height` or `width` that is written as a float becomes an integer.
+    A missing `iscrowd` becomes 0, as mmdet's training assumes; pycocotools' evaluation requires it. A `height` or
+    `width` that is a float with an integer value becomes an integer.
 
     Raises:
         DataError: names the file, the entry, what was found and what was expected.
@@ -33,9 +33,9 @@ def read_coco(path: str | Path) -> dict:
 
 
 def coco_faults(content: object) -> Iterator[str]:
-    """Each fault of the content of an annotation file, as a sentence without the file; repairs what can be repaired.
+    """Yields a sentence for each fault in the content of an annotation file; repairs what `read_coco` lists.
 
-    The first one may make others, and those after it are not complete.
+    One fault can cause others. Some faults prevent further checks.
     """
     if not isinstance(content, dict):
         yield f'it holds {_kind(content)}, but COCO annotations are an object with {", ".join(ENTRIES)}'
@@ -59,20 +59,21 @@ def coco_faults(content: object) -> Iterator[str]:
 
 
 def missing_mask(content: dict) -> str | None:
-    """The first annotation whose mask pycocotools cannot evaluate, as a sentence; None if there is none."""
+    """Returns a sentence about the first annotation whose mask pycocotools cannot evaluate, or None."""
     for annotation in content.get('annotations', ()):
         name, mask = f'annotation {quoted(annotation["id"])}', annotation.get('segmentation')
         if not mask:
             return f'{name} has no segmentation, which the evaluation of masks needs'
         if isinstance(mask, list) and min(map(len, mask)) < 6:
-            return f'{name} has a polygon of {min(map(len, mask))} numbers in its segmentation, but 6 are the least'
+            return f'{name} has a polygon of {min(map(len, mask))} numbers in its segmentation, but needs at least 6'
     return None
 
 
 def category_fault(content: Mapping, classes: str | Sequence[str]) -> str | None:
-    """Whether each class of a data set has one category in the file, in the same order; else the fault as a sentence.
+    """Returns a sentence if the classes of a dataset are not the categories of the file in the same order, else None.
 
-    mmdet drops a class without a category, and numbers the others in the order of the file.
+    mmdet ignores a class without a category, and numbers the others in the order of the file. Categories that are not
+    classes of the dataset are allowed.
     """
     if isinstance(classes, str):
         return f'metainfo.classes is the string {quoted(classes)}, but must be a tuple: write ({quoted(classes)},)'
@@ -85,7 +86,7 @@ def category_fault(content: Mapping, classes: str | Sequence[str]) -> str | None
         )
     used = [name for name in names if name in classes]
     if len(used) > len(set(used)):
-        return f'it has two categories of the name {quoted(next(name for name in used if used.count(name) > 1))}'
+        return f'it has two categories with the name {quoted(next(name for name in used if used.count(name) > 1))}'
     if used != list(classes):
         return (
             f'its categories are in the order {listed(used)}, in which mmdet numbers them, but metainfo.classes is '
@@ -102,7 +103,7 @@ def _id_faults(entries: list[dict], name: str) -> Iterator[str]:
     elif len(set(ids)) < len(ids):
         seen = set()
         twice = next(each for each in ids if each in seen or seen.add(each))
-        yield f'{name} {quoted(twice)} is there twice, but an id must be unique'
+        yield f'{name} {quoted(twice)} occurs twice, but an id must be unique'
 
 
 def _category_faults(categories: list[dict]) -> Iterator[str]:
@@ -138,9 +139,9 @@ def _annotation_faults(content: dict) -> Iterator[str]:
             yield _without(annotation, 'image_id', name, 'the id of an image')
         elif images and isinstance(image, str) not in strings:
             yield f'{name} has the image_id {quoted(image)}, but the ids of images are {_types(strings)}'
-        if 'segments_info' in annotation:  # panoptic: each segment has what follows
+        if 'segments_info' in annotation:  # panoptic: each segment is an object
             yield from _segment_faults(annotation, name, categories)
-        elif categories:  # not so in files of captions
+        elif categories:  # files of captions have none
             yield from _object_faults(annotation, name, categories)
 
 

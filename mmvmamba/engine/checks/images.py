@@ -1,4 +1,4 @@
-"""Which files are read as images: regular ones, whose header announces no more pixels than the limit."""
+"""Checks image files before they are decoded: the type of the file, and the number of pixels in the header."""
 
 import os
 import stat
@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import DataError, LaunchError
 
 VARIABLE = 'MMVMAMBA_MAX_IMAGE_PIXELS'
-DEFAULT = 178_956_970  # as Pillow: 512 MiB in 8-bit RGB
-BYTES_A_PIXEL = 16  # four channels of 32 bits, uncompressed
+DEFAULT = 178_956_970  # the limit of Pillow: 512 MiB in 8-bit RGB
+BYTES_PER_PIXEL = 16  # four uncompressed channels of 32 bits
 
 KINDS = {
     stat.S_IFDIR: 'folder',
@@ -25,7 +25,7 @@ KINDS = {
 
 
 def pixel_limit() -> int:
-    """The largest number of pixels of an image, from the environment variable `MMVMAMBA_MAX_IMAGE_PIXELS`.
+    """Returns the largest allowed number of pixels, from the environment variable `MMVMAMBA_MAX_IMAGE_PIXELS`.
 
     Raises:
         LaunchError: the variable is not a positive integer.
@@ -37,9 +37,9 @@ def pixel_limit() -> int:
 
 
 def check_regular_file(path: str | Path) -> None:
-    """Rejects devices, named pipes, sockets and folders, which block, never end, or are not files.
+    """Rejects devices, named pipes, sockets and folders. Reading them can block or never end.
 
-    A file that does not exist passes: whoever opens it says so.
+    A path that does not exist is accepted: opening it raises an error.
 
     Raises:
         DataError: names the path and what it is.
@@ -53,10 +53,9 @@ def check_regular_file(path: str | Path) -> None:
 
 
 def check_image(path: str | Path) -> None:
-    """Rejects what `check_regular_file` rejects, and images of more pixels than the limit, before they are decoded.
+    """Rejects what `check_regular_file` rejects, and images with more pixels than the limit, before they are decoded.
 
-    A file whose size no header reader finds passes, unless it is larger than any image within the limit: it is damaged,
-    not an image, or of a format of the decoder alone.
+    If no size is found in the header, the file is accepted unless it has more bytes than any image within the limit.
 
     Raises:
         DataError: names the path, the size and the limit.
@@ -72,14 +71,15 @@ def check_image(path: str | Path) -> None:
         return
     if size and size[0] * size[1] > limit:
         raise DataError(f'{path} has {size[0]} x {size[1]} pixels, {too_large}')
-    if length > BYTES_A_PIXEL * limit:
-        raise DataError(f'{path} has {length} bytes, as an image of {length // BYTES_A_PIXEL} pixels, {too_large}')
+    if length > BYTES_PER_PIXEL * limit:
+        raise DataError(f'{path} has {length} bytes, like an image of {length // BYTES_PER_PIXEL} pixels, {too_large}')
 
 
 def image_size(path: str | Path) -> tuple[int, int] | None:
-    """Width and height of an image as its header has them, None if none is found.
+    """Returns width and height from the header of an image, or None if they are not found.
 
-    PNG, TIFF and JPEG are read here, since Pillow rejects some files that OpenCV decodes; the others by Pillow.
+    PNG, TIFF and JPEG headers are read here, since Pillow rejects some files that OpenCV decodes. Pillow reads the
+    headers of other formats.
 
     Raises:
         DataError: the file is a PostScript program.
@@ -93,14 +93,14 @@ def image_size(path: str | Path) -> tuple[int, int] | None:
                 return _tiff_size(file, head)
             if head.startswith(b'\xff\xd8'):
                 return _jpeg_size(file)
-        except struct.error:  # cut short
+        except struct.error:  # truncated
             return None
         file.seek(0)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 with Image.open(file) as image:
-                    if image.format == 'EPS':  # Pillow would run it in Ghostscript
+                    if image.format == 'EPS':  # Pillow would execute it in Ghostscript
                         raise DataError(f'{path} is a PostScript program, not an image: convert it to PNG')
                     return image.size
         except Image.DecompressionBombError:
@@ -110,7 +110,7 @@ def image_size(path: str | Path) -> tuple[int, int] | None:
 
 
 def _tiff_size(file: BinaryIO, head: bytes) -> tuple[int, int] | None:
-    """The tags ImageWidth and ImageLength of the first directory, of TIFF or BigTIFF."""
+    """Reads the tags ImageWidth and ImageLength in the first directory of a TIFF or BigTIFF file."""
     order = '<' if head.startswith(b'I') else '>'
     big = b'+' in head[:4]
     (start,) = struct.unpack(f'{order}{"Q" if big else "I"}', head[8:16] if big else head[4:8])
@@ -127,7 +127,7 @@ def _tiff_size(file: BinaryIO, head: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(file: BinaryIO) -> tuple[int, int] | None:
-    """Of the first frame header (markers SOF0 to SOF15)."""
+    """Reads the first frame header (markers SOF0 to SOF15)."""
     file.seek(2)
     while byte := file.read(1):
         if byte != b'\xff':

@@ -1,4 +1,4 @@
-"""The file that mmengine read last in this thread, for code that gets only its content."""
+"""The path of the file that mmengine read last in this thread, for code that only gets the content."""
 
 import threading
 from pathlib import Path

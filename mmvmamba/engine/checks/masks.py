@@ -1,7 +1,8 @@
-"""Whether a mask of COCO's format is safe to give to pycocotools.
+"""Checks masks in COCO format before pycocotools processes them.
 
-Its C code checks little: a coordinate beyond 32 bits writes outside of a buffer, compressed run lengths that end in the
-middle of a number are read beyond their end, and runs that cover less than the mask leave it uninitialised.
+The C code of pycocotools does not validate its input: a coordinate that exceeds 32 bits causes a write outside of a
+buffer, truncated compressed run lengths cause a read past their end, and runs that cover only a part of the mask leave
+the rest uninitialised.
 """
 
 from collections.abc import Sequence
@@ -12,18 +13,18 @@ import numpy as np
 from .images import VARIABLE, pixel_limit
 from .quoting import quoted
 
-# No image that OpenCV reads has a longer side.
+# The longest side of an image that OpenCV reads.
 FARTHEST = 1 << 20
-# pycocotools keeps 40 bytes for each pixel of an outline.
+# pycocotools allocates 40 bytes for each pixel of an outline.
 LONGEST_OUTLINE = 1 << 22
-# Characters of a compressed number: pycocotools computes them with 32 bits, five of each character.
+# Characters per compressed number: pycocotools decodes 5 bits per character into 32 bits.
 LONGEST_NUMBER = 6
 
 PAIR = 'the height and width of the mask as two positive integers'
 
 
 def mask_fault(mask: object) -> str | None:
-    """What is wrong with a `segmentation`, as the end of a sentence; None if nothing is.
+    """Returns the fault of a `segmentation` as the end of a sentence, or None.
 
     Args:
         mask: list of polygons, each [x1, y1, x2, y2, ...]; or a dict of `size` [height, width] and `counts`, which are
@@ -55,13 +56,13 @@ def _polygon_fault(polygon: object) -> str | None:
     points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
     length = abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
     if length > LONGEST_OUTLINE:
-        return f'has a polygon of {length:.0f} pixels length, but {LONGEST_OUTLINE} are the limit'
+        return f'has a polygon with an outline of {length:.0f} pixels, but the limit is {LONGEST_OUTLINE}'
     return None
 
 
 def far_numbers(values: Sequence[Any] | np.ndarray) -> list[Any]:
-    """Those of the values that are not finite numbers of at most `FARTHEST`."""
-    try:  # in C, as there may be millions
+    """Returns the values that are not finite numbers between -FARTHEST and FARTHEST."""
+    try:  # these functions are written in C; there may be millions of values
         total = sum(values)
         if total == total and -FARTHEST <= min(values) and max(values) <= FARTHEST:
             return []
@@ -71,7 +72,7 @@ def far_numbers(values: Sequence[Any] | np.ndarray) -> list[Any]:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a number, which True, False, NaN and infinity are not."""
+    """Whether a value is a finite number. Bools are not numbers here."""
     if isinstance(value, (bool, np.bool_)):
         return False
     if isinstance(value, (int, np.integer)):
@@ -116,10 +117,10 @@ def _rle_fault(rle: dict) -> str | None:
 
 
 def _decompress(counts: str | bytes) -> np.ndarray | None:
-    """Run lengths out of COCO's compressed form, None if they are not.
+    """Decodes COCO's compressed run lengths. Returns None if they are invalid.
 
-    A character has five bits of a number, the lowest first, and a sixth if more follow. From the fourth number on,
-    each is the difference to the one before the last.
+    Each character holds five bits of a number, lowest bits first, and a sixth bit that is set if more characters
+    follow. From the fourth number on, the difference from the number two places before is stored.
     """
     try:
         codes = np.frombuffer(counts.encode('ascii') if isinstance(counts, str) else counts, np.uint8).astype(np.int64)

@@ -1,13 +1,13 @@
-"""How a value of a data file appears in an error message."""
+"""Formats values of data files for error messages."""
 
 import reprlib
 from collections.abc import Sequence
 
-MOST = 20  # names of one list
+MOST = 20  # names shown of a list
 
 
 class _Short(reprlib.Repr):
-    """Python's notation, bounded in length and depth: the values come from files of others."""
+    """A repr of limited length and depth, since the values can be arbitrarily large."""
 
     def __init__(self):
         super().__init__()
@@ -19,11 +19,11 @@ class _Short(reprlib.Repr):
 
 
 def quoted(value: object) -> str:
-    """The value as Python writes it, shortened."""
+    """Returns a shortened repr."""
     return _Short().repr(value)
 
 
 def listed(names: Sequence[object]) -> str:
-    """The names, separated by commas; of a long list the first ones and the number of the others."""
+    """Joins names with commas. If there are more than `MOST`, the end gives the number of the others."""
     others = f' and {len(names) - MOST} more' if len(names) > MOST else ''
     return ', '.join(name[:80] if isinstance(name, str) else quoted(name) for name in names[:MOST]) + others

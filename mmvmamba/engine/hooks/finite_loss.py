@@ -1,4 +1,4 @@
-"""A loss that is not finite ends the training, with the name of the module that it comes from."""
+"""Ends a training whose loss is not finite, and names the module in which this begins."""
 
 from functools import partial
 from typing import Any
@@ -17,11 +17,11 @@ from ..errors import TrainingError
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stops at the first loss that is not finite, before the weights are changed by it.
+    """Stops at the first loss that is not finite, before it changes the weights.
 
-    The same batch is then run again to find the first module whose output is not finite. Until then the losses are
-    looked at, and no module is. Several ranks stop together. Wanted in a config by
-    `custom_hooks = [dict(type='mmvmamba.engine.hooks.finite_loss.FiniteLossHook')]`.
+    The batch is then run again to find the first module whose output is not finite. Before that, only the losses are
+    checked, not the modules. All ranks stop together. To use the hook, add
+    `custom_hooks = [dict(type='mmvmamba.engine.hooks.finite_loss.FiniteLossHook')]` to the config.
 
     Raises:
         TrainingError: during `train`, with the iteration, the losses and the module.
@@ -40,12 +40,12 @@ class FiniteLossHook(Hook):
         means = {
             name: torch.stack([value.detach().float().mean() for value in tree_leaves(values)]).sum()
             for name, values in outputs.items()
-            if 'loss' in name  # what mmengine adds up; the others are only logged
+            if 'loss' in name  # mmengine adds these; the others are only logged
         }
         if not means:
             return
         is_finite = torch.stack(list(means.values())).isfinite().all().float()
-        dist.all_reduce(is_finite, 'min')  # running a batch again, as running it once, may need all ranks
+        dist.all_reduce(is_finite, 'min')  # all ranks must run the batch again if one does
         if is_finite:
             return
         self._handle.remove()
@@ -53,12 +53,12 @@ class FiniteLossHook(Hook):
         values = ', '.join(f'{name} {mean:.4g}' for name, mean in means.items() if not mean.isfinite())
         raise TrainingError(
             f'the loss of iteration {runner.iter + 1} is not finite ({values or "on another rank"}): {origin}; lower '
-            'the learning rate, clip gradients or leave float16, and resume from the last checkpoint'
+            'the learning rate, clip gradients or use bfloat16 instead of float16, and resume from the last checkpoint'
         )
 
 
 def _first_not_finite(model: nn.Module, args: tuple, kwargs: dict) -> str:
-    """What is said of the first module that gives something not finite when the model runs again."""
+    """Runs the model again, and describes the first module whose output is not finite."""
     found = []
 
     def look(name: str, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
@@ -78,8 +78,8 @@ def _first_not_finite(model: nn.Module, args: tuple, kwargs: dict) -> str:
     for handle in handles:
         handle.remove()
     if not found:
-        return 'running the batch again, with other random numbers, gives finite outputs in every module'
-    return f'the first output that is not finite is that of {found[0]}'
+        return 'with other random numbers, all modules have finite outputs for the same batch'
+    return f'the first module with a non-finite output is {found[0]}'
 
 
 def _is_finite(node: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What differs between a training and the one that it resumes, and which value takes effect."""
+"""Reports the differences between a resumed training and the previous one, and which value takes effect."""
 
 import inspect
 from collections.abc import Iterator, Mapping
@@ -43,13 +43,13 @@ COMPARED_AS_BUILT = ('optim_wrapper.optimizer', 'optim_wrapper.paramwise_cfg', '
 
 @HOOKS.register_module()
 class ResumeReportHook(Hook):
-    """On `--resume`, rejects another optimizer or kind of schedule, and logs one line for each other difference.
+    """On `--resume`, rejects another optimizer or kind of schedule, and logs a line for each other difference.
 
     MMEngine restores the settings of the optimizer (learning rate, weight decay) and of the schedule (end, milestones)
     from the checkpoint, whatever the config sets; everything else it takes from the config.
 
     Raises:
-        CheckpointError: before the first step; the state of the optimizer or schedule does not fit the config.
+        CheckpointError: before the first step, if the state of the optimizer or schedule does not fit the config.
     """
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -64,7 +64,7 @@ class ResumeReportHook(Hook):
     def _differences(self, runner: Runner, checkpoint: dict) -> Iterator[tuple[str, Any, Any, str]]:
         meta, file = checkpoint['meta'], str(runner._load_from)
         old, new = parse_config(meta.get('cfg')), parse_config(runner.cfg.pretty_text)
-        if isinstance(runner, Runner):  # a strategy of FlexibleRunner keeps them in a form of its own
+        if isinstance(runner, Runner):  # the strategies of FlexibleRunner store them in another form
             for part, wrapper, state in _pairs(runner.optim_wrapper, checkpoint['optimizer'], file):
                 was, now = (_type_of_optimizer(config.get('optim_wrapper'), part) for config in (old, new))
                 check_optimizer(wrapper.optimizer, state, was if was != now else None, file)
@@ -80,7 +80,7 @@ class ResumeReportHook(Hook):
             yield 'randomness.seed', seed, own_seed, CHECKPOINT
         classes, own_classes = _classes(meta.get('dataset_meta')), _classes(_metainfo(runner))
         if classes and own_classes and classes != own_classes:
-            yield 'classes', classes, own_classes, f'{CONFIG}, but the weights were trained for the others'
+            yield 'classes', classes, own_classes, f'{CONFIG}, but the weights were trained for the previous classes'
         for setting in SETTINGS if old else ():
             for name, before, now in differences(old.get(setting, UNSET), new.get(setting, UNSET), setting):
                 if not name.startswith(COMPARED_AS_BUILT) and name != 'randomness.seed':
@@ -101,7 +101,7 @@ def _classes(metainfo: Any) -> list[str]:
 
 
 def _type_of_optimizer(optim_wrapper: Any, part: str) -> str | None:
-    """Name of the optimizer's class, without its module, in a config that `parse_config` has read."""
+    """Returns the class name of the optimizer, without its module, from the result of `parse_config`."""
     node = optim_wrapper
     for key in filter(None, (part, 'optimizer', 'type')):
         node = node.get(key) if isinstance(node, dict) else None
@@ -109,7 +109,7 @@ def _type_of_optimizer(optim_wrapper: Any, part: str) -> str | None:
 
 
 def _pairs(wrapper: Any, state: dict, file: str) -> Iterator[tuple[str, OptimWrapper, dict]]:
-    """(name, wrapper, its state); the name is empty unless the config has several optimizers."""
+    """Yields (name, wrapper, its state). The name is empty unless the config has several optimizers."""
     if not isinstance(wrapper, OptimWrapperDict):
         yield '', wrapper, state
         return
@@ -120,7 +120,7 @@ def _pairs(wrapper: Any, state: dict, file: str) -> Iterator[tuple[str, OptimWra
 
 
 def _groups(optimizer: Optimizer, state: dict) -> Iterator[tuple[str, Any, Any]]:
-    """(setting, saved value, own value) where a setting of the parameter groups differs, from the first such group."""
+    """Yields (setting, saved value, own value) for the settings of the parameter groups that differ."""
     seen = set()
     for saved, own in zip(state['param_groups'], optimizer.param_groups):
         for key in sorted(own.keys() & saved.keys() - {'params', 'param_names'} - seen):
@@ -133,10 +133,10 @@ def _groups(optimizer: Optimizer, state: dict) -> Iterator[tuple[str, Any, Any]]
 
 
 def _schedules(schedulers: Any, states: Any, file: str) -> Iterator[tuple[str, Any, Any]]:
-    """(setting, saved value, own value) where schedules of the same kind differ.
+    """Yields (setting, saved value, own value) for settings in which schedules of the same kind differ.
 
     Raises:
-        CheckpointError: another number or kind of schedulers, of which MMEngine would mix the settings.
+        CheckpointError: the number or kinds of schedulers differ. MMEngine would mix their settings.
     """
     if schedulers is None or states is None:  # MMEngine logs it
         return
@@ -147,14 +147,14 @@ def _schedules(schedulers: Any, states: Any, file: str) -> Iterator[tuple[str, A
     if not isinstance(states, list) or len(states) != len(schedulers):
         count = len(states) if isinstance(states, list) else 'no'
         raise CheckpointError(
-            f'{file} has the state of {count} schedulers, and param_scheduler of this config {len(schedulers)}: '
+            f'{file} has the state of {count} schedulers, but this config has {len(schedulers)} in param_scheduler: '
             f'resume with the schedulers of the previous run, or {_start_new(file)}'
         )
     for index, (scheduler, saved) in enumerate(zip(schedulers, states)):
         own = scheduler.state_dict()
         if not isinstance(saved, dict) or own.keys() != saved.keys() or own['param_name'] != saved['param_name']:
             raise CheckpointError(
-                f'param_scheduler.{index} of this config is a {type(scheduler).__name__}, and {file} has the state of '
+                f'param_scheduler.{index} of this config is a {type(scheduler).__name__}, but {file} has the state of '
                 f'another kind: resume with the schedulers of the previous run, or {_start_new(file)}'
             )
         arguments = {name for kind in type(scheduler).__mro__ for name in inspect.signature(kind.__init__).parameters}
@@ -168,5 +168,5 @@ def _start_new(file: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists: a checkpoint may hold either."""
+    """Converts a tuple to a list: a checkpoint may contain either."""
     return list(value) if isinstance(value, tuple) else value

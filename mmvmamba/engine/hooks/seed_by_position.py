@@ -1,7 +1,7 @@
-"""Random numbers that depend on where a training is, not on how it came there.
+"""Random numbers that depend only on the seed and on the position in the training.
 
-A resumed run draws the numbers that the uninterrupted one would have drawn, in the main process and in the workers that
-load data, whatever their number: nothing random needs to be kept in a checkpoint but the seed.
+A resumed run therefore draws the same numbers as an uninterrupted one, in the main process and in any number of data
+loader workers. A checkpoint only needs to contain the seed.
 """
 
 import random
@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from ..patches.early_loading import restart_early_loading
 
-# What the numbers are for: those of a step and those of a sample never share a seed.
+# Part of the seed, so that a step and a sample never have the same one.
 STEP, SAMPLE = range(2)
 
 
@@ -36,7 +36,7 @@ class SeedByPositionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         loader: Any = runner.train_dataloader  # its dataset and its batch sampler get new attributes
-        # the protocol by which DataLoader asks a data set for a whole batch; set here, it reaches every worker
+        # DataLoader calls this method of a dataset to load a whole batch, also in the workers
         loader.dataset.__getitems__ = SeededLoading(loader.dataset, runner.seed)
         sampler = loader.batch_sampler.sampler
         loader.batch_sampler.sampler = PositionedSampler(sampler, runner)
@@ -52,7 +52,7 @@ class SeedByPositionHook(Hook):
 
 
 class Position(int):
-    """An index into a data set that knows the how-manieth sample of the training it is."""
+    """An index into a dataset that also carries the position of the sample in the training."""
 
     position: int
 
@@ -66,15 +66,15 @@ class Position(int):
 
 
 class PositionedSampler(Sampler):
-    """The indices of another sampler, each with its position in the training."""
+    """Yields the indices of another sampler, each with its position in the training."""
 
     def __init__(self, sampler: Any, runner: Runner):
         batch_sampler: Any = runner.train_dataloader.batch_sampler
         self.sampler = sampler
-        self.dataset = getattr(sampler, 'dataset', None)  # mmdet's AspectRatioBatchSampler asks for it here
+        self.dataset = getattr(sampler, 'dataset', None)  # read by mmdet's AspectRatioBatchSampler
         self.runner = runner
         self.batch_size = batch_sampler.batch_size
-        # An iteration-based loop that cannot skip in the sampler walks it from its beginning when it resumes.
+        # When it resumes, an iteration-based loop that cannot skip samples iterates from the beginning.
         skips = type(batch_sampler) is BatchSampler and hasattr(sampler, 'skip')
         self.starts_anew = hasattr(runner.train_loop, 'dataloader_iterator') and not skips
         self.count = 0
@@ -90,7 +90,7 @@ class PositionedSampler(Sampler):
 
 
 class SeededLoading:
-    """Loads samples of a data set, each under numbers that its position chooses."""
+    """Loads samples of a dataset, each with random numbers that depend on its position."""
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset = dataset
@@ -101,13 +101,13 @@ class SeededLoading:
         return [self._load(index) for index in indices]
 
     def _load(self, index: Position) -> Any:
-        if isinstance(index, Position):  # MMEngine before 0.10.8 takes the first batches before any hook
+        if isinstance(index, Position):  # MMEngine before 0.10.8 loads the first batches before any hook
             seed_everything(self.seed, SAMPLE, self.rank, index.position)
         return self.dataset[int(index)]
 
 
 def seed_everything(*entropy: int) -> None:
-    """Seeds the generators of Python, NumPy and PyTorch, on all devices, by a mixture of these numbers."""
+    """Seeds the generators of Python, NumPy and PyTorch, on all devices, with a hash of these numbers."""
     first, second = np.random.SeedSequence(entropy).generate_state(2)
     random.seed(int(first))
     np.random.seed(first)

@@ -1,4 +1,4 @@
-"""Parameters without a gradient, found before DistributedDataParallel stops at them."""
+"""Finds parameters without a gradient, before DistributedDataParallel stops because of them."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from ..errors import TrainingError
 
 @HOOKS.register_module()
 class UnusedParametersHook(Hook):
-    """Ends a distributed training after its first step if a parameter got no gradient in it.
+    """Ends a distributed training after the first step if a parameter received no gradient.
 
-    PyTorch stops at the next step, with a message that names neither the parameter nor the cause. Trainings of one
-    process and those with `find_unused_parameters=True` are left alone.
+    PyTorch would stop at the next step, with a message that names neither the parameter nor the cause. Trainings with
+    one process or with `find_unused_parameters=True` are not checked.
 
     Raises:
         TrainingError: during `train`, with the names of the parameters.
@@ -41,7 +41,7 @@ class UnusedParametersHook(Hook):
         self._reached.clear()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        # while gradients accumulate, DistributedDataParallel does not look at them
+        # while gradients accumulate, DistributedDataParallel does not check them
         wrapper: Any = runner.optim_wrapper
         if not self._handles or not wrapper.should_update():
             return
@@ -51,8 +51,8 @@ class UnusedParametersHook(Hook):
         if unused := [name for name in self._names if name not in self._reached]:
             listed = ', '.join(unused[:8]) + (f' and {len(unused) - 8} more' if len(unused) > 8 else '')
             raise TrainingError(
-                f'{len(unused)} of {len(self._names)} parameters got no gradient in the first step ({listed}), which '
-                'stops distributed training: if they belong to an output of the backbone that no neck or head reads, '
+                f'{len(unused)} of {len(self._names)} parameters received no gradient in the first step ({listed}), '
+                'which stops distributed training: if they belong to a backbone output that no neck or head uses, '
                 'remove it from out_indices and renumber start_level or in_index; otherwise set '
                 'find_unused_parameters=True in the config'
             )

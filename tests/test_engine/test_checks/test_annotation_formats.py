@@ -27,7 +27,7 @@ class MakesFolder:
 def test_a_pickle_is_rejected_unless_it_is_trusted(suffix, tmp_path):
     file, marker = tmp_path / f'annotations.{suffix}', tmp_path / 'ran'
     file.write_bytes(pickle.dumps(MakesFolder(marker)))
-    with pytest.raises(DataError, match=rf'{file} is a pickle, and reading it runs .* pass --trust-annotations'):
+    with pytest.raises(DataError, match=rf'{file} is a pickle, which can execute code .* pass --trust-annotations'):
         load(str(file))
     assert not marker.exists()
     with trust_annotations(True):
@@ -44,7 +44,7 @@ def test_yaml_is_read_as_data(suffix, tmp_path):
     dump(content, str(file))
     assert load(str(file)) == content
     file.write_text(f'!!python/object/apply:os.mkdir ["{marker}"]')
-    with pytest.raises(DataError, match=rf'{file} is YAML of more than data .* pass --trust-annotations'):
+    with pytest.raises(DataError, match=rf'{file} is YAML that contains more than data .* pass --trust-annotations'):
         load(str(file))
     assert not marker.exists()
     with trust_annotations(True):
@@ -72,7 +72,7 @@ def test_arrays_of_objects_are_rejected(tmp_path):
     (tmp_path / 'pickle.npy').write_bytes(pickle.dumps(MakesFolder(tmp_path / 'ran')))
     check_array(tmp_path / 'numbers.npy')
     for name in ('objects.npy', 'pickle.npy'):
-        with pytest.raises(DataError, match=f'{name} is a NumPy file of pickled objects'):
+        with pytest.raises(DataError, match=f'{name} is a NumPy file with pickled objects'):
             check_array(tmp_path / name)
     assert not (tmp_path / 'ran').exists()
 
@@ -85,7 +85,7 @@ def test_the_hierarchy_of_open_images_is_no_pickle(tmp_path):
     np.save(tmp_path / 'tree.npy', np.array([MakesFolder(tmp_path / 'ran')], dtype=object))
     dataset = openimages.OpenImagesChallengeDataset.__new__(openimages.OpenImagesChallengeDataset)
     dataset.backend_args = None
-    with pytest.raises(DataError, match='tree.npy is a NumPy file of pickled objects'):
+    with pytest.raises(DataError, match='tree.npy is a NumPy file with pickled objects'):
         dataset._get_relation_matrix(str(tmp_path / 'tree.npy'))
     assert not (tmp_path / 'ran').exists()
 

@@ -85,8 +85,8 @@ NAN = float('nan')
         (lambda content: content.update(images=None), 'images is null, but must be a list'),
         (lambda content: content.update(images={'a': 1}), 'images is an object, but must be a list'),
         (lambda content: content.update(annotations=[5]), 'entry 0 of annotations is a number, but must be an object'),
-        (lambda content: content.update(images=content['images'] * 2), 'image 1 is there twice'),
-        (lambda content: content.update(annotations=content['annotations'] * 2), 'annotation 7 is there twice'),
+        (lambda content: content.update(images=content['images'] * 2), 'image 1 occurs twice'),
+        (lambda content: content.update(annotations=content['annotations'] * 2), 'annotation 7 occurs twice'),
         (lambda content: content['images'].append(dict(id='2', file_name='')), "image '2' has a string as id"),
     ],
 )
@@ -130,7 +130,7 @@ def test_each_class_has_one_category_in_the_same_order():
     assert "is the string 'coin'" in category_fault(coco(), 'coin')
     twice = coco()
     twice['categories'][1]['name'] = 'coin'
-    assert "two categories of the name 'coin'" in category_fault(twice, ('coin',))
+    assert "two categories with the name 'coin'" in category_fault(twice, ('coin',))
 
 
 def test_the_evaluation_of_masks_needs_all_of_them():

@@ -56,7 +56,7 @@ def test_run_lengths_are_accepted():
         ([[[0, 0], [0, 1]]], r'has the coordinate \[0, 0\]'),
         ([[0, 0, 0, 1, 5]], 'has a polygon of 5 numbers'),
         ([1, 2, 3, 4, 5, 6], 'has the polygon 1'),
-        ([[0, 0, 2**20, 2**20] * 5], 'has a polygon of .* pixels length'),
+        ([[0, 0, 2**20, 2**20] * 5], 'has a polygon with an outline of .* pixels, but the limit is'),
         ('polygon', "is 'polygon', but must be a list of polygons or a dict"),
         (5, 'is 5, but'),
         ({'counts': [1]}, 'has no size'),

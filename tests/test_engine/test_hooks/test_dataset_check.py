@@ -15,7 +15,7 @@ import pytest
 from torch import nn
 
 from mmvmamba.engine.arguments import add_arguments
-from mmvmamba.engine.checks.annotation_formats import trusts_annotations
+from mmvmamba.engine.checks.annotation_formats import trust_annotations, trusts_annotations
 from mmvmamba.engine.errors import DataError
 from mmvmamba.engine.hooks.dataset_check import DatasetCheckHook, check_metric
 from mmvmamba.engine.patches.dataset_errors import install_dataset_errors
@@ -100,6 +100,14 @@ def test_the_option_trusts_annotations_while_the_tool_runs():
         assert not trusts_annotations()
     with tool_session(Namespace()):
         assert not trusts_annotations()
+
+
+def test_the_hook_can_trust_annotations_in_other_tools():
+    with trust_annotations(False):
+        DatasetCheckHook()
+        assert not trusts_annotations()
+        DatasetCheckHook(trust_annotations=True)
+        assert trusts_annotations()
 
 
 @pytest.fixture(scope='module')

@@ -69,7 +69,7 @@ def test_length_batch_classes_and_ranks_are_those_of_the_run(resume, trained):
         [
             'number of ranks: 4 in the checkpoint, 1 in this run; the value of this run takes effect.',
             "classes: ['a', 'b'] in the checkpoint, ['a', 'c'] in this run; the value of this run takes effect, but "
-            'the weights were trained for the others.',
+            'the weights were trained for the previous classes.',
             'train_dataloader.batch_size: 2 in the checkpoint, 3 in this run; the value of this run takes effect.',
             "train_dataloader.dataset.classes: not set in the checkpoint, ['a', 'c'] in this run; the value of this "
             'run takes effect.',

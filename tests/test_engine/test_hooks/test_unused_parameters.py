@@ -45,7 +45,9 @@ def train(model, iterations=2, accumulative_counts=1):
 
 
 def test_the_parameters_and_the_ways_out_are_named(process_group):
-    message = r'2 of 4 parameters got no gradient .*\(norm0\.weight, norm0\.bias\).*out_indices.*find_unused_parameters'
+    message = (
+        r'2 of 4 parameters received no gradient .*\(norm0\.weight, norm0\.bias\).*out_indices.*find_unused_parameters'
+    )
     with pytest.raises(TrainingError, match=message):
         train(DistributedDataParallel(Maps()))
 
