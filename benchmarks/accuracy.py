@@ -45,7 +45,7 @@ def error(result: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def main() -> None:
-    options = measure.parser(__doc__.splitlines()[0]).parse_args()
+    options = measure.parser(__doc__).parse_args()
     machine = measure.start(options)
     functions = scan.implementations(options.device)
     dtype = measure.DTYPES[options.dtype]

@@ -38,7 +38,8 @@ def step(name: str, model: nn.Module, training: bool, options: argparse.Namespac
         with torch.set_grad_enabled(training), autocast:
             outs = model(images)
         if training:
-            sum(out.float().mean() for out in (outs if isinstance(outs, tuple) else [outs])).backward()
+            outs = outs if isinstance(outs, tuple) else [outs]
+            torch.stack([out.float().mean() for out in outs]).sum().backward()
 
 
 def make_images(seed: int, size: int, options: argparse.Namespace) -> Tensor:
@@ -123,10 +124,13 @@ def plot(file: Path, results: list[dict], batch: int) -> None:
     from matplotlib import pyplot as plt
 
     kinds = [kind for kind in (False, True) if len({row['size'] for row in results if row['training'] == kind}) > 1]
+    if not kinds:
+        print('--plot: all results have the same image size, so no figure is written; pass several sizes.')
+        return
     figure, axes = plt.subplots(len(kinds), 2, figsize=(9, 3.6 * len(kinds)), layout='constrained', squeeze=False)
-    for training, pair in zip(kinds, axes):
-        plot_kind(*pair, [row for row in results if row['training'] == training], batch)
-        pair[0].set_title('training step' if training else 'inference', loc='left')
+    for training, (left, right) in zip(kinds, axes):
+        plot_kind(left, right, [row for row in results if row['training'] == training], batch)
+        left.set_title('training step' if training else 'inference', loc='left')
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     print(f'Figure written to {file}.')
@@ -152,7 +156,7 @@ def plot_kind(left, right, rows: list[dict], batch: int) -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.parser(__doc__)
     parser.add_argument('--family', choices=FAMILIES, default='vmamba', help='networks to compare (default: vmamba)')
     parser.add_argument('--fpn', action='store_true', help='add a simple feature pyramid (only for vim)')
     parser.add_argument('--sizes', type=int, nargs='*', help='image sizes for inference (default: set by the family)')

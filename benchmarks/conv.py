@@ -8,6 +8,7 @@ be slow. "at best" compares the fastest rounds, which are less affected by other
 relative L2 errors against float64. benchmarks/README.md describes the method.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import measure
@@ -84,7 +85,9 @@ def measure_case(name: str, size: tuple[int, ...], functions: dict, options) -> 
     make = partial(
         make_inputs, device=options.device, dtype=measure.DTYPES[options.dtype], batch=options.batch, size=size
     )
-    rows = {key: dict(case=name, implementation=key, error=error(of, make(0))) for key, of in functions.items()}
+    rows: dict[str, dict] = {}
+    for key, of in functions.items():
+        rows[key] = dict(case=name, implementation=key, error=error(of, make(0)))
     for mode, step in (('forward', forward), ('forward_backward', forward_backward)):
         runs = {key: partial(step, of) for key, of in functions.items()}
         times = measure.interleave(runs, make, options.device, options.rounds)
@@ -110,11 +113,11 @@ def show(name: str, rows: list[dict], batch: int) -> None:
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.parser(__doc__)
     parser.add_argument('--cases', nargs='*', help='run only the cases whose title contains one of these')
     options = parser.parse_args()
     machine = measure.start(options)
-    functions = {OURS: ours, PEER: pytorchs}
+    functions: dict[str, Callable[..., Tensor]] = {OURS: ours, PEER: pytorchs}
     if options.device == 'cuda':
         functions[WITHOUT_CUDNN] = without_cudnn
     results = []

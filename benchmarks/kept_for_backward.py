@@ -127,7 +127,7 @@ def _line() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--dtype', choices=measure.DTYPES, default='float32', help='autocast to this dtype')
     options = parser.parse_args()
     for name, block in BLOCKS.items():

@@ -24,9 +24,9 @@ DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.
 SAMPLE_SECONDS = {'cpu': 0.02, 'cuda': 0.002}
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """Returns a parser with the options of all benchmarks."""
-    options = argparse.ArgumentParser(description=description)
+def parser(docstring: str | None) -> argparse.ArgumentParser:
+    """Returns a parser with the options of all benchmarks, described by the first line of a docstring."""
+    options = argparse.ArgumentParser(description=(docstring or '').partition('\n')[0])
     options.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     options.add_argument('--dtype', choices=DTYPES, default='float32')
     options.add_argument('--batch', type=int, default=1)

@@ -6,6 +6,7 @@ A name consists of a network and optional variations after commas: 'VMamba-T, sc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torchvision
@@ -68,7 +69,7 @@ def build(name: str, size: int) -> nn.Module:
     model = BUILDERS[network](size)
     if isinstance(model, PlainTransformer):
         model.choose_attention(fused=PLAIN_ATTENTION[2:] not in variations)
-    if WITH_CP[2:] in variations:
+    if WITH_CP[2:] in variations and isinstance(model, (VMamba, Vim)):
         model.with_cp = True
     if FPN[2:] in variations:
         model = nn.Sequential(model, SimpleFeaturePyramid(EMBED_DIMS[network.split('-')[1]]))
@@ -79,6 +80,8 @@ def build(name: str, size: int) -> nn.Module:
 
 class PlainTransformer(nn.Module):
     """A timm vision transformer as a backbone for dense tasks: returns the map of its last block."""
+
+    vit: Any  # timm's class has no type annotations
 
     def __init__(self, name: str, size: int):
         super().__init__()
@@ -105,7 +108,7 @@ def _vim(size: int, arch: str) -> nn.Module:
 
 def _features(size: int, model: Callable[[], nn.Module]) -> nn.Module:
     """Returns torchvision's Swin or ConvNeXt without norm, pooling and head."""
-    return model().features
+    return model().get_submodule('features')
 
 
 def _resnet(size: int) -> nn.Module:

@@ -71,7 +71,7 @@ def gradient_error(ours: nn.Module, official: nn.Module, x: Tensor) -> float:
         generator = torch.Generator().manual_seed(1)
         outs = model(image)
         weights = [torch.randn(out.shape, generator=generator) for out in outs]
-        sum((out * weight).sum() for out, weight in zip(outs, weights)).backward()
+        torch.stack([(out * weight).sum() for out, weight in zip(outs, weights)]).sum().backward()
         gradients.append({'image': image.grad} | {name: p.grad for name, p in model.named_parameters()})
     assert gradients[0].keys() == gradients[1].keys()
     return max(error(gradient, gradients[1][name]) for name, gradient in gradients[0].items())
@@ -131,7 +131,7 @@ def import_vim(checkout: Path) -> types.ModuleType:
         dt = torch.einsum('dr,brl->bdl', dt_proj, dt)
         return scans.selective_scan_ref(x, dt, A, B, C, D, z, delta_bias, delta_softplus)
 
-    norms.rms_norm_fn, scans.mamba_inner_fn_no_out_proj = rms_norm, inner
+    vars(norms)['rms_norm_fn'], vars(scans)['mamba_inner_fn_no_out_proj'] = rms_norm, inner
     sys.path.insert(0, str(checkout / 'vim'))
     return importlib.import_module('models_mamba')
 
@@ -169,7 +169,7 @@ def compare_vim(official: types.ModuleType, name: str, gradients: bool) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--vmamba', type=Path, help='checkout of MzeroMiko/VMamba')
     parser.add_argument('--vim', type=Path, help='checkout of hustvl/Vim')
     parser.add_argument('--gradients', action='store_true', help='also compare gradients')

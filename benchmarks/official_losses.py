@@ -14,6 +14,7 @@ import copy
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -46,8 +47,8 @@ class Rounded(nn.Module):
         return [out * (1 + 1e-6 * torch.randn_like(out)) for out in self.backbone(x)]
 
 
-def losses(model: nn.Module, batch: dict) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Returns the losses and, for a detector, the proposals of each image."""
+def losses(model: Any, batch: dict) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Returns the losses of a detector or segmentor and, for a detector, the proposals of each image."""
     proposals = []
     torch.manual_seed(0)
     data = model.data_preprocessor(copy.deepcopy(batch), training=True)
@@ -66,7 +67,8 @@ def losses(model: nn.Module, batch: dict) -> tuple[dict[str, Tensor], list[Tenso
                 found = model(**data, mode='loss')
         else:
             found = model(**data, mode='loss')
-    return {name: sum(value) if isinstance(value, list) else value for name, value in found.items()}, proposals
+    totals = {name: sum(value, torch.zeros(())) if isinstance(value, list) else value for name, value in found.items()}
+    return totals, proposals
 
 
 def moved_places(a: list[Tensor], b: list[Tensor]) -> int:
@@ -93,7 +95,7 @@ def compare(official: type[nn.Module], name: str, seed: int) -> None:
             getattr(model, head).dropout = None
     twin, rounded = copy.deepcopy(model), copy.deepcopy(model)
     twin.backbone = official(drop_path_rate=0.0, **ARGUMENTS)
-    twin.backbone.load_state_dict(model.backbone.state_dict())
+    twin.backbone.load_state_dict(model.get_submodule('backbone').state_dict())
     rounded.backbone = Rounded(twin.backbone)
     (ours, boxes), (theirs, official_boxes), (moved, moved_boxes) = (
         losses(each, batch) for each in (model, twin, rounded)
@@ -109,7 +111,7 @@ def compare(official: type[nn.Module], name: str, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--vmamba', type=Path, required=True, help='checkout of MzeroMiko/VMamba')
     parser.add_argument('--seeds', type=int, default=3)
     options = parser.parse_args()

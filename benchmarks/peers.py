@@ -21,7 +21,7 @@ def sequences(maps: Tensor, codes: list[int], dim: int) -> Tensor:
 
 def merge(y: Tensor, codes: list[int], height: int, width: int) -> Tensor:
     """Sums sequences (b, K, L, c), each in the order of its traversal, to a map (b, H, W, c)."""
-    total = 0
+    total = y.new_zeros(())
     for k, code in enumerate(codes):
         sequence = y[:, k].flip(1) if is_reversed(code) else y[:, k]
         total = total + to_map(sequence, code, height, width)

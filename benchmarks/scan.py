@@ -6,6 +6,7 @@ Measures the forward pass alone, and forward + backward with gradients for every
 the method.
 """
 
+from collections.abc import Callable
 from functools import partial
 from math import prod
 
@@ -68,7 +69,7 @@ def make_inputs(
     )
 
 
-def implementations(device: str) -> dict:
+def implementations(device: str) -> dict[str, tuple[Callable[..., Tensor], str]]:
     """Returns (function, backend to select) of each available implementation, by name."""
     found = {LOOP: (peers.batched_loop, 'auto')}
     skipped = {}
@@ -89,23 +90,24 @@ def implementations(device: str) -> dict:
     return found
 
 
-def forward(function, backend, traversals, inputs) -> None:
+def forward(function, backend, traversals, inputs: dict) -> None:
     with torch.no_grad(), use_backend(backend):
         function(**inputs, traversals=traversals)
 
 
-def forward_backward(function, backend, traversals, inputs) -> None:
+def forward_backward(function, backend, traversals, inputs: dict) -> None:
     inputs = {name: t if t is None else t.detach().requires_grad_() for name, t in inputs.items()}
     with use_backend(backend):
         y = function(**inputs, traversals=traversals)
-        y.backward(inputs['x'].detach() if y.shape == inputs['x'].shape else inputs['x'].detach()[:, 0])
+        x = inputs['x'].detach()
+        y.backward(x if y.shape == x.shape else x[:, 0])
 
 
 def measure_case(name: str, case: dict, functions: dict, options) -> list[dict]:
     traversals = case.get('traversals', CROSS)
     make = partial(make_inputs, device=options.device, dtype=measure.DTYPES[options.dtype], batch=options.batch, **case)
     limit = float('inf') if options.full else options.limit
-    rows = {key: dict(case=name, implementation=key) for key in functions}
+    rows: dict[str, dict] = {key: dict(case=name, implementation=key) for key in functions}
     candidates = list(functions)
     for mode, step in (('forward', forward), ('forward_backward', forward_backward)):
         runs = {key: partial(step, *functions[key], traversals) for key in candidates}
@@ -141,7 +143,7 @@ def show(name: str, rows: list[dict], batch: int) -> None:
 
 
 def main() -> None:
-    parser = measure.parser(__doc__.splitlines()[0])
+    parser = measure.parser(__doc__)
     parser.add_argument('--limit', type=float, default=1.0, help='run slower cases only once (default: 1 second)')
     parser.add_argument('--cases', nargs='*', help='run only the cases whose title contains one of these')
     options = parser.parse_args()

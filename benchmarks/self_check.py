@@ -21,11 +21,13 @@ from mmvmamba.ops.self_check import errors, tolerance
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--backend', choices=SCAN.backends, default='triton')
     parser.add_argument('--device', type=torch.device, default=torch.device('cuda'))
     options = parser.parse_args()
     backend = SCAN.backends[options.backend]
+    if backend.backward is None:
+        sys.exit(f'{backend.name} has no backward pass of its own.')
     device = torch.empty(0, device=options.device).device  # includes the device index
     failed = False
     for map_type in (torch.float32, torch.bfloat16, torch.float16):

@@ -44,7 +44,7 @@ def train(model: nn.Module) -> Callable[[int], None]:
 
     def run(i: int) -> None:
         optimizer.zero_grad()
-        sum(out.square().mean() for out in model(torch.randn(2, 3, 96, 96))).backward()
+        torch.stack([out.square().mean() for out in model(torch.randn(2, 3, 96, 96))]).sum().backward()
         optimizer.step()
 
     model.train()
@@ -58,7 +58,7 @@ def growth(resident: list[int]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
     parser.add_argument('--family', nargs='+', choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument('--inferences', type=int, default=1000)
     parser.add_argument('--steps', type=int, default=300)

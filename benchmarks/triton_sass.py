@@ -130,7 +130,7 @@ def inspect(kernel, constants, dtype, arch, states, unroll):
     loop = [opcode(text) for text in innermost_loop(sass)]
     memory = [op[0] for op in loop if op.startswith(('LDG', 'STG'))]
     return dict(
-        registers=int(re.search(r'Used (\d+) registers', log).group(1)),
+        registers=int(re.findall(r'Used (\d+) registers', log)[0]),
         spilled_bytes=sum(int(n) for n in re.findall(r'(\d+) bytes spill', log)),
         shuffles=len(re.findall(r'\bSHFL\b', sass)),
         shared_bytes=compiled.metadata.shared,

@@ -8,7 +8,7 @@ from pathlib import Path
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
@@ -66,7 +66,7 @@ def build_backbone(network: str, checkpoint: str | None = None) -> nn.Module:
             import_module('mmvmamba')
     elif Path(network).suffix == '.py':
         cfg = load_config(network)
-        settings, scope = _without_weights(cfg.model, network), cfg.get('default_scope')
+        settings, scope = _without_weights(cfg, network), cfg.get('default_scope')
     else:
         raise LaunchError(f'{network} is neither a config file (.py) nor one of {", ".join(NETWORKS)}')
     with DefaultScope.overwrite_default_scope(scope):
@@ -78,11 +78,11 @@ def build_backbone(network: str, checkpoint: str | None = None) -> nn.Module:
     return backbone.requires_grad_(False)
 
 
-def _without_weights(model: ConfigDict, config: str) -> ConfigDict:
+def _without_weights(cfg: Config, filename: str) -> dict:
     """Returns the backbone settings of a config without pretrained weights."""
-    if 'backbone' not in model:
-        raise LaunchError(f'{config} has no model.backbone')
-    settings = deepcopy(model.backbone)
+    if 'backbone' not in cfg.model:
+        raise LaunchError(f'{filename} has no model.backbone')
+    settings: dict = deepcopy(cfg.model['backbone'])
     settings.pop('pretrained', None)
     if (settings.get('init_cfg') or {}).get('type') == 'Pretrained':
         settings.pop('init_cfg')
@@ -125,7 +125,9 @@ def read_photograph(path: str | Path, height: int | None = None, width: int | No
     if image is None:
         raise LaunchError(f'{path} is not an image that OpenCV reads')
     image = mmcv.bgr2rgb(image)
-    return image if height is None else mmcv.imresize(image, (width, height), interpolation='area')
+    if height is None or width is None:
+        return image
+    return np.asarray(mmcv.imresize(image, (width, height), interpolation='area'))
 
 
 def to_input(image: np.ndarray, device: str | torch.device = 'cpu') -> Tensor:

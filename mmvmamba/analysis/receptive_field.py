@@ -28,7 +28,7 @@ def receptive_field(backbone: nn.Module, images: Iterable[Tensor]) -> Tensor:
         LaunchError: the backbone does not return a map.
         ValueError: `images` is empty.
     """
-    total, count = 0, 0
+    total, count = torch.zeros((), dtype=torch.float64), 0
     for image in images:
         image = image.detach().requires_grad_()
         outputs = backbone(image)

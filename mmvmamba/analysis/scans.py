@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..memory import use_cpu_fast_path
+from ..models import Vim
 from ..models.token_grid import split_tokens
 from ..ops import use_backend
 from ..ops.scan.scan_inputs import ScanInputs
@@ -89,7 +90,7 @@ class TokenLayout:
 
     @classmethod
     def of(cls, backbone: nn.Module, scan: ScanInputs, image_shape: Sequence[int]) -> 'TokenLayout':
-        if not hasattr(backbone, 'grid'):
+        if not isinstance(backbone, Vim):
             return cls(*scan.shape, None)
         stride = backbone.grid.patch_stride
         height, width = ((side - backbone.patch_size) // stride + 1 for side in image_shape)

@@ -84,7 +84,7 @@ def _bytes(budget: Budget) -> bytes:
     return b''
 
 
-def _bytearray(budget: Budget, content: bytes | str = b'', encoding: str = 'latin-1') -> bytearray:
+def _bytearray(budget: Budget, content: Any = b'', encoding: str = 'latin-1') -> bytearray:
     """Not `bytearray(length)`, which takes memory that the file does not fill."""
     if type(content) is bytes:
         budget.spend_bytes(len(content))

@@ -169,7 +169,8 @@ class Archive:
             crc = 0
             for done in range(0, record.size, PIECE):
                 length = min(PIECE, record.size - done)
-                piece = spare[:length] if memory is None else memory[done : done + length]
+                # pyright does not see that spare has been allocated if memory is None
+                piece = spare[:length] if memory is None else memory[done : done + length]  # pyright: ignore[reportOptionalSubscript]
                 if os.preadv(self._file.fileno(), [piece], record.start + done) != length:
                     raise DamagedContent('it is truncated')
                 if self._has_checksums:
@@ -178,9 +179,9 @@ class Archive:
                 raise DamagedContent(f'wrong CRC of {record.name}')
 
 
-def _long_values(extra: bytes, *values: int) -> list[int]:
-    """Values of the directory; those that do not fit into 32 bits are in the ZIP64 field."""
-    values = list(values)
+def _long_values(extra: bytes, *fields: int) -> list[int]:
+    """Returns fields of the directory; those that do not fit into 32 bits are in the ZIP64 field."""
+    values = list(fields)
     while len(extra) >= 4:
         kind, length = struct.unpack_from('<2H', extra)
         if kind == 1:

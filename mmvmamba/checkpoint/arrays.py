@@ -7,7 +7,7 @@ import math
 import re
 import sys
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from mmengine.logging import HistoryBuffer
@@ -81,7 +81,7 @@ class UnfinishedHistory(Unfinished):
         return HistoryBuffer(logs, counts, longest)
 
 
-def array(budget: Budget, shape: tuple, dtype: np.dtype, content: bytes, order: str = 'C') -> np.ndarray:
+def array(budget: Budget, shape: tuple, dtype: np.dtype, content: bytes, order: Literal['C', 'F'] = 'C') -> np.ndarray:
     """The array of these bytes, after checking that there are as many as its shape and type need."""
     if not isinstance(dtype, np.dtype) or type(content) is not bytes or type(shape) is not tuple:
         raise UnsafeCheckpoint('a NumPy array that is not made of bytes')
@@ -100,5 +100,6 @@ def array(budget: Budget, shape: tuple, dtype: np.dtype, content: bytes, order: 
     return np.ndarray(shape, dtype, content, order=order).copy(order) if content else np.zeros(shape, dtype, order)
 
 
-def scalar(budget: Budget, dtype: np.dtype, content: bytes) -> np.generic:
+def scalar(budget: Budget, dtype: np.dtype, content: bytes) -> Any:
+    """Returns a NumPy scalar."""
     return array(budget, (), dtype, content)[()]

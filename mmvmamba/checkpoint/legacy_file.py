@@ -3,7 +3,8 @@
 import pickle
 import struct
 import sys
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ PROTOCOL_VERSION = 1001
 _COUNT = struct.Struct('<q')
 
 
-def read_legacy(file: BinaryIO, map_location: MapLocation) -> Any:
+def read_legacy(file: BufferedReader, map_location: MapLocation) -> Any:
     """Builds the content of a file. Such a file has no checksums.
 
     The content of the storages comes last. The pickle that needs them is therefore read twice: first with storages that
@@ -81,7 +82,7 @@ class _Sizes:
         return Storage(torch.UntypedStorage(size, device='meta'), dtype)
 
 
-def _read_storage(file: BinaryIO, size: int, dtype: torch.dtype | None, count: int) -> torch.Tensor:
+def _read_storage(file: BufferedReader, size: int, dtype: torch.dtype | None, count: int) -> torch.Tensor:
     """The bytes of a storage, which follow the number of its elements."""
     number = file.read(_COUNT.size)
     length = count * (dtype.itemsize if dtype else 1)
@@ -90,7 +91,7 @@ def _read_storage(file: BinaryIO, size: int, dtype: torch.dtype | None, count: i
     if _COUNT.unpack(number)[0] != count:
         raise DamagedContent('a storage has another size than its tensors need')
     content = torch.empty(length, dtype=torch.uint8, device='cpu')
-    if file.readinto(content.numpy()) != length:
+    if file.readinto(content.numpy().data) != length:
         raise DamagedContent('it is truncated')
     if sys.byteorder == 'big' and dtype:
         content.untyped_storage().byteswap(dtype)

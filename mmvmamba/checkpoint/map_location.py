@@ -46,7 +46,7 @@ def restore(content: torch.UntypedStorage, location: str, map_location: MapLocat
             location = str(map_location.get(location, location))
         elif map_location is not None:
             location = str(map_location)
-        return default_restore_location(content, location)
+        return default_restore_location(content, location)  # pyright: ignore[reportReturnType]  (of the same class)
     except Exception as error:  # a function of the user fails in any way
         raise CheckpointError(
             f'a tensor that was saved on {location!r} cannot be placed by map_location ({_reason(error)}): '

@@ -186,7 +186,7 @@ class PickleReader:
             vars(target).update(state)
         elif type(target) is OrderedDict and type(state) is dict:
             if type(metadata := state.get('_metadata')) in (dict, OrderedDict):  # versions of modules; yacs has others
-                target._metadata = metadata
+                target._metadata = metadata  # pyright: ignore[reportAttributeAccessIssue]  (as in PyTorch)
         else:
             raise UnsafeCheckpoint(f'a state for a {type(target).__name__}')
 

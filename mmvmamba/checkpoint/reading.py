@@ -116,7 +116,7 @@ def unwrap_state_dict(
                 raise CheckpointError(
                     f'{filename} has shapes but no values for {listing(empty)}: save the real tensors'
                 )
-            state_dict._metadata = _versions(getattr(place, '_metadata', {}), filename)
+            vars(state_dict)['_metadata'] = _versions(getattr(place, '_metadata', {}), filename)
             return state_dict
     raise CheckpointError(f'{filename} holds no {searched}; its keys are: {listing(checkpoint)}')
 

@@ -38,8 +38,7 @@ def read_zip(file: BinaryIO, map_location: MapLocation) -> Any:
         if name in (PICKLE, BYTE_ORDER) or name.startswith(STORAGE)
     }
     archive.read(
-        (record, memoryview(contents[name].numpy()) if name in contents else None)
-        for name, record in archive.records.items()
+        (record, contents[name].numpy().data if name in contents else None) for name, record in archive.records.items()
     )
     if PICKLE not in contents:
         raise DamagedContent(f'it has no {PICKLE}')
@@ -74,10 +73,11 @@ class _Storages:
 
     def _build(self, content: torch.Tensor, dtype: torch.dtype | None, location: str) -> Storage:
         storage = content.untyped_storage()
-        if self._byte_order != sys.byteorder and dtype is None:
-            raise UnsafeCheckpoint('an untyped storage of the other byte order')
-        if self._byte_order != sys.byteorder and len(content) % dtype.itemsize == 0:
-            storage.byteswap(dtype)
+        if self._byte_order != sys.byteorder:
+            if dtype is None:
+                raise UnsafeCheckpoint('an untyped storage of the other byte order')
+            if len(content) % dtype.itemsize == 0:
+                storage.byteswap(dtype)
         check_booleans(content, dtype)
         return Storage(restore(storage, location, self._map_location), dtype)
 

@@ -1,5 +1,7 @@
 """Conversion of an exported program to an ONNX model."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -31,10 +33,12 @@ def to_onnx(program: ExportedProgram) -> torch.onnx.ONNXProgram:
         dynamo=True,
         verbose=False,
     )
+    assert onnx is not None  # because `dynamo=True`
+    shape = onnx.model.graph.inputs[0].shape
+    assert shape is not None
     for axis, name in ((0, 'batch'), (2, 'height'), (3, 'width')):
-        images = onnx.model.graph.inputs[0]
-        if not isinstance(images.shape[axis], int):
-            images.shape[axis] = name
+        if not isinstance(shape[axis], int):
+            shape[axis] = name
     onnxscript.optimizer.optimize(onnx.model, input_size_limit=2**30, output_size_limit=2**26)
     return onnx
 
@@ -61,7 +65,7 @@ def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], 
 
 
 # Operators that are composed of other operators, because ONNX has no counterpart.
-_DECOMPOSITIONS = {
+_DECOMPOSITIONS: dict[torch._ops.OperatorBase, Callable] = {
     torch.ops.aten.adaptive_avg_pool2d.default: _adaptive_avg_pool2d,
     torch.ops.mmvmamba.conv_silu.default: _conv_silu,
 }

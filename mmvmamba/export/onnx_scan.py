@@ -5,6 +5,10 @@ computed for the whole map is outside the body, which is h = a * h + b. With N s
 of the map, so the decay and the product with C are computed inside the body.
 """
 
+# onnxscript compiles the functions with @script. Its operators accept Python numbers and lists without annotating them.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportIndexIssue=false
+# pyright: reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportReturnType=false
+
 import functools
 from collections.abc import Sequence
 
