@@ -1,6 +1,7 @@
 """Conversion of an exported program to an ONNX model."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], 
 
 
 # Operators that are composed of other operators, because ONNX has no counterpart.
-_DECOMPOSITIONS: dict[torch._ops.OperatorBase, Callable] = {
+_DECOMPOSITIONS: dict[Any, Callable] = {
     torch.ops.aten.adaptive_avg_pool2d.default: _adaptive_avg_pool2d,
     torch.ops.mmvmamba.conv_silu.default: _conv_silu,
 }

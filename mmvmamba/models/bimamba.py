@@ -84,8 +84,8 @@ class BiMamba(nn.Module):
     def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
         """(B, L, C) -> (B, L, C). `reverse` makes a mixer of one direction convolve and scan from the end."""
         check_layout(self, x, '(B, L, C)', self.channels)
-        x, z = split_linear(self.in_proj, x)  # (B, L, E) each
-        y = self._scan(self._convolve(x, reverse), reverse)
+        u, z = split_linear(self.in_proj, x)  # (B, L, E) each
+        y = self._scan(self._convolve(u, reverse), reverse)
         y = gate(y, z)  # the gate is the same for both directions, so it is applied once, to their sum
         return linear(self.out_proj, y) * self.scale
 
