@@ -131,5 +131,5 @@ def test_benchmark(files, capsys, options):
 
 
 def test_benchmark_rejects_invalid_arguments(files, tmp_path):
-    with pytest.raises(SystemExit, match=r'image folder .* holds no picture'):
+    with pytest.raises(SystemExit, match=r'image folder .* contains no image'):
         tool('benchmark')('--images', tmp_path, files / 'vmamba.py')
