@@ -308,7 +308,7 @@ def test_refusal_is_one_line(malicious, detection, tmp_path):
     assert done.returncode == 1
     assert not marker.exists()
     assert 'Traceback' not in done.stderr
-    assert re.search(r'^test\.py: .*malicious\.pth was refused .*exec.*--trust-checkpoint.*$', done.stderr, re.M)
+    assert re.search(r'^test\.py: .*malicious\.pth was rejected .*exec.*--trust-checkpoint.*$', done.stderr, re.M)
 
 
 @pytest.mark.slow
@@ -326,7 +326,7 @@ def test_malicious_file_never_runs(malicious, detection, tmp_path, capsys):
         # mmengine itself loads this one
         ('--cfg-options', *(f'model.neck.{option}' for option in pretrained)),
     ):
-        with pytest.raises(SystemExit, match='was refused'):
+        with pytest.raises(SystemExit, match='was rejected'):
             train(detection, '--work-dir', tmp_path, *arguments)
         assert not marker.exists(), arguments
 

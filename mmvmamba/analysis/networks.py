@@ -109,7 +109,7 @@ def find_photographs(folder: str | Path) -> list[Path]:
         raise LaunchError(f'image folder {folder} does not exist')
     paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise LaunchError(f'image folder {folder} contains no image ({", ".join(SUFFIXES)})')
+        raise LaunchError(f'image folder {folder} contains no image with one of the suffixes {", ".join(SUFFIXES)}')
     return paths
 
 

@@ -35,8 +35,8 @@ def receptive_field(backbone: nn.Module, images: Iterable[Tensor]) -> Tensor:
         last = outputs[-1] if isinstance(outputs, (tuple, list)) else outputs
         if not isinstance(last, Tensor) or last.dim() != 4:
             raise LaunchError(
-                f'{type(backbone).__name__} is set to give one feature, not maps: take a config of a detector or '
-                'segmentor, or leave its pooling out'
+                f'{type(backbone).__name__} returns one feature instead of maps: use the config of a detector or '
+                'segmentor, or remove the pooling of the backbone'
             )
         centre = last[0, :, last.shape[2] // 2, last.shape[3] // 2]
         (gradient,) = torch.autograd.grad(centre.relu().sum(), image)

@@ -27,7 +27,7 @@ class OneLineError(RuntimeError):
 
 
 class CheckpointError(OneLineError):
-    """A checkpoint cannot be read, is refused, or does not fit; the message is one sentence for the user."""
+    """A checkpoint cannot be read, is unsafe, or does not fit; the message is one sentence for the user."""
 
 
 class DamagedFile(CheckpointError):
@@ -36,6 +36,11 @@ class DamagedFile(CheckpointError):
 
 class DamagedContent(ValueError):
     """The bytes of a file are not a valid checkpoint; the message states why, without the name of the file."""
+
+
+def reason_of(error: Exception, longest: int = 160) -> str:
+    """Returns the type and the message of an error in one line, to be quoted in another message."""
+    return one_line(f'{type(error).__name__}: {error}' if str(error) else type(error).__name__, longest)
 
 
 class UnsafeCheckpoint(Exception):

@@ -1,4 +1,4 @@
-"""The hash in the name of a file, as in the model zoos: NAME-1a2b3c4d.pth."""
+"""The hash in the name of a file, as in model zoos: NAME-1a2b3c4d.pth."""
 
 import hashlib
 import re
@@ -11,22 +11,22 @@ PIECE = 2**20
 
 
 def check_file_hash(path: Path) -> None:
-    """Compares the SHA-256 of a file with the beginning of a hash at the end of its name, if there is one.
+    """Compares the SHA-256 of a file with the digits at the end of its name, if it has any.
 
     Raises:
-        DamagedFile: they differ.
+        DamagedFile: the file has another hash.
     """
-    promised = re.search(r'-([0-9a-f]{8,64})\.[a-z]+$', path.name)
-    if promised is None or _is_date(promised[1]):
+    expected = re.search(r'-([0-9a-f]{8,64})\.[a-z]+$', path.name)
+    if expected is None or _is_date(expected[1]):
         return
     digest = hashlib.sha256()
     with path.open('rb') as file:
         while piece := file.read(PIECE):
             digest.update(piece)
-    if not digest.hexdigest().startswith(promised[1]):
+    if not digest.hexdigest().startswith(expected[1]):
         raise DamagedFile(
-            f'{path} is damaged or was changed: the end of its name is the beginning of a SHA-256, and its own begins '
-            f'with {digest.hexdigest()[:8]}: copy or download it again, or rename it if the name means something else'
+            f'{path} is damaged or was changed: its SHA-256 starts with {digest.hexdigest()[:8]}, unlike the digits in '
+            'its name: copy or download it again, or rename it if the digits are not a hash'
         )
 
 

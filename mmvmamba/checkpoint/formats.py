@@ -1,4 +1,4 @@
-"""The file formats of checkpoints, told apart by their first bytes."""
+"""The file formats of checkpoints, which are identified by their first bytes."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .archive import is_zip
-from .errors import CheckpointError, DamagedContent, DamagedFile, UnsafeCheckpoint, one_line
+from .errors import CheckpointError, DamagedContent, DamagedFile, UnsafeCheckpoint, reason_of
 from .legacy_file import read_legacy
 from .map_location import MapLocation, check_map_location
 from .torch_zip import read_zip
@@ -26,9 +26,9 @@ def read_as_data(path: Path, map_location: MapLocation) -> Any:
         `argparse.Namespace`, and dicts, lists, tuples and sets of these.
 
     Raises:
-        UnsafeCheckpoint: the file contains more than data, or needs more memory or time than a file of its size may.
-        DamagedFile: the file is empty, damaged or of another kind.
-        CheckpointError: it cannot be read here, or not to `map_location`.
+        UnsafeCheckpoint: the file contains more than data, or exceeds the limit of memory or time for its size.
+        DamagedFile: the file is empty, damaged or not a checkpoint.
+        CheckpointError: the file cannot be read on this machine, or not to `map_location`.
     """
     check_map_location(map_location)
     try:
@@ -37,10 +37,12 @@ def read_as_data(path: Path, map_location: MapLocation) -> Any:
         raise
     except CheckpointError as error:
         raise error if str(path) in str(error) else CheckpointError(f'{path} cannot be read: {error}') from error
-    except (MemoryError, OSError) as error:  # perhaps the machine's fault
-        raise CheckpointError(f'{path} cannot be read ({_reason(error)}): see to that, or copy it again') from error
-    except Exception as error:  # of safetensors, or unforeseen
-        reason = str(error) if isinstance(error, DamagedContent) else _reason(error)
+    except (MemoryError, OSError) as error:  # the file may be intact
+        raise CheckpointError(
+            f'{path} cannot be read ({reason_of(error)}): solve this problem, or copy the file again'
+        ) from error
+    except Exception as error:  # an error of safetensors, or an unforeseen one
+        reason = str(error) if isinstance(error, DamagedContent) else reason_of(error)
         raise DamagedFile(
             f'{path} is not a PyTorch checkpoint, or it is truncated or damaged ({reason}): copy or download it again'
         ) from error
@@ -53,7 +55,7 @@ def _read(path: Path, map_location: MapLocation) -> Any:
             raise DamagedFile(f'checkpoint {path} is empty: copy or download it again')
         if not any(header):
             raise DamagedFile(
-                f'{path} begins with zeros, as a crash or an unfinished download leaves it: copy or download it again'
+                f'{path} begins with zeros, as after a crash or an unfinished download: copy or download it again'
             )
         if path.suffix == '.safetensors':
             _check_safetensors(header, path.stat().st_size)
@@ -65,7 +67,7 @@ def _read(path: Path, map_location: MapLocation) -> Any:
 
 
 def _check_safetensors(header: bytes, size: int) -> None:
-    # the description of a tensor takes twenty times its length in memory
+    # in memory, the description of a tensor is twenty times as large
     if int.from_bytes(header[:8], 'little') > LARGEST_HEADER + size // 32:
         raise DamagedContent('its header is far longer than its tensors need')
 
@@ -75,9 +77,5 @@ def _read_safetensors(path: Path, map_location: MapLocation) -> dict[str, Tensor
         raise CheckpointError(f'{path} needs safetensors, which is not installed: pip install safetensors')
     from safetensors.torch import load_file
 
-    # such a file knows no devices that a dict or a function could map
+    # the file names no devices that a dict or a function could map
     return load_file(path, str(map_location) if isinstance(map_location, (str, torch.device)) else 'cpu')
-
-
-def _reason(error: Exception) -> str:
-    return one_line(f'{type(error).__name__}: {error}' if str(error) else type(error).__name__, 160)

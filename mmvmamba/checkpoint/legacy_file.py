@@ -38,14 +38,14 @@ def read_legacy(file: BufferedReader, map_location: MapLocation) -> Any:
     size = file.seek(0, 2)
     file.seek(0)
     if file.read(1) != pickle.PROTO:
-        raise DamagedContent('it begins like no known format')
+        raise DamagedContent('its format is unknown')
     file.seek(0)
 
     def read_pickle(load_storage=None) -> Any:
         return PickleReader(file, size, Budget(size), load_storage).load()
 
     if read_pickle() != MAGIC_NUMBER or read_pickle() != PROTOCOL_VERSION:
-        raise DamagedContent('it begins like no known format')
+        raise DamagedContent('its format is unknown')
     read_pickle()  # the machine that wrote it
     start = file.tell()
     sizes = _Sizes()

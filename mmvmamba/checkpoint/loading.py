@@ -42,7 +42,7 @@ def load_pretrained(module: nn.Module, filename: str | Path, prefix: str = '', e
     if found.mismatched:
         raise CheckpointError(f'{filename} does not fit {type(module).__name__}; {found.differences(most=10)}')
     if not found.tensors:
-        reason = f'{filename} holds no tensor of {type(module).__name__}; it has: {listing(state_dict)}'
+        reason = f'{filename} has no tensor of {type(module).__name__}; it has: {listing(state_dict)}'
         raise CheckpointError(prefix_advice(module, state_dict, filename) or reason)
     found.load_into(module)
     print_log(f'{filename} -> {type(module).__name__}: {found.report()}', logger='current')

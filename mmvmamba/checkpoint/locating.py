@@ -1,4 +1,4 @@
-"""From the name of a checkpoint to a local file: paths, downloads, the hub."""
+"""Locates the local file of a checkpoint: paths, downloads, the Hugging Face hub."""
 
 import hashlib
 import os
@@ -16,10 +16,10 @@ from .errors import CheckpointError
 
 
 def local_path(filename: str) -> Path:
-    """The file that this path, http(s):// URL or hf:// name stands for, downloaded if need be.
+    """Returns the local file for a path, an http(s):// URL or an hf:// name, and downloads it if necessary.
 
     Raises:
-        CheckpointError: it does not exist, or cannot be downloaded.
+        CheckpointError: the file does not exist, or cannot be downloaded.
     """
     try:
         url = urlsplit(filename if '://' in filename else '')
@@ -29,7 +29,7 @@ def local_path(filename: str) -> Path:
             return _download_from_hub(filename)
         if url.scheme:
             raise CheckpointError(
-                f'{filename} is neither a local file nor an http(s):// or hf:// URL: download it and give the path'
+                f'{filename} is neither a local file nor an http(s):// or hf:// URL: download it and pass its path'
             )
         path = Path(filename).expanduser()
         if not path.exists():
@@ -39,14 +39,14 @@ def local_path(filename: str) -> Path:
         return path
     except CheckpointError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:  # too long, of an unknown user, no URL at all
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown user, an invalid URL
         raise CheckpointError(
-            f'checkpoint {filename[:200]!r} cannot be looked up ({error}): correct its name'
+            f'checkpoint {filename[:200]!r} is not a valid path or URL ({error}): correct it'
         ) from error
 
 
 def is_download(path: Path) -> bool:
-    """Whether the file lies in the folder of downloads, from where it can be had again."""
+    """Whether the file was downloaded by this module, so that it can be downloaded again."""
     return _downloads() in path.parents
 
 
@@ -55,38 +55,38 @@ def _downloads() -> Path:
 
 
 def _download(filename: str, url: SplitResult) -> Path:
-    """Downloads with one process per machine; every rank must call it."""
-    # two URLs may end in one name; the query is part of what a URL stands for
+    """Downloads a URL in one process per machine; every rank must call this function."""
+    # different URLs may end in the same name; the hash includes the query
     path = _downloads() / hashlib.sha256(filename.encode()).hexdigest()[:16] / (Path(url.path).name or 'checkpoint')
     try:
         if not path.exists() and os.environ.get('LOCAL_RANK', '0') == '0':
             path.parent.mkdir(parents=True, exist_ok=True)
             print_log(f'Downloading {filename} to {path}', logger='current')
-            torch.hub.download_url_to_file(filename, str(path), progress=False)  # moved there when all has come
+            torch.hub.download_url_to_file(filename, str(path), progress=False)  # renames the complete file
     except (URLError, OSError) as error:
         raise CheckpointError(
-            f'{filename} cannot be downloaded ({error}): get it by other means and give its path'
+            f'{filename} cannot be downloaded ({error}): download it on another machine and pass its path'
         ) from error
     barrier()
     return path
 
 
 def _download_from_hub(url: str) -> Path:
-    """hf://OWNER/REPOSITORY[@REVISION]/FILE; the hub's client caches, and locks against other processes."""
+    """Downloads hf://OWNER/REPOSITORY[@REVISION]/FILE; the client of the hub caches files and locks its cache."""
     if find_spec('huggingface_hub') is None:
         raise CheckpointError(
             f'{url} needs huggingface_hub, which is not installed: pip install huggingface_hub, or download the file '
-            'and give its path'
+            'and pass its path'
         )
     parts = re.fullmatch(r'hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)', url)
     if parts is None:
-        raise CheckpointError(f'{url} does not name a file of the hub: write hf://OWNER/REPOSITORY/FILE')
+        raise CheckpointError(f'{url} is not a file of the hub: write hf://OWNER/REPOSITORY/FILE')
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(parts[1], parts[3], revision=parts[2]))
-    except Exception as error:  # of the hub, of its HTTP client, of the file system
+    except Exception as error:  # the hub, its HTTP client or the file system can raise any error
         reason = ' '.join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
-            f'{url} cannot be downloaded ({reason}): get it by other means and give its path'
+            f'{url} cannot be downloaded ({reason}): download it on another machine and pass its path'
         ) from error

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch.serialization import default_restore_location
 
-from .errors import CheckpointError, one_line
+from .errors import CheckpointError, reason_of
 
 MapLocation = str | torch.device | dict[str, str] | Callable[[torch.UntypedStorage, str], torch.UntypedStorage] | None
 
@@ -21,7 +21,7 @@ def check_map_location(map_location: MapLocation) -> None:
         torch.empty(0, device=map_location)
     except (RuntimeError, AssertionError) as error:
         raise CheckpointError(
-            f'map_location={str(map_location)!r} is no device of this machine ({_reason(error)})'
+            f"map_location={str(map_location)!r} is not a device of this machine ({reason_of(error)}): use 'cpu'"
         ) from error
 
 
@@ -47,12 +47,8 @@ def restore(content: torch.UntypedStorage, location: str, map_location: MapLocat
         elif map_location is not None:
             location = str(map_location)
         return default_restore_location(content, location)  # pyright: ignore[reportReturnType]  (of the same class)
-    except Exception as error:  # a function of the user fails in any way
+    except Exception as error:  # a function of the user can raise any error
         raise CheckpointError(
-            f'a tensor that was saved on {location!r} cannot be placed by map_location ({_reason(error)}): '
+            f'a tensor that was saved on {location!r} cannot be moved by map_location ({reason_of(error)}): '
             "pass map_location='cpu'"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return f'{type(error).__name__}: {one_line(str(error), 160)}'

@@ -130,7 +130,7 @@ def reshape_equivalent(tensor: Tensor, shape: torch.Size) -> Tensor | None:
 def _reject_nested_tensors(tensors: dict[str, Tensor]) -> None:
     # a nested tensor has no shape to compare
     if nested := [key for key, tensor in tensors.items() if tensor.is_nested]:
-        raise CheckpointError(f'it holds nested tensors, which are not weights: {listing(nested)}')
+        raise CheckpointError(f'it contains nested tensors, which are not weights: {listing(nested)}')
 
 
 def _match_other_parts(

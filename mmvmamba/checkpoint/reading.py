@@ -1,7 +1,7 @@
-"""Reading checkpoint files without running what is in them.
+"""Reading of checkpoint files without executing code in them.
 
-A checkpoint is a pickle, and unpickling can run any code. Files are therefore read as data, with a short list of the
-further types that released files hold; anything else needs an explicit opt-in.
+A checkpoint is a pickle, and unpickling can execute any code. Files are therefore read as data, with a short list of
+additional types that released files contain. Anything else needs an explicit opt-in.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, DamagedFile, UnsafeCheckpoint, listing, one_line
+from .errors import CheckpointError, DamagedFile, UnsafeCheckpoint, listing, reason_of
 from .file_hash import check_file_hash
 from .formats import read_as_data
 from .locating import is_download, local_path
@@ -25,7 +25,7 @@ _trust_all: ContextVar[bool] = ContextVar('trust_checkpoints', default=False)
 
 @contextmanager
 def trust_checkpoints(trust: bool = True) -> Iterator[None]:
-    """Inside this context, and in no other thread, `read_checkpoint` trusts every file: `--trust-checkpoint`."""
+    """Context in which `read_checkpoint` trusts all files, in the current thread only: `--trust-checkpoint`."""
     token = _trust_all.set(trust)
     try:
         yield
@@ -34,20 +34,20 @@ def trust_checkpoints(trust: bool = True) -> Iterator[None]:
 
 
 def read_checkpoint(filename: str | Path, map_location: Any = 'cpu', trust: bool = False) -> dict:
-    """Reads a checkpoint file as data, after comparing the checksums that it has.
+    """Reads a checkpoint file as data, and verifies its checksums.
 
     Args:
-        filename: a local file, `.safetensors` included; an http(s) URL, which is downloaded once into the cache of
-            torch.hub; or `hf://OWNER/REPOSITORY/FILE`, which huggingface_hub downloads into its own.
+        filename: a local file (also `.safetensors`), an http(s) URL, which is downloaded once to the cache of
+            torch.hub, or `hf://OWNER/REPOSITORY/FILE`, which huggingface_hub downloads to its cache.
         map_location: as in `torch.load`.
-        trust: unpickle the file if it holds more than tensors, plain values and the known types. This runs whatever
-            code the file names.
+        trust: unpickle the file if it contains more than tensors, plain values and the known types. This executes any
+            code that the file contains.
 
     Returns:
-        The content; a `yacs` config inside it becomes an `OrderedDict`.
+        The content. A `yacs` config becomes an `OrderedDict`.
 
     Raises:
-        CheckpointError: the file is missing, damaged, not a checkpoint, or holds what only unpickling could restore.
+        CheckpointError: the file is missing, damaged, not a checkpoint, or contains more than data.
     """
     path = local_path(str(filename))
     try:
@@ -56,9 +56,9 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu', trust: bool
     except UnsafeCheckpoint as unsafe:
         if not (trust or _trust_all.get()):
             raise CheckpointError(
-                f'{filename} was refused and nothing in it was run: it holds {unsafe}; only unpickling could restore '
-                'that, and unpickling can run any code: pass --trust-checkpoint to the tool (trust=True to '
-                'read_checkpoint) if you trust the author of the file'
+                f'{filename} was rejected without executing it, because it contains {unsafe}: if you trust its author, '
+                'pass --trust-checkpoint to the tool (trust=True to read_checkpoint), which unpickles the file and can '
+                'execute any code'
             ) from None
         content = _unpickle(path, filename, map_location)
     except DamagedFile as error:
@@ -66,10 +66,11 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu', trust: bool
             raise
         if os.environ.get('LOCAL_RANK', '0') == '0':
             path.unlink(missing_ok=True)
-        raise DamagedFile(f'{error} (what came from {filename} is deleted: the next call loads it anew)') from error
+        raise DamagedFile(f'{error} (the download of {filename} was deleted, and the next call repeats it)') from error
     if not isinstance(content, dict):
         raise CheckpointError(
-            f'{filename} is not a checkpoint: it holds a {type(content).__name__} instead of a dict with tensors'
+            f'{filename} is not a checkpoint: it contains a {type(content).__name__}; save the state_dict() of a model '
+            'instead'
         )
     return content
 
@@ -77,10 +78,10 @@ def read_checkpoint(filename: str | Path, map_location: Any = 'cpu', trust: bool
 def _unpickle(path: Path, filename: str | Path, map_location: Any) -> Any:
     try:
         return torch.load(path, map_location=map_location, weights_only=False)
-    except Exception as error:  # the file runs its own code
-        reason = one_line(f'{type(error).__name__}: {error}', 300)
+    except Exception as error:  # the file executes its own code
         raise CheckpointError(
-            f'{filename} cannot be unpickled ({reason}): install what it needs, or save its tensors alone'
+            f'{filename} cannot be unpickled ({reason_of(error, 300)}): install the packages that it needs, '
+            'or save only its tensors'
         ) from error
 
 
@@ -90,17 +91,17 @@ def unwrap_state_dict(
     """Finds the tensors of a checkpoint: under `state_dict`, under `model`, or the dict itself.
 
     Args:
-        checkpoint: what `read_checkpoint` returns.
-        filename: only named in the error.
-        ema: take the averaged weights, under `model_ema`, instead. (In a file of mmengine's EMAHook the average is the
-            `state_dict`.)
+        checkpoint: the result of `read_checkpoint`.
+        filename: the name of the checkpoint for error messages.
+        ema: return the averaged weights, under `model_ema`. In files of mmengine's EMAHook, the averaged weights are
+            the `state_dict`.
 
     Returns:
-        The tensors, without the `module.` that a saved DistributedDataParallel leaves; their `_metadata` are the
-        versions of the modules.
+        The tensors, without the prefix `module.` of DistributedDataParallel, and with the versions of the modules as
+        `_metadata`.
 
     Raises:
-        CheckpointError: no tensors there; names the keys that there are.
+        CheckpointError: there are no tensors under these keys; names the keys of the checkpoint.
     """
     if ema:
         searched, places = "averaged weights under 'model_ema'", [checkpoint.get('model_ema')]
@@ -111,14 +112,17 @@ def unwrap_state_dict(
         if isinstance(place, dict) and place and all(map(_is_named_tensor, place, place.values())):
             state_dict = OrderedDict((name.removeprefix('module.'), value) for name, value in place.items())
             if len(state_dict) < len(place):
-                raise CheckpointError(f'{filename} has two tensors of one name, with and without module. before it')
+                raise CheckpointError(
+                    f'{filename} has two tensors with the same key, with and without the prefix module.: save only '
+                    'one of the models'
+                )
             if empty := [name for name, value in state_dict.items() if value.is_meta]:
                 raise CheckpointError(
-                    f'{filename} has shapes but no values for {listing(empty)}: save the real tensors'
+                    f'{filename} has shapes but no values for {listing(empty)}: load its weights before saving it'
                 )
             vars(state_dict)['_metadata'] = _versions(getattr(place, '_metadata', {}), filename)
             return state_dict
-    raise CheckpointError(f'{filename} holds no {searched}; its keys are: {listing(checkpoint)}')
+    raise CheckpointError(f'{filename} has no {searched}; its keys are: {listing(checkpoint)}')
 
 
 def _is_named_tensor(name: Any, value: Any) -> bool:
@@ -126,12 +130,14 @@ def _is_named_tensor(name: Any, value: Any) -> bool:
 
 
 def _versions(metadata: Any, filename: str | Path) -> OrderedDict[str, dict]:
-    """The versions of its modules, which some of them need to read an old file."""
+    """Returns the versions of the modules, which some modules need to load an old file."""
     for name, entry in metadata.items():
         if (
             not isinstance(name, str)
             or not isinstance(entry, dict)
             or type(entry.get('version', 1)) not in (int, type(None))
         ):
-            raise CheckpointError(f'{filename} is damaged: the versions of its modules (_metadata) are no numbers')
+            raise CheckpointError(
+                f'{filename} is damaged (the versions of its modules, _metadata, are not numbers): use another copy'
+            )
     return OrderedDict((name.removeprefix('module.'), entry) for name, entry in metadata.items())

@@ -44,7 +44,9 @@ def check_values(model: nn.Module, tensors: dict[str, Tensor], sources: dict[str
         elif dtype in INTEGERS and not torch.equal(extremes.to(dtype).long(), extremes.long()):
             wrapped.append(f'{source} ({dtype})')
     if invalid:
-        raise CheckpointError(f'there is NaN or Inf in {listing(invalid)}: the training went wrong, use another file')
+        raise CheckpointError(
+            f'there is NaN or Inf in {listing(invalid)}: use a checkpoint from before the training diverged'
+        )
     if infinite:
         raise CheckpointError(
             f'there is NaN or Inf after the conversion to the type of the model in {listing(infinite)}: '

@@ -33,5 +33,5 @@ def test_areas_contain_the_given_share_of_the_field():
 
 def test_pooled_feature_is_rejected():
     network = Vim(arch=dict(embed_dims=16, depth=1), img_size=32, pooling='mean')
-    with pytest.raises(LaunchError, match='one feature, not maps'):
+    with pytest.raises(LaunchError, match='returns one feature instead of maps'):
         receptive_field(network, [torch.randn(1, 3, 32, 32)])

@@ -46,7 +46,7 @@ class Files:
             try:
                 read_checkpoint(self.refused)
             except CheckpointError as error:
-                return 'right' if 'was refused' in str(error) else str(error)
+                return 'right' if 'was rejected' in str(error) else str(error)
             return 'code was accepted'
         content = read_checkpoint(self.rich[number % 2])
         right = (

@@ -16,7 +16,7 @@ def test_hash_in_the_name(tmp_path):
     named = file.rename(tmp_path / f'vmamba_20231203-{digest[:8]}.pth')
     assert 'state_dict' in read_checkpoint(named)
     wrong = named.rename(tmp_path / 'vmamba-0123abcd.pth')
-    with pytest.raises(CheckpointError, match=rf'0123abcd\.pth is damaged or was changed.*begins with {digest[:8]}'):
+    with pytest.raises(CheckpointError, match=rf'0123abcd\.pth is damaged or was changed.*starts with {digest[:8]}'):
         read_checkpoint(wrong)
     dated = wrong.rename(tmp_path / 'mine-20261125.pth')
     assert 'state_dict' in read_checkpoint(dated)

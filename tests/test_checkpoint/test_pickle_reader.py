@@ -30,7 +30,7 @@ def unchanged():
 @pytest.mark.parametrize('name', [*MEMORY, *CODE])
 def test_attack_is_refused(name, tmp_path, unchanged):
     path = write(tmp_path / 'file.pth', WEIGHTS, meta={'x': (MEMORY | CODE)[name]})
-    with pytest.raises(CheckpointError, match=r'file\.pth (was refused|is not a PyTorch checkpoint)') as error:
+    with pytest.raises(CheckpointError, match=r'file\.pth (was rejected|is not a PyTorch checkpoint)') as error:
         read_checkpoint(path)
     assert '\n' not in str(error.value)
 
@@ -131,10 +131,10 @@ def test_tensors_with_attributes_and_odd_versions(tmp_path):
     weights = torch.nn.Linear(1, 1).state_dict()
     weights._metadata = {'': {'version': 'word'}}
     torch.save({'state_dict': weights}, tmp_path / 'file.pth')
-    with pytest.raises(CheckpointError, match=r'the versions of its modules \(_metadata\) are no numbers'):
+    with pytest.raises(CheckpointError, match=r'the versions of its modules, _metadata, are not numbers'):
         unwrap_state_dict(read_checkpoint(tmp_path / 'file.pth'), 'file.pth')
     for keys in ({1: torch.ones(1)}, {None: torch.ones(1)}, {('a',): torch.ones(1)}, {b'a': torch.ones(1)}):
-        with pytest.raises(CheckpointError, match='holds no weights'):
+        with pytest.raises(CheckpointError, match='has no weights'):
             unwrap_state_dict({'state_dict': keys})
 
 
@@ -160,7 +160,7 @@ def safe_str():
 
 def test_list_of_safe_globals_is_neither_used_nor_changed(tmp_path, safe_str):
     path = write(tmp_path / 'file.pth', WEIGHTS, more=Calls(str, 7), array=np.arange(3))
-    with pytest.raises(CheckpointError, match='was refused'):
+    with pytest.raises(CheckpointError, match='was rejected'):
         read_checkpoint(path)
     assert torch.serialization.get_safe_globals() == safe_str
 

@@ -144,7 +144,7 @@ def test_mmengine_loads_a_model_with_the_call_in_the_message(tmp_path):
 @pytest.mark.parametrize('container', ['network_weights', 'models', 'net'])
 def test_mmengine_names_the_keys_of_an_unknown_container(container, tmp_path):
     torch.save({container: VMamba(ARCH).state_dict(), 'epoch': 3}, tmp_path / 'file.pth')
-    with pytest.raises(CheckpointError, match=f'holds no weights under .*; its keys are: {container}, epoch'):
+    with pytest.raises(CheckpointError, match=f'has no weights under .*; its keys are: {container}, epoch'):
         load_checkpoint(VMamba(ARCH), str(tmp_path / 'file.pth'))
 
 

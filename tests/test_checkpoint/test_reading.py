@@ -60,7 +60,7 @@ def file(tmp_path):
 def test_code_in_a_checkpoint_is_not_executed(file, tmp_path, save):
     marker = tmp_path / 'marker'
     save({'state_dict': {'weight': torch.ones(2)}, 'meta': Writes(marker)}, file)
-    with pytest.raises(CheckpointError, match=r'checkpoint\.pth was refused .*exec.*--trust-checkpoint') as error:
+    with pytest.raises(CheckpointError, match=r'checkpoint\.pth was rejected .*exec.*--trust-checkpoint') as error:
         read_checkpoint(file)
     assert '\n' not in str(error.value)
     assert not marker.exists()
@@ -95,7 +95,7 @@ def test_formats_that_old_torch_executes_are_rejected(file):
 )
 def test_allowed_names_create_only_data(file, thing):
     torch.save({'state_dict': {}, 'meta': thing}, file)
-    with pytest.raises(CheckpointError, match='was refused'):
+    with pytest.raises(CheckpointError, match='was rejected'):
         read_checkpoint(file)
 
 
@@ -191,7 +191,7 @@ def test_url_is_downloaded_and_read(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f'http://127.0.0.1:{server.server_port}'
         assert 'weight' in read_checkpoint(f'{address}/good.pth')['state_dict']
-        with pytest.raises(CheckpointError, match=f'{address}/bad.pth was refused'):
+        with pytest.raises(CheckpointError, match=f'{address}/bad.pth was rejected'):
             read_checkpoint(f'{address}/bad.pth')
         with pytest.raises(CheckpointError, match=f'{address}/none.pth cannot be downloaded .*404'):
             read_checkpoint(f'{address}/none.pth')
@@ -216,7 +216,7 @@ def test_unreadable_files_are_rejected(file, tmp_path):
         assert 'again' in str(error.value)
 
     torch.save([1, 2], file)
-    with pytest.raises(CheckpointError, match='holds a list instead of a dict'):
+    with pytest.raises(CheckpointError, match='contains a list; save the state_dict'):
         read_checkpoint(file)
     with pytest.raises(CheckpointError, match=r'none\.pth does not exist'):
         read_checkpoint(tmp_path / 'none.pth')
@@ -231,7 +231,7 @@ def test_unwrap_state_dict():
     assert unwrap_state_dict({'state_dict': weights, 'model': other})['weight'] == 1
     assert unwrap_state_dict({'model': weights, 'model_ema': other, 'epoch': 3})['weight'] == 1
     assert unwrap_state_dict({'module.weight': torch.ones(1)})['weight'] == 1
-    with pytest.raises(CheckpointError, match=r'file\.pth holds no weights .* keys are: epoch, ema'):
+    with pytest.raises(CheckpointError, match=r'file\.pth has no weights .* keys are: epoch, ema'):
         unwrap_state_dict({'epoch': 3, 'ema': weights}, 'file.pth')
 
 
@@ -245,7 +245,7 @@ def test_load_pretrained(file):
 
     with pytest.raises(CheckpointError, match=r"no tensor whose name starts with 'neck\.'; it has: backbone\.weight"):
         load_pretrained(target, file, prefix='neck.')
-    with pytest.raises(CheckpointError, match=r'holds no tensor of Linear; it has: backbone\.weight'):
+    with pytest.raises(CheckpointError, match=r'has no tensor of Linear; it has: backbone\.weight'):
         load_pretrained(target, file)
     with pytest.raises(CheckpointError, match=r'mismatched: weight'):
         load_pretrained(nn.Linear(2, 4), file, prefix='backbone.')

@@ -132,7 +132,7 @@ def test_function_as_map_location_sees_each_storage_once(save, zipped):
 @FORMATS
 def test_map_location_that_fails_is_not_blamed_on_the_file(save, zipped):
     path = save({'weight': torch.ones(1)}, zipped)
-    with pytest.raises(CheckpointError, match=r"saved on 'cpu' cannot be placed by map_location \(KeyError: 'x'\)"):
+    with pytest.raises(CheckpointError, match=r"saved on 'cpu' cannot be moved by map_location \(KeyError: 'x'\)"):
         read_checkpoint(path, lambda storage, location: {}['x'])
 
 
