@@ -7,6 +7,8 @@ import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from mmvmamba import ops
+
 PACKAGE = Path(__file__).parents[1] / 'mmvmamba'
 
 # Each package, and the other packages that it may import.
@@ -82,6 +84,11 @@ def test_ops_imports_only_torch_and_the_standard_library():
         modules += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
         libraries = {module.split('.')[0] for module in modules} - sys.stdlib_module_names - {'torch'}
         assert not {library for library in libraries if name not in LIBRARIES_OF_OPS.get(library, ())}, name
+
+
+def test_modules_of_ops_shadow_neither_a_public_function_nor_a_library():
+    modules = {part for name in FILES if name.startswith('ops.') for part in name.split('.')}
+    assert not modules & {*ops.__all__, 'torch', 'triton', 'mamba_ssm'}
 
 
 def test_every_import_of_ops_needs_only_torch():
