@@ -116,7 +116,7 @@ def MM_VSSM(
             'v052d, with _noz for no gate.'
         )
     if ignored := [name for name in _SWIN_LEFTOVERS if given[name] is not None]:
-        print_log(f'MM_VSSM ignores arguments that its config inherits from Swin: {", ".join(ignored)}.', logger='current')
+        print_log(f'MM_VSSM ignores arguments of Swin that its config inherits: {", ".join(ignored)}.', logger='current')
     return VMamba(
         arch=dict(
             dims=dims,
@@ -143,7 +143,7 @@ def MM_VSSM(
 def _without_swin(init_cfg: dict | None) -> dict | None:
     if isinstance(init_cfg, dict) and 'swin' in Path(str(init_cfg.get('checkpoint', ''))).name.lower():
         print_log(
-            f'MM_VSSM ignores the init_cfg that its config inherits from Swin: {init_cfg["checkpoint"]}.',
+            f'MM_VSSM ignores the init_cfg of Swin that its config inherits: {init_cfg["checkpoint"]}.',
             logger='current',
             level=logging.WARNING,
         )
