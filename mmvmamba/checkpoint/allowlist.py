@@ -1,4 +1,4 @@
-"""The globals that a checkpoint may name, and the functions of this package that stand for them."""
+"""The globals that a checkpoint may name, and the functions of this package that replace them."""
 
 import argparse
 from collections import Counter, OrderedDict
@@ -23,12 +23,12 @@ class Global:
 def find_global(name: str) -> Global | torch.dtype:
     """
     Args:
-        name: module and name, joined by a dot, as the file has them.
+        name: module and name from the file, joined by a dot.
 
     Raises:
-        UnsafeCheckpoint: not in the tables below.
+        UnsafeCheckpoint: the global is not in the tables below.
     """
-    if name.startswith('__builtin__.'):  # of Python 2, whose names protocol 2 uses
+    if name.startswith('__builtin__.'):  # Python 2's name, which protocol 2 uses
         name = name.replace('__builtin__', 'builtins', 1)
     if name in DTYPES:
         return DTYPES[name]
@@ -44,7 +44,7 @@ def find_global(name: str) -> Global | torch.dtype:
 
 
 def _ordered_dict(budget: Budget, items: list | tuple = ()) -> OrderedDict:
-    """Python 2 passes the items as a list of lists of two; later ones set them one by one."""
+    """Python 2 passes the items as a list of pairs; later versions set them one by one."""
     if type(items) not in (list, tuple):
         raise TypeError
     budget.spend(len(items))
@@ -85,7 +85,7 @@ def _bytes(budget: Budget) -> bytes:
 
 
 def _bytearray(budget: Budget, content: Any = b'', encoding: str = 'latin-1') -> bytearray:
-    """Not `bytearray(length)`, which takes memory that the file does not fill."""
+    """Does not support `bytearray(length)`, which would allocate memory that the file does not fill."""
     if type(content) is bytes:
         budget.spend_bytes(len(content))
         return bytearray(content)
@@ -99,7 +99,7 @@ def _complex(budget: Budget, real: float, imaginary: float) -> complex:
 
 
 def _history_method(budget: Budget, owner: Global, name: str) -> str:
-    """MMEngine pickles the methods of HistoryBuffer as `getattr(HistoryBuffer, name)`; the class has them anyway."""
+    """MMEngine pickles methods of HistoryBuffer as `getattr(HistoryBuffer, name)`, although the class defines them."""
     if owner != Global(_HISTORY) or type(name) is not str or name not in ('mean', 'min', 'max', 'current'):
         raise TypeError
     return name
@@ -145,7 +145,7 @@ _TENSORS: dict[str, Callable[..., torch.Tensor]] = {
     'torch._utils._rebuild_parameter_with_state': tensors.parameter,
 }
 
-# What the instruction REDUCE may call.
+# Functions that the instruction REDUCE may call.
 CALLS: dict[str, Callable] = {
     **_TENSORS,
     'torch._tensor._rebuild_from_type_v2': _from_type,

@@ -1,6 +1,6 @@
-"""Zip files as `torch.save` writes them: one directory at the end, and uncompressed records before it.
+"""Zip files as `torch.save` writes them: uncompressed records, followed by a single directory.
 
-The directory that is verified here is the one that is read: no second parser takes part.
+The same parser verifies the directory and reads the records, so no second parser can interpret the file differently.
 """
 
 import os
@@ -12,9 +12,9 @@ from typing import BinaryIO, NamedTuple
 
 from .errors import CheckpointError, DamagedContent, UnsafeCheckpoint
 
-PIECE = 2**18  # stays in the CPU's cache between reading and the checksum
+PIECE = 2**18  # bytes, which stay in the CPU's cache between reading and the checksum
 WORKERS = 4
-SMALL = 2**22  # bytes that one thread reads faster than several
+SMALL = 2**22  # bytes; one thread reads smaller files faster than several threads
 
 # The layouts of the zip format; '4s' is a signature.
 _END = struct.Struct('<4s4H2IH')
@@ -33,18 +33,18 @@ class Record(NamedTuple):
 
 
 def is_zip(file: BinaryIO) -> bool:
-    """Whether a file starts like a zip file of PyTorch."""
+    """Whether a file starts with the signature of a zip file."""
     file.seek(0)
     return file.read(4) == b'PK\x03\x04'
 
 
 def check_archive(file: BinaryIO) -> None:
-    """Compares the checksums of a file that `is_zip`.
+    """Verifies the checksums of a file for which `is_zip` is true.
 
     Raises:
         DamagedContent: the file is damaged.
-        CheckpointError: a TorchScript program.
-        UnsafeCheckpoint: a zip file as `torch.save` never writes it.
+        CheckpointError: the file is a TorchScript program.
+        UnsafeCheckpoint: `torch.save` does not write such zip files.
     """
     archive = Archive(file)
     archive.read((record, None) for record in archive.records.values())
@@ -73,7 +73,7 @@ class Archive:
         self._has_checksums = any(record.crc for record in self.records.values())
 
     def _unpack(self, layout: struct.Struct, offset: int, signature: bytes) -> tuple:
-        """The fields after the signature."""
+        """Returns the fields after the signature."""
         if offset < 0:
             raise DamagedContent('it is too short')
         self._file.seek(offset)
@@ -83,7 +83,7 @@ class Archive:
         return layout.unpack(content)[1:]
 
     def _find_directory(self) -> tuple[int, int, int]:
-        """Number of records, offset and size of the directory, which must lie right before the records of the end."""
+        """Returns the number of records, and offset and size of the directory, which must precede the end records."""
         end = self.size - _END.size
         disk, first_disk, count_here, count, size, offset, comment = self._unpack(_END, end, b'PK\5\6')
         if (disk, first_disk, comment) != (0, 0, 0) or count_here != count:
@@ -104,7 +104,7 @@ class Archive:
         return count, offset, size
 
     def _read_directory(self, count: int, offset: int, size: int) -> list[tuple[int, Record]]:
-        """The records, with the offsets of their headers; their start is not yet known."""
+        """Returns the offset of each header, and the record without the offset of its content."""
         if count * _ENTRY.size > size:
             raise DamagedContent('its directory is damaged')
         entries, end, is_compressed = [], offset + size, False
@@ -129,7 +129,7 @@ class Archive:
         return entries
 
     def _locate(self, entries: list[tuple[int, Record]], directory: int) -> dict[str, Record]:
-        """The records with the start of their content, after checking that they do not overlap."""
+        """Returns the records with the offsets of their content, after checking that they do not overlap."""
         records, end, folders = {}, 0, set()
         for header, record in sorted(entries):
             _, _, method, _, _, _, _, _, name, extra = self._unpack(_HEADER, header, b'PK\3\4')
@@ -149,10 +149,10 @@ class Archive:
         return records
 
     def read(self, targets: Iterable[tuple[Record, memoryview | None]]) -> None:
-        """Reads records into memory, or compares only their checksums if there is no memory for them.
+        """Reads records into buffers, or only verifies the checksum of a record whose buffer is None.
 
         Raises:
-            DamagedContent: the content of one is not what was written.
+            DamagedContent: a record has another checksum.
         """
         targets = sorted(targets, key=lambda target: target[0].size, reverse=True)
         if sum(record.size for record, _ in targets) <= SMALL:

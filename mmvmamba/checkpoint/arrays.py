@@ -1,6 +1,6 @@
-"""NumPy's and MMEngine's types, rebuilt from what a pickle states about them.
+"""Restores objects of NumPy and MMEngine from their state in a pickle.
 
-Their own `__setstate__` would let a file write to memory, change a dtype that the process shares, or change a class.
+The `__setstate__` of these types would let a file write to memory, change a shared dtype, or change a class.
 """
 
 import math
@@ -19,14 +19,14 @@ MOST_DIMENSIONS = 64
 
 
 class Unfinished(ABC):
-    """An object that a pickle has created, but not yet given its state."""
+    """An object that a pickle has created, but whose state it has not set yet."""
 
     name: str  # of the type
-    place: int | None = None  # in the pickle's memo
+    place: int | None = None  # index in the memo of the pickle
 
     @abstractmethod
     def finish(self, budget: Budget, state: Any) -> Any:
-        """The object with this state."""
+        """Returns the object with this state."""
 
 
 class UnfinishedDtype(Unfinished):
@@ -35,7 +35,7 @@ class UnfinishedDtype(Unfinished):
     name = 'numpy.dtype'
 
     def __init__(self, name: str):
-        # an array of objects is an array of addresses, which the file would choose
+        # an array of objects contains addresses, which the file would choose
         if type(name) is not str or not re.fullmatch(r'[<>=|]?[biufcSU]\d{1,9}', name):
             raise UnsafeCheckpoint(f'a call of numpy.dtype for {str(name)[:40]}')
         self.dtype = np.dtype(name)
@@ -62,7 +62,7 @@ class UnfinishedArray(Unfinished):
 
 
 class UnfinishedHistory(Unfinished):
-    """A `HistoryBuffer` without its series; the methods that its pickle lists are those of the class."""
+    """A `HistoryBuffer` without its series. The methods listed in its pickle are those of the class."""
 
     name = 'HistoryBuffer'
 
@@ -82,7 +82,7 @@ class UnfinishedHistory(Unfinished):
 
 
 def array(budget: Budget, shape: tuple, dtype: np.dtype, content: bytes, order: Literal['C', 'F'] = 'C') -> np.ndarray:
-    """The array of these bytes, after checking that there are as many as its shape and type need."""
+    """Creates an array from bytes, after checking that their number matches its shape and type."""
     if not isinstance(dtype, np.dtype) or type(content) is not bytes or type(shape) is not tuple:
         raise UnsafeCheckpoint('a NumPy array that is not made of bytes')
     if len(shape) > MOST_DIMENSIONS or any(type(length) is not int or not 0 <= length < 2**60 for length in shape):

@@ -1,25 +1,25 @@
-"""Limits on what reading a file may cost, in proportion to its size."""
+"""Limits the cost of reading a file in proportion to its size."""
 
 from .errors import UnsafeCheckpoint
 
-UNIT = 128  # bytes of memory that one unit stands for, at most
+UNIT = 128  # bytes of memory per unit, at most
 FREE_UNITS = 2**20  # for a file of any size
 BYTES_PER_UNIT = 32  # a file may cost one more unit for each 32 of its bytes
-CALL = 8  # units of a call, which may create an object with an overhead of its own, such as a tensor
-FREE_TENSORS = 2**31  # bytes of all tensors, written out, for a file of any size
+CALL = 8  # units per call, which may create an object with additional overhead, such as a tensor
+FREE_TENSORS = 2**31  # bytes of all tensors, expanded, for a file of any size
 TENSORS_PER_BYTE = 4  # and for each byte of the file
 MOST_NUMERIC_KEYS = 2**15
 LARGEST_KEY = 2**53
 
 
 class Budget:
-    """Counts the instructions, objects and copies that one file causes, and refuses a file that needs too many.
+    """Counts the instructions, objects and copies that a file causes, and rejects a file that needs too many.
 
     One unit is an instruction of a pickle or up to 128 bytes of memory. Beyond the bytes of its tensors and strings, a
     file can therefore use at most 128 MiB and four times its size.
 
     Args:
-        file_size: in bytes.
+        file_size: size of the file in bytes.
     """
 
     def __init__(self, file_size: int):
@@ -30,7 +30,7 @@ class Budget:
     def spend(self, units: int = 1) -> None:
         """
         Raises:
-            UnsafeCheckpoint: more units than are left.
+            UnsafeCheckpoint: fewer units are left.
         """
         self.left -= units
         if self.left < 0:
@@ -41,9 +41,9 @@ class Budget:
         self.spend(count // UNIT)
 
     def spend_tensor(self, count: int) -> None:
-        """Accounts for a tensor by the bytes that its elements take when they are written out.
+        """Accounts for a tensor by the size of its elements after expansion.
 
-        It costs no memory here, since it is a view of a storage. Whoever uses the checkpoint may copy it.
+        As a view of a storage, the tensor needs no memory here, but code that uses the checkpoint may copy it.
         """
         self._tensors_left -= count
         if self._tensors_left < 0:
@@ -52,9 +52,8 @@ class Budget:
     def check_key(self, key: object) -> None:
         """Checks a key of a dict or an element of a set.
 
-        Hashing a nested tuple can take forever, and numbers can be chosen so that their hashes collide: large integers
-        have the same hash, and many of any size can be made to meet in the table of a dict. The hashes of strings are
-        randomized.
+        Hashing a nested tuple can take forever, and numbers can be chosen so that their hashes or their positions in
+        the table of a dict collide. The hashes of strings are randomised.
 
         Raises:
             UnsafeCheckpoint: neither a string nor a number, a large integer, or too many numbers.

@@ -46,7 +46,7 @@ def read_legacy(file: BufferedReader, map_location: MapLocation) -> Any:
 
     if read_pickle() != MAGIC_NUMBER or read_pickle() != PROTOCOL_VERSION:
         raise DamagedContent('its format is unknown')
-    read_pickle()  # the machine that wrote it
+    read_pickle()  # properties of the machine that wrote the file
     start = file.tell()
     sizes = _Sizes()
     read_pickle(sizes.load)
@@ -83,7 +83,7 @@ class _Sizes:
 
 
 def _read_storage(file: BufferedReader, size: int, dtype: torch.dtype | None, count: int) -> torch.Tensor:
-    """The bytes of a storage, which follow the number of its elements."""
+    """Reads the number of elements of a storage, and its bytes."""
     number = file.read(_COUNT.size)
     length = count * (dtype.itemsize if dtype else 1)
     if len(number) < _COUNT.size or length > size - file.tell():

@@ -158,6 +158,7 @@ def _match_other_parts(
     keys = {id(tensor): key for key, tensor in inputs.items()}
     used = {keys.get(id(tensor)) for tensor in loaded.values()}
     replaced = [key for key in inputs if key not in {*used, *unexpected, *own}]  # by tensors that hooks created
+    missing = [key for key in missing if id(loaded.get(key)) not in keys]  # unless another name of the module is loaded
     found.missing = [key for key in missing if not is_counter(key)]
     found.mismatched = mismatched
     for key, tensor in loaded.items():
@@ -169,6 +170,8 @@ def _match_other_parts(
                 continue
             tensor = inputs[key]
         source = keys.get(id(tensor))
+        if key in inputs and own.get(source or '') is own[key]:  # the module has two names, and the last was loaded
+            source = key
         if source is None:
             parent = key.rpartition('.')[0]
             in_module = [name for name in replaced if name.rpartition('.')[0] == parent]

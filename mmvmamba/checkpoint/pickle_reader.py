@@ -1,8 +1,8 @@
 """A pickle interpreter that calls only functions of this package.
 
-It knows the instructions that `torch.save` writes (pickle protocol 2). A global is looked up in the tables of
-`allowlist.py`, never imported; nothing outside this package is called with arguments that the file chooses, and no
-state is shared with PyTorch's reader or with other threads.
+It supports the instructions that `torch.save` writes (pickle protocol 2). A global is looked up in the tables of
+`allowlist.py` and never imported. Nothing outside this package is called with arguments from the file, and no state is
+shared with PyTorch's reader or with other threads.
 """
 
 import argparse
@@ -32,9 +32,9 @@ class PickleReader:
     """Reads one pickle from the current position of a file.
 
     Args:
-        file: opened for reading.
-        size: of the file, in bytes.
-        budget: what the pickle may cost.
+        file: file opened for reading.
+        size: size of the file in bytes.
+        budget: limits the cost of the pickle.
         load_storage: returns the storage for `(dtype, key, location, number of elements)`; dtype is None for an untyped
             storage, whose elements are bytes.
     """
@@ -46,8 +46,8 @@ class PickleReader:
         """Returns the content: numbers, strings, tensors, arrays, and dicts, lists, tuples and sets of these.
 
         Raises:
-            DamagedContent: not a valid pickle.
-            UnsafeCheckpoint: more than data, or more than the budget allows.
+            DamagedContent: the pickle is not valid.
+            UnsafeCheckpoint: the pickle contains more than data, or exceeds the budget.
         """
         self._stack, self._outer_stacks, self._memo = [], [], {}
         try:

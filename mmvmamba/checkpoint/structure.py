@@ -1,4 +1,4 @@
-"""Whether what a pickle makes is data all through, and small enough to walk through."""
+"""Checks that an unpickled object consists only of data, and is small enough to be traversed."""
 
 import argparse
 from collections import Counter, OrderedDict
@@ -22,11 +22,11 @@ _DICTS = {dict, OrderedDict, Counter}
 
 
 def check_structure(root: Any, budget: Budget) -> None:
-    """Checks an object and all that it contains.
+    """Checks an object and everything that it contains.
 
-    Optimizers and hooks walk through a checkpoint by recursion, and meet a shared object once for each reference to it.
-    The depth is therefore limited, and so is the number of objects counted with repetition: sixty nested pairs would
-    make 2**60.
+    Optimizers and hooks traverse a checkpoint recursively, and visit a shared object once for each reference. The depth
+    is therefore limited, and so is the number of objects, counted with repetition: sixty nested pairs can contain the
+    same object 2**60 times.
 
     Raises:
         UnsafeCheckpoint: something other than data, a container inside itself, too many levels, or too many objects.
@@ -66,7 +66,7 @@ def _is_leaf(node: Any) -> bool:
 
 
 class _Container:
-    """A container on the way from the root to the object that is being checked."""
+    """A container on the path from the root to the object that is being checked."""
 
     def __init__(self, node: Any):
         self.node, self.children = node, _children(node)

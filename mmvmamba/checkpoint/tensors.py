@@ -1,4 +1,4 @@
-"""Tensors from the storages of a file, after checking that they lie within them."""
+"""Creates tensors as views of the storages of a file, after checking that they are within the storages."""
 
 import math
 from collections import OrderedDict
@@ -51,20 +51,20 @@ def tensor_v3(
     dtype: torch.dtype,
     metadata: Any = None,
 ) -> torch.Tensor:
-    """A view of a storage, without a gradient.
+    """Creates a view of a storage, without a gradient.
 
     Args:
-        budget: charged for the tensor as it would be written out, so that a small file cannot become a huge model by
-            expanding one value.
-        storage: holds its elements.
+        budget: is charged for the expanded tensor, so that a small file cannot become a huge model by expanding one
+            value.
+        storage: contains the elements.
         offset, size, stride: in elements.
-        requires_grad: not restored, since a checkpoint is data.
-        hooks: empty in every file that PyTorch writes.
-        dtype: of the tensor; that of the storage unless it is untyped.
-        metadata: PyTorch's flags for conjugate and negative views, which are refused.
+        requires_grad: is not restored, because a checkpoint is data.
+        hooks: must be empty, as in every file that PyTorch writes.
+        dtype: dtype of the tensor; that of the storage, unless the storage is untyped.
+        metadata: flags for conjugate and negative views, which must not be set.
 
     Raises:
-        UnsafeCheckpoint: not within the storage, or hooks or flags.
+        UnsafeCheckpoint: the tensor is not within its storage, or has hooks or flags.
     """
     if not _is_empty(hooks):
         raise UnsafeCheckpoint('a tensor with hooks')
@@ -83,7 +83,7 @@ def tensor_v3(
 
 
 def meta_tensor(budget: Budget, dtype: torch.dtype, size: tuple, stride: tuple, requires_grad: bool) -> torch.Tensor:
-    """A tensor of the meta device, which has no values."""
+    """Creates a tensor on the meta device, without values."""
     _check_shape(0, size, stride)
     if type(dtype) is not torch.dtype:
         raise UnsafeCheckpoint('a tensor without a type')
@@ -91,7 +91,7 @@ def meta_tensor(budget: Budget, dtype: torch.dtype, size: tuple, stride: tuple, 
 
 
 def parameter(budget: Budget, data: torch.Tensor, requires_grad: bool, hooks: Any, state: Any = None) -> torch.Tensor:
-    """The tensor of a parameter; attributes that trainers set on it are not restored."""
+    """Returns the tensor of a parameter. Attributes that trainers set on it are not restored."""
     if type(data) is not torch.Tensor or not _is_empty(hooks):
         raise UnsafeCheckpoint('a parameter with hooks')
     return data

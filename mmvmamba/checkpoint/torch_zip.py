@@ -18,10 +18,10 @@ BYTE_ORDERS = {b'little': 'little', b'big': 'big'}
 
 
 def read_zip(file: BinaryIO, map_location: MapLocation) -> Any:
-    """Reads all records, compares their checksums, and builds the content of the file.
+    """Reads all records, verifies their checksums, and builds the content of the file.
 
     Args:
-        file: a file that `is_zip`.
+        file: a file for which `is_zip` is true.
         map_location: as in `torch.load`.
 
     Raises:
@@ -48,7 +48,7 @@ def read_zip(file: BinaryIO, map_location: MapLocation) -> Any:
 
 
 class _Storages:
-    """The storages of one file, each built once, however many tensors share it."""
+    """The storages of a file. Each is built once, even if several tensors share it."""
 
     def __init__(self, contents: dict[str, torch.Tensor], map_location: MapLocation):
         self._contents, self._map_location = contents, map_location

@@ -46,19 +46,16 @@ class Backbone(BaseModule):
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str:
-        """Returns the key in this model for a key in any released checkpoint."""
         return key
 
     def resize_checkpoint_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resizes tensors that depend on the image size. The keys are those of the checkpoint."""
         return tensors
 
     def keys_to_skip(self, keys: Iterable[str]) -> set[str]:
-        """Returns checkpoint keys to skip because they have a different meaning in this model."""
         return set()
 
     def describe_mismatch(self, tensors: dict[str, Tensor]) -> str:
-        """Returns a one-line reason why a checkpoint does not fit; names the released variant it belongs to, if any."""
+        """Names the released variant that a checkpoint belongs to, if it is known."""
         asked = registered_family(type(self))
         own = asked.identify_variant(self.state_dict()) if asked else None
         for family in FAMILIES.values():

@@ -1,4 +1,4 @@
-"""VMamba under its official name and arguments, so that official config files run unchanged."""
+"""VMamba with its official name and arguments, so that official config files run unchanged."""
 
 import logging
 import re
@@ -94,7 +94,7 @@ def MM_VSSM(
     act_cfg: dict | None = None,
     pretrain_img_size: int | None = None,
 ) -> VMamba:
-    """Builds VMamba from the arguments of the official class; an unknown argument is an error.
+    """Builds VMamba from the arguments of the official class; unknown arguments are errors.
 
     The defaults are the official ones. `num_classes` and `imgsize` have no effect on a backbone without position
     embedding. Unlike the official class, this one raises if `pretrained` cannot be read or does not fit, supports
@@ -116,7 +116,7 @@ def MM_VSSM(
             'v052d, with _noz for no gate.'
         )
     if ignored := [name for name in _SWIN_LEFTOVERS if given[name] is not None]:
-        print_log(f'MM_VSSM ignores what its config has from Swin: {", ".join(ignored)}.', logger='current')
+        print_log(f'MM_VSSM ignores arguments of Swin that its config inherits: {", ".join(ignored)}.', logger='current')
     return VMamba(
         arch=dict(
             dims=dims,
@@ -143,7 +143,7 @@ def MM_VSSM(
 def _without_swin(init_cfg: dict | None) -> dict | None:
     if isinstance(init_cfg, dict) and 'swin' in Path(str(init_cfg.get('checkpoint', ''))).name.lower():
         print_log(
-            f'MM_VSSM drops the init_cfg that its config has from Swin: {init_cfg["checkpoint"]}.',
+            f'MM_VSSM ignores the init_cfg of Swin that its config inherits: {init_cfg["checkpoint"]}.',
             logger='current',
             level=logging.WARNING,
         )

@@ -45,7 +45,7 @@ def check_ratio(name: str, value: Any, channels: int, may_be_0: bool = False) ->
 def check_outputs(out_indices: object, count: int, what: str, first: int = 0) -> None:
     """Requires a collection of distinct stage or block numbers."""
     if not isinstance(out_indices, Collection) or isinstance(out_indices, (str, dict)):
-        raise ValueError(f'out_indices={out_indices!r} must be a tuple, of one {what} too: out_indices=({count - 1},).')
+        raise ValueError(f'out_indices={out_indices!r} must be a tuple, such as ({count - 1},) for the last {what}.')
     known = out_indices and all(type(i) is int and i in range(first, count) for i in out_indices)
     if not known or len({i % count for i in out_indices}) < len(out_indices):
         raise ValueError(f'out_indices={out_indices} must name {what}s {first} to {count - 1}, each once.')

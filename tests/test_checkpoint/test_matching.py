@@ -187,6 +187,17 @@ def test_module_that_copies_its_tensors_itself_is_loaded():
     assert model[0].scale.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize('names', ['ab', 'a', 'b'])
+def test_module_with_two_names_is_loaded_under_any_of_them(names):
+    model = nn.Module()
+    model.a = model.b = nn.Linear(2, 2)
+    tensors = {f'{name}.{part}': torch.ones_like(t) for name in names for part, t in model.a.state_dict().items()}
+    found = match_state_dict(model, tensors)
+    assert found.tensors.keys() == model.state_dict().keys() and not found.missing and not found.unexpected
+    load_checked(model, tensors, 'file.pth')
+    assert (model.a.weight == 1).all()
+
+
 class FailingNeck(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
         errors.append('version 3 of this neck\nis not supported')

@@ -357,7 +357,7 @@ def test_official_config_files_run(library, official, options, data, tmp_path, m
     config.write_text(official + CUSTOM_IMPORTS)
     tool('train')(config, '--work-dir', tmp_path, '--cfg-options', *options)
     [log] = [path.read_text() for path in tmp_path.glob('*/*.log')]
-    assert 'MM_VSSM drops the init_cfg that its config has from Swin: https://' in log
+    assert 'MM_VSSM ignores the init_cfg of Swin that its config inherits: https://' in log
     assert 'VMamba starts from random weights' in log
     assert 'loss: ' in log
 
