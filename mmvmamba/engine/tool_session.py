@@ -23,9 +23,9 @@ def tool_session(args: Namespace) -> Iterator[None]:
     Args:
         args: `trust_checkpoint` and `trust_annotations` are read; they default to False.
     """
-    trusts = (getattr(args, name, False) for name in ('trust_checkpoint', 'trust_annotations'))
+    checkpoints, annotations = (getattr(args, f'trust_{what}', False) for what in ('checkpoint', 'annotations'))
     try:
-        with trust_checkpoints(next(trusts)), trust_annotations(next(trusts)):
+        with trust_checkpoints(checkpoints), trust_annotations(annotations):
             install_checkpoint_loader()
             install_dataset_errors()
             yield

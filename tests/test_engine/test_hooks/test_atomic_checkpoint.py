@@ -124,5 +124,11 @@ def test_a_hook_of_the_user_stays_and_is_reported(monkeypatch):
     assert len(lines) == 1 and lines[0].startswith('OwnCheckpointHook of this config stays: if the run is killed')
 
 
+def test_a_config_may_set_default_hooks_to_none():
+    cfg = Config(dict(default_hooks=None))
+    replace_hooks(cfg)
+    assert cfg.default_hooks.checkpoint.type.endswith('.AtomicCheckpointHook')
+
+
 def test_a_removed_hook_stays_removed():
     assert kinds(checkpoint=None)['checkpoint'] is None
