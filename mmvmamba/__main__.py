@@ -41,7 +41,9 @@ def main() -> None:
         print(f'Comparison of the first Triton scan of each kind with plain PyTorch: {state}')
     print(f'{AUTO!r} scans:')
     for device_type in devices():
-        takes = (f'{str(dtype).removeprefix("torch.")} {SCAN.choose(device_type, [dtype])[0].name}' for dtype in DTYPES)
+        takes = (
+            f'{str(dtype).removeprefix("torch.")} {SCAN.find_backend(device_type, [dtype])[0].name}' for dtype in DTYPES
+        )
         print(f'  {device_type:14}{", ".join(takes)}')
 
 

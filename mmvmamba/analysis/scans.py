@@ -18,7 +18,7 @@ from ..models import Vim
 from ..models.token_grid import split_tokens
 from ..ops import use_backend
 from ..ops.scan.scan_inputs import ScanInputs
-from ..ops.scan.traversal import TRAVERSALS, is_reversed, map_of_each, to_sequence
+from ..ops.scan.traversal import TRAVERSALS, is_reversed, one_map_per_traversal, to_sequence
 
 SAMPLES = 4096  # the maximum number of positions used for statistics
 
@@ -66,7 +66,7 @@ def scan_attention(scan: ScanInputs, row: int, column: int) -> Tensor:
         (K, H, W, d): signed weights for each traversal. If all traversals share one map, the weights of that map are
         their sum over K.
     """
-    x = map_of_each(scan.x, scan.codes).contiguous()
+    x = one_map_per_traversal(scan.x, scan.codes).contiguous()
     grad_y = x.new_zeros(x[:, 0].shape, dtype=torch.promote_types(x.dtype, torch.float32))
     grad_y[:, row, column] = 1
     (grad_x, *_) = torch.ops.mmvmamba.selective_scan_2d_backward(grad_y, *scan._replace(x=x, D=None))

@@ -45,7 +45,7 @@ def is_on_cpu_fast_path(x: Tensor) -> bool:
     )
 
 
-def map_chunks(fn: Callable[..., Tensor], *maps: Tensor) -> Tensor:
+def apply_in_chunks(fn: Callable[..., Tensor], *maps: Tensor) -> Tensor:
     """Computes `fn(*maps)` in chunks. `fn` must process each position (all dimensions but the last) independently."""
     positions = maps[0].shape[:-1]
     if not is_on_cpu_fast_path(maps[0]) or positions.numel() <= CHUNK_TOKENS:

@@ -1,7 +1,8 @@
 """Linear layers whose input may be deferred: training then saves the maps that the input is computed from.
 
-A layer that cannot be computed from its weights alone (see `eligibility.py`), or a module that replaces it, is called
-normally, with the computed input.
+If the result of a layer does not follow from its weight and bias alone (it has hooks or an adapter, is quantised, or is
+another module than `nn.Linear`; see `eligibility.py`), the layer is called as usual, and a deferred input is computed
+first.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from . import cpu_fast_path
-from .cpu_fast_path import fast_linear, is_on_cpu_fast_path, map_chunks
+from .cpu_fast_path import apply_in_chunks, fast_linear, is_on_cpu_fast_path
 from .deferred import Deferred, as_tensor, autograd_is_recording, defer, deferred_or_none
 from .eligibility import can_use_raw_weights
 from .recompute import capture_context, detached_leaves, gradients, gradients_with_graph
@@ -24,7 +25,7 @@ def linear(layer: nn.Linear, x: Tensor | Deferred) -> Tensor:
 
 
 def linear_gelu(layer: nn.Linear, x: Tensor) -> Deferred:
-    """Defers ``gelu(layer(x))`` for `linear`.
+    """``gelu(layer(x))`` as a deferred value, the input of another `linear`.
 
     Training computes and saves ``layer(x)``, and recomputes only the GELU. Inference on a CPU defers the layer as well,
     so that its output, the hidden map of an MLP, is never stored as a whole.
@@ -51,7 +52,7 @@ def split_linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor | Deferred, Tensor
 
 
 def gate(y: Tensor, z: Tensor | Deferred) -> Deferred:
-    """Defers ``y * silu(z)``, in z's dtype, for `linear`."""
+    """``y * silu(z)``, in z's dtype, as a deferred value, the input of `linear`."""
     return defer(_gate, y, z)
 
 
@@ -65,12 +66,12 @@ def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_from_weights(x: Tensor | Deferred, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Same as `linear`, for a layer given by its weight (C', C) and its bias, (C',) or None."""
-    source = deferred_or_none(x)
+    source = deferred_or_none(x)  # also if x is the output of a norm
     if source is None:
         return fast_linear(as_tensor(x), weight, bias)
     if autograd_is_recording():
         return _LinearOfDeferred.apply(source.fn, len(source.maps), weight, bias, *source.maps, *source.parameters)
-    return map_chunks(lambda *maps: fast_linear(source.fn(*maps, *source.parameters), weight, bias), *source.maps)
+    return apply_in_chunks(lambda *maps: fast_linear(source.fn(*maps, *source.parameters), weight, bias), *source.maps)
 
 
 class _LinearOfDeferred(Function):
@@ -86,12 +87,13 @@ class _LinearOfDeferred(Function):
             return fast_linear(fn(*maps, *parameters), weight, bias)
 
         # If the deferred input is larger than the output, chunks avoid storing it as a whole.
-        return map_chunks(compute, *maps) if weight.shape[1] > weight.shape[0] else compute(*maps)
+        return apply_in_chunks(compute, *maps) if weight.shape[1] > weight.shape[0] else compute(*maps)
 
     @staticmethod
     def backward(ctx, grad_out):
         (weight, bias, *inputs), n = ctx.saved_tensors, ctx.number_of_maps
-        needs_weight, needs_bias, *needs_inputs = needs_grad = ctx.needs_input_grad[2:]
+        needs_grad = ctx.needs_input_grad[2:]  # without fn and number_of_maps
+        needs_weight, needs_bias, *needs_inputs = needs_grad
         if torch.is_grad_enabled():  # double backward
 
             def compute(weight, bias, *inputs):
@@ -104,8 +106,9 @@ class _LinearOfDeferred(Function):
         weight_t = weight.to(grad_out.dtype).mT
         grad_weight, grad_bias, grad_maps = _Sum(), _Sum(), [_ChunkAssembler(t) for t in maps]
         grad_parameters = [_Sum() for _ in parameters]
-        for grad_chunk, *map_chunk in zip(*map(_split_into_chunks, (grad_out, *maps))):
-            leaves = detached_leaves((*map_chunk, *parameters), needs_inputs)
+        chunks = [_split_into_chunks(t) for t in (grad_out, *maps)]
+        for grad_chunk, *chunk_of_maps in zip(*chunks):
+            leaves = detached_leaves((*chunk_of_maps, *parameters), needs_inputs)
             with torch.enable_grad(), ctx.forward_context():
                 x = ctx.fn(*leaves)
             if needs_weight:
@@ -119,10 +122,10 @@ class _LinearOfDeferred(Function):
         return (
             None,
             None,
-            grad_weight.to(weight),
-            grad_bias.to(bias),
+            grad_weight.total(weight),
+            grad_bias.total(bias),
             *(grad.result for grad in grad_maps),
-            *(grad.to(parameter) for grad, parameter in zip(grad_parameters, parameters)),
+            *(grad.total(parameter) for grad, parameter in zip(grad_parameters, parameters)),
         )
 
 
@@ -160,6 +163,6 @@ class _Sum:
         else:
             self.value += part
 
-    def to(self, like: Tensor | None) -> Tensor | None:
+    def total(self, like: Tensor | None) -> Tensor | None:
         """The sum in the dtype of `like`; None if nothing was added."""
         return None if self.value is None or like is None else self.value.to(like.dtype)

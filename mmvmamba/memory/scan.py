@@ -44,7 +44,7 @@ def project_and_scan(
     tensors = (x_proj_weight, A, D, dt_bias, dt_weight, *source.maps, *source.parameters)
     backend = current_backend()
     # A backend that replaces the operator consists of PyTorch operations: autograd records them one by one.
-    if not autograd_is_recording() or SCAN.replaces_operator(backend):
+    if not autograd_is_recording() or SCAN.runs_without_operator(backend):
         return _project_and_scan(source.fn, traversals, *tensors)
     return _ProjectAndScan.apply(source.fn, traversals, backend, *tensors)
 
@@ -61,7 +61,12 @@ class _ProjectAndScan(Function):
     def forward(ctx, fn, traversals, backend, x_proj_weight, A, D, dt_bias, dt_weight, *inputs):
         x = fn(*inputs)
         projected = _project(x, x_proj_weight)
-        ctx.fn, ctx.traversals, ctx.backend, ctx.forward_context = fn, traversals, backend, capture_context(x)
+        ctx.fn, ctx.traversals, ctx.backend, ctx.forward_context = (
+            fn,
+            traversals,
+            backend,
+            capture_context(x),
+        )
         ctx.save_for_backward(projected, x_proj_weight, A, D, dt_bias, dt_weight, *inputs)
         return _scan(x, projected, A, D, dt_bias, dt_weight, traversals)
 

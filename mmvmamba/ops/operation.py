@@ -29,8 +29,8 @@ class Backend:
         dtypes: supported dtypes of the inputs.
         forward: computes the result.
         backward: computes the gradients.
-        traceable: whether `forward` consists of differentiable PyTorch operations. If selected by name, such a backend
-            runs in place of the operator that PyTorch's dispatcher sees.
+        traceable: whether `forward` consists of differentiable PyTorch operations. If the user selects such a backend
+            by name, `forward` is called directly instead of the operator registered with `torch.library`.
         unavailable_reason: returns one sentence that explains why it cannot run on this machine, or None.
         verify_on_first_use: whether to compare it with plain PyTorch before its first use, see `self_check.py`.
     """
@@ -45,7 +45,7 @@ class Backend:
     verify_on_first_use: bool = False
 
     def unsupported_reason(self, device: str, dtypes: Iterable[torch.dtype]) -> str | None:
-        """The dtype or device that it does not support; None if it supports all."""
+        """The first dtype, or else the device, that it does not support ('float64', 'cuda tensors'), or None."""
         if unsupported := [dtype for dtype in dtypes if dtype not in self.dtypes]:
             return str(unsupported[0]).removeprefix('torch.')
         return None if self.devices is None or device in self.devices else f'{device} tensors'
@@ -56,9 +56,11 @@ class Operation:
 
     Attributes:
         name: its name in messages.
-        signature: ``signature(inputs)`` identifies the kernel that computes these inputs, see `self_check.py`.
+        signature: ``signature(inputs)`` returns the properties of the inputs that determine which compiled kernel runs,
+            see `self_check.py`.
         backends: the backends by name. 'auto' selects the first that supports the inputs and can run.
-        plain: the first backend for all devices. It also runs if a name is selected that only other operations have.
+        plain: the fallback, the first backend with ``devices=None``. It also runs if the user selects a backend that
+            only other operations have.
     """
 
     def __init__(self, name: str, signature: Callable[[Any], self_check.Signature], *backends: Backend):
@@ -67,10 +69,10 @@ class Operation:
         self.plain = next(backend for backend in backends if backend.devices is None)
         OPERATIONS.append(self)
 
-    def choose(
+    def find_backend(
         self, device: str, dtypes: Iterable[torch.dtype], name: str = AUTO, inputs: tuple | None = None
     ) -> tuple[Backend, str | None]:
-        """The backend that runs for these dtypes on a device of this type, and why it is a fallback.
+        """Finds the backend that runs for these dtypes on a device of this type.
 
         Args:
             device: device type.
@@ -79,51 +81,51 @@ class Operation:
             inputs: inputs of the operation, for which backends are verified if necessary. None: nothing is verified.
 
         Returns:
-            The backend, and the reason why no kernel runs, or None.
+            The backend, and the reason why plain PyTorch runs although a kernel was expected, or None. A dtype that no
+            kernel supports is no such reason.
 
         Raises:
             ValueError: the named backend does not support the inputs.
             RuntimeError: the named backend failed its verification.
         """
         if name != AUTO:
-            backend = self.named(name)
+            backend = self.backend_or_plain(name)
             if unsupported := backend.unsupported_reason(device, dtypes):
                 raise ValueError(
-                    f'The {self.name} backend {name!r} does not take {unsupported}: '
+                    f'The {self.name} backend {name!r} does not support {unsupported}: '
                     "use_backend('auto') selects one that does."
                 )
             if error := self._verification_error(backend, inputs):
                 raise RuntimeError(f"Run with use_backend('auto') instead: {error}")
             return backend, None
-        fallback_reason, chosen = None, self.plain
+        has_kernel = any(device in (backend.devices or ()) for backend in self.backends.values())
+        fallback_reason = None if has_kernel else f'there is no kernel for {device} tensors.'
         for backend in self.backends.values():
             if backend.unsupported_reason(device, dtypes) is None:
                 reason = backend.unavailable_reason() or self._verification_error(backend, inputs)
                 if reason is None:
-                    chosen = backend
-                    break
+                    return backend, fallback_reason if backend is self.plain else None
                 fallback_reason = reason
-        if chosen.devices is None and not any(device in (b.devices or ()) for b in self.backends.values()):
-            fallback_reason = fallback_reason or f'there is no kernel for {device} tensors.'
-        return chosen, fallback_reason
+        return self.plain, fallback_reason
 
     def select(self, device: str, dtypes: Iterable[torch.dtype], name: str, inputs: tuple) -> Backend:
-        """Like `choose`, but logs why a backend is a fallback, once per reason."""
-        backend, fallback_reason = self.choose(device, dtypes, name, inputs)
+        """Like `find_backend`, but logs the reason of a fallback, once per reason."""
+        backend, fallback_reason = self.find_backend(device, dtypes, name, inputs)
         if fallback_reason:
             _warn_once(f'The {self.name} runs in plain PyTorch on {device}, slower than a kernel: {fallback_reason}')
         return backend
 
-    def named(self, name: str) -> Backend:
+    def backend_or_plain(self, name: str) -> Backend:
+        """The backend with this name; plain PyTorch if the operation has none."""
         return self.backends.get(name) or self.plain
 
-    def replaces_operator(self, name: str) -> bool:
-        """Whether the selected backend runs as PyTorch operations in place of this package's operator.
+    def runs_without_operator(self, name: str) -> bool:
+        """Whether the selected backend runs as PyTorch operations instead of this package's operator.
 
-        Under `torch.jit.trace` it does not: the trace would contain the steps of one size, and FLOP counters would not
-        find the operator.
+        Under `torch.jit.trace` it does not: the trace would contain the loop, unrolled for one image size, and FLOP
+        counters would not find the operator.
         """
-        return name != AUTO and self.named(name).traceable and not torch.jit.is_tracing()
+        return name != AUTO and self.backend_or_plain(name).traceable and not torch.jit.is_tracing()
 
     def _verification_error(self, backend: Backend, inputs: tuple | None) -> str | None:
         if inputs is None or not backend.verify_on_first_use:

@@ -33,7 +33,7 @@ CASES = {
     'VSSBlock': (VSSBlock(6, SS2D(6), 4.0, 0.0), (2, 5, 4, 6), 'VSSBlock takes (B, H, W, C) with C=6 channels, not (2'),
     'BiMamba': (BiMamba(6), (2, 5, 6), 'BiMamba takes (B, L, C) with C=6 channels, not (2, 6, 5); x has'),
     'VimBlock': (vim_block, (2, 5, 6), 'VimBlock takes (B, L, C) with C=6 channels, not (2, 6, 5); x has'),
-    'scan': (scan(False), (2, 5, 4, 6), 'with the d of A (3, 6, 2), not (2, 6, 5, 4); x has'),
+    'scan': (scan(False), (2, 5, 4, 6), 'with d = 6, as in A (3, 6, 2), not (2, 6, 5, 4); x has'),
     'scan of maps': (scan(True), (2, 3, 5, 4, 6), ', not (2, 3, 6, 5, 4); x has'),
     'conv_silu_2d': (
         lambda x: conv_silu_2d(x, torch.ones(6, 1, 3, 3)),

@@ -197,20 +197,20 @@ def test_override_is_invisible_to_other_threads():
 
 @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
 def test_auto_chooses_by_device_and_dtype():
-    assert SCAN.choose('cpu', [torch.float32, torch.bfloat16]) == (SCAN.backends['native'], None)
-    assert SCAN.choose('cpu', [torch.float32, torch.float64]) == (SCAN.backends['chunked'], None)
-    chosen, loss = SCAN.choose('mps', [torch.float32])
+    assert SCAN.find_backend('cpu', [torch.float32, torch.bfloat16]) == (SCAN.backends['native'], None)
+    assert SCAN.find_backend('cpu', [torch.float32, torch.float64]) == (SCAN.backends['chunked'], None)
+    chosen, loss = SCAN.find_backend('mps', [torch.float32])
     assert chosen.name == 'chunked' and 'no kernel for mps' in loss
-    with pytest.raises(ValueError, match="'native' does not take float64"):
-        SCAN.choose('cpu', [torch.float64], 'native')
-    with pytest.raises(ValueError, match="'native' does not take mps tensors"):
-        SCAN.choose('mps', [torch.float32], 'native')
+    with pytest.raises(ValueError, match="'native' does not support float64"):
+        SCAN.find_backend('cpu', [torch.float64], 'native')
+    with pytest.raises(ValueError, match="'native' does not support mps tensors"):
+        SCAN.find_backend('mps', [torch.float32], 'native')
 
 
 def test_choose_returns_the_reason_for_the_fallback(monkeypatch):
     missing = dataclasses.replace(SCAN.backends['native'], unavailable_reason=lambda: 'It is not built.')
     monkeypatch.setitem(SCAN.backends, 'native', missing)
-    assert SCAN.choose('cpu', [torch.float32]) == (SCAN.backends['chunked'], 'It is not built.')
+    assert SCAN.find_backend('cpu', [torch.float32]) == (SCAN.backends['chunked'], 'It is not built.')
 
 
 @pytest.mark.skipif(
@@ -228,7 +228,9 @@ def test_diagnosis_lists_what_auto_selects():
     line = next(line for line in done.stdout.splitlines() if line.startswith('  cpu'))
     assert (
         line.split()[1:]
-        == ' '.join(f'{str(dtype).removeprefix("torch.")} {SCAN.choose("cpu", [dtype])[0].name},' for dtype in DTYPES)
+        == ' '.join(
+            f'{str(dtype).removeprefix("torch.")} {SCAN.find_backend("cpu", [dtype])[0].name},' for dtype in DTYPES
+        )
         .strip(',')
         .split()
     )

@@ -103,7 +103,7 @@ def test_a_kernel_by_name_refuses(way):
     inputs = list(SCAN.values())
     with (
         use_backend('native'),
-        pytest.raises(ValueError, match="'native' does not take the transforms of torch.func or forward-mode"),
+        pytest.raises(ValueError, match="'native' does not support the transforms of torch.func or forward-mode"),
     ):
         way(scan, [t.float() for t in inputs], [t.float() for t in inputs])
 

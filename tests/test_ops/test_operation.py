@@ -74,7 +74,7 @@ def test_a_kernel_selected_by_name_runs_or_raises(put):
     with use_backend('toy_kernel'):
         cube_and_grad()
         assert calls
-        with pytest.raises(ValueError, match="The cube backend 'toy_kernel' does not take float64"):
+        with pytest.raises(ValueError, match="The cube backend 'toy_kernel' does not support float64"):
             cube_and_grad(torch.float64)
     put(forward=lambda x: 2 * x)
     with use_backend('toy_kernel'), pytest.raises(RuntimeError, match='instead: toy_kernel failed its first check'):
@@ -89,7 +89,7 @@ def test_inputs_that_no_kernel_supports_use_plain_pytorch(caplog):
     with use_backend('chunked'):
         cube_and_grad()
     assert not calls
-    assert CUBE.choose('toy', [torch.float32]) == (CUBE.plain, 'there is no kernel for toy tensors.')
+    assert CUBE.find_backend('toy', [torch.float32]) == (CUBE.plain, 'there is no kernel for toy tensors.')
 
 
 def test_an_operation_without_a_backend_of_the_selected_name_uses_plain_pytorch():
@@ -131,7 +131,7 @@ def test_a_new_record_is_a_backend_of_the_scan(scan_record):
     with use_backend('toy_scan'):
         torch.testing.assert_close(value_and_grads(selective_scan_2d, inputs), expected)
         assert scan_record == ['forward', 'backward'] * (checks + 2)
-        with pytest.raises(ValueError, match="The scan backend 'toy_scan' does not take float32"):
+        with pytest.raises(ValueError, match="The scan backend 'toy_scan' does not support float32"):
             selective_scan_2d(**scan_inputs(1, 3, 4, 5, 2, K=4, dtype=torch.float32))
 
 

@@ -157,7 +157,7 @@ def test_double_backward_is_rejected():
 def test_error_names_the_mismatching_input(name, change):
     inputs = scan_inputs(1, 3, 4, 5, 2, K=4, rank=2)
     inputs[name] = change(inputs[name])
-    with pytest.raises(ValueError, match=f'{name} (is|must be)'):
+    with pytest.raises(ValueError, match=f'{name} (is|must be|has the shape)'):
         selective_scan_2d(**inputs)
 
 
@@ -224,7 +224,10 @@ class TestFunctionTransforms:
     @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
     def test_explicitly_chosen_kernel_rejects_transforms(self):
         x, scan = self.case()
-        with use_backend('native'), pytest.raises(ValueError, match="'native' does not take the transforms of torch"):
+        with (
+            use_backend('native'),
+            pytest.raises(ValueError, match="'native' does not support the transforms of torch"),
+        ):
             torch.func.vmap(scan)(x[None])
 
 
@@ -259,7 +262,7 @@ def test_unknown_traversals_are_rejected(traversals):
 
 @pytest.mark.skipif(native.unavailable_reason() is not None, reason='no native scan')
 def test_explicitly_chosen_backend_rejects_unsupported_dtypes():
-    with use_backend('native'), pytest.raises(ValueError, match="'native' does not take float64"):
+    with use_backend('native'), pytest.raises(ValueError, match="'native' does not support float64"):
         selective_scan_2d(**scan_inputs(1, 2, 2, 2, 1, K=4))
 
 

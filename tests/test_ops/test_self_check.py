@@ -134,7 +134,7 @@ def test_check_is_independent_of_the_global_torch_state(put, caplog):
 
 def test_selection_and_tracing_do_not_run_the_check(put):
     calls = put()
-    assert SCAN.choose('cpu', [torch.float32])[0].name == 'native'
+    assert SCAN.find_backend('cpu', [torch.float32])[0].name == 'native'
     with FakeTensorMode() as mode:
         selective_scan_2d(**{name: mode.from_tensor(t) for name, t in inputs().items()})
     assert not calls

@@ -129,8 +129,8 @@ def _name(dtype: torch.dtype) -> str:
 
 def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
     name = current_backend()
-    if CONV.replaces_operator(name):
-        return CONV.named(name).forward(x, weight, bias, left)
+    if CONV.runs_without_operator(name):
+        return CONV.backend_or_plain(name).forward(x, weight, bias, left)
     if in_function_transform():  # the operator has no rules for transforms
         return CONV.plain.forward(x, weight, bias, left)
     return torch.ops.mmvmamba.conv_silu(x, weight, bias, left, name)

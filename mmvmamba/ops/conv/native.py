@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from ..native.call import as_map, as_parameter, call, map_of
+from ..native.call import as_parameter, call, map_struct, readable_by_kernel
 from ..native.library import CONV_MAPS, ConvArgs
 from ..native.threads import thread_count
 
@@ -16,7 +16,7 @@ def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[
     Args:
         tensors: Maps (B, [K,] H, W, E) and parameter gradients, named like their fields in `ConvArgs`.
     """
-    x, parameters = as_map(x), dict(weight=as_parameter(weight), bias=as_parameter(bias))
+    x, parameters = readable_by_kernel(x), dict(weight=as_parameter(weight), bias=as_parameter(bias))
     lefts = (ctypes.c_int64 * len(left))(*left)
     batch, height, width, channels = x.shape
     arguments = ConvArgs(
@@ -29,11 +29,11 @@ def _call(name: str, x: Tensor, weight: Tensor, bias: Tensor | None, left: list[
         columns=weight.shape[3],
         threads=thread_count(),
         left=ctypes.addressof(lefts),
-        x=map_of(x),
+        x=map_struct(x),
     )
     for field, tensor in {**parameters, **tensors}.items():
         if tensor is not None:
-            setattr(arguments, field, map_of(tensor) if field in CONV_MAPS else tensor.data_ptr())
+            setattr(arguments, field, map_struct(tensor) if field in CONV_MAPS else tensor.data_ptr())
     call(name, arguments)
 
 
@@ -67,7 +67,7 @@ def conv_silu_backward(
         weight,
         bias,
         left,
-        grad_y=as_map(grad),
+        grad_y=readable_by_kernel(grad),
         grad_x=grad_x,
         grad_weight=grad_weight,
         grad_bias=grad_bias,

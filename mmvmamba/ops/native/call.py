@@ -31,7 +31,7 @@ def call(function: str, arguments: ctypes.Structure) -> None:
         raise MemoryError(f'The native kernel {function} ran out of memory for its scratch.')
 
 
-def as_map(t: Tensor) -> Tensor:
+def readable_by_kernel(t: Tensor) -> Tensor:
     """Returns `t` as a map that the kernels can read: with a supported dtype and contiguous channels."""
     t = t if t.dtype in _DTYPES else t.to(torch.float32)
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
@@ -41,7 +41,8 @@ def as_parameter(t: Tensor | None) -> Tensor | None:
     return None if t is None else t.to(torch.float32).contiguous()
 
 
-def map_of(t: Tensor) -> ScanMap:
+def map_struct(t: Tensor) -> ScanMap:
+    """The C struct of a map (B, H, W, C), or (B, K, H, W, C) for K traversals."""
     stride = t.stride()
     return ScanMap(
         data=t.data_ptr(),

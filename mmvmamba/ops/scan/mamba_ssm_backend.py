@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..import_failure import import_failure, in_one_line
 from .scan_inputs import ScanInputs
-from .traversal import is_reversed, map_of_each, to_map, to_sequence
+from .traversal import is_reversed, one_map_per_traversal, to_map, to_sequence
 
 
 def unavailable_reason() -> str | None:
@@ -35,7 +35,7 @@ def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype | None = None) 
         ordered = (to_sequence(maps[:, k], code).transpose(1, 2) for k, code in enumerate(codes))
         return torch.stack([s.flip(-1) if is_reversed(code) else s for s, code in zip(ordered, codes)], 1)
 
-    u = sequences(map_of_each(x, codes))
+    u = sequences(one_map_per_traversal(x, codes))
     y = selective_scan_fn(
         u.flatten(1, 2),
         sequences(dt).flatten(1, 2).to(u.dtype),

@@ -5,23 +5,29 @@ import ctypes
 import torch
 from torch import Tensor
 
-from ..native.call import as_map, as_parameter, call, loaded_library, map_of
+from ..native.call import as_parameter, call, loaded_library, map_struct, readable_by_kernel
 from ..native.library import ScanArgs
 from ..native.threads import thread_count
 from .scan_inputs import ScanInputs
 
 
 def _float_map(t: Tensor) -> Tensor:
-    return as_map(t.to(torch.float32))
+    return readable_by_kernel(t.to(torch.float32))
 
 
-def _call(name: str, inputs: ScanInputs, outputs: dict[str, Tensor], grad_y: Tensor | None = None) -> None:
+def _call(kernel: str, inputs: ScanInputs, outputs: dict[str, Tensor], grad_y: Tensor | None = None) -> None:
     x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs
-    maps = dict(x=as_map(x), dt=as_map(dt) if dt_weight is None else _float_map(dt), B=_float_map(B), C=_float_map(C))
+    # The kernels read x and a full dt, the large maps, in any dtype; B, C and a low-rank dt must be float32.
+    maps = dict(
+        x=readable_by_kernel(x),
+        dt=readable_by_kernel(dt) if dt_weight is None else _float_map(dt),
+        B=_float_map(B),
+        C=_float_map(C),
+    )
     if grad_y is not None:
-        maps['grad_y'] = as_map(grad_y)
+        maps['grad_y'] = readable_by_kernel(grad_y)
     parameters = dict(A=as_parameter(A), D=as_parameter(D), bias=as_parameter(dt_bias), weight=as_parameter(dt_weight))
-    of_traversals = (ctypes.c_int64 * len(codes))(*codes)
+    codes_array = (ctypes.c_int64 * len(codes))(*codes)
     b, height, width, d = x.shape[0], *x.shape[-3:]
     arguments = ScanArgs(
         batch=b,
@@ -34,11 +40,11 @@ def _call(name: str, inputs: ScanInputs, outputs: dict[str, Tensor], grad_y: Ten
         shared_x=x.dim() == 4,
         softplus=dt_softplus,
         threads=thread_count(),
-        codes=ctypes.addressof(of_traversals),
-        **{name: map_of(t) for name, t in maps.items()},
+        codes=ctypes.addressof(codes_array),
+        **{name: map_struct(t) for name, t in maps.items()},
         **{name: t.data_ptr() for name, t in {**parameters, **outputs}.items() if t is not None},
     )
-    call(name, arguments)
+    call(kernel, arguments)
 
 
 def _padded(d: int) -> int:
@@ -49,7 +55,7 @@ def _padded(d: int) -> int:
 def _transposed(t: Tensor) -> Tensor:
     """Returns a transposed copy with the default strides of its shape.
 
-    DistributedDataParallel warns about other strides, even along dimensions of size 1.
+    `contiguous()` keeps other strides along dimensions of size 1, and DistributedDataParallel warns about them.
     """
     return t.mT.clone(memory_format=torch.contiguous_format)
 
@@ -69,14 +75,14 @@ def selective_scan_2d_backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tens
     """Returns the gradients of the tensors in `inputs`, with their shapes and dtypes, and None for missing tensors."""
     if _is_empty(inputs):
         return tuple(None if t is None else t.new_zeros(t.shape) for t in inputs.tensors)
-    x, dt, A, B, C, *_, dt_weight, codes, _ = inputs
-    d, padded, count = x.shape[-1], _padded(x.shape[-1]), len(codes)
+    x, dt, A, B, C = inputs[:5]
+    d, padded, count, dt_weight = x.shape[-1], _padded(x.shape[-1]), len(inputs.codes), inputs.dt_weight
     rank = 0 if dt_weight is None else dt_weight.shape[-1]
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32)
 
-    found = dict(
+    buffers = dict(
         grad_x=empty(*x.shape[:-1], padded),
         grad_dt=empty(*dt.shape[:-1], rank or padded),
         grad_B=empty(*B.shape),
@@ -86,16 +92,16 @@ def selective_scan_2d_backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tens
         grad_bias=empty(count, padded),
         grad_weight=empty(count, rank, padded),
     )
-    _call('scan_backward', inputs, found, grad_y)
+    _call('scan_backward', inputs, buffers, grad_y)
     grads = (
-        found['grad_x'][..., :d],
-        found['grad_dt'] if rank else found['grad_dt'][..., :d],
-        _transposed(found['grad_A'][..., :d]),
-        found['grad_B'],
-        found['grad_C'],
-        found['grad_D'][:, :d],
-        found['grad_bias'][:, :d],
-        _transposed(found['grad_weight'][..., :d]),
+        buffers['grad_x'][..., :d],
+        buffers['grad_dt'] if rank else buffers['grad_dt'][..., :d],
+        _transposed(buffers['grad_A'][..., :d]),
+        buffers['grad_B'],
+        buffers['grad_C'],
+        buffers['grad_D'][:, :d],
+        buffers['grad_bias'][:, :d],
+        _transposed(buffers['grad_weight'][..., :d]),
     )
     return tuple(None if t is None else g.to(t.dtype).contiguous() for g, t in zip(grads, inputs.tensors))
 

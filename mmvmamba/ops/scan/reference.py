@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .scan_inputs import ScanInputs
-from .traversal import is_reversed, map_of_each, to_map, to_sequence
+from .traversal import is_reversed, one_map_per_traversal, to_map, to_sequence
 
 
 def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype | None = None) -> Tensor:
@@ -16,7 +16,7 @@ def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype | None = None) 
     """
     x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs.in_state_dtype()
     height, width = x.shape[-3:-1]
-    x, total = map_of_each(x, codes), x.new_zeros(())
+    x, total = one_map_per_traversal(x, codes), x.new_zeros(())
     for k, code in enumerate(codes):
         u, delta, b, c = (to_sequence(t, code) for t in (x[:, k], dt[:, k], B[:, k], C[:, k]))
         if dt_weight is not None:

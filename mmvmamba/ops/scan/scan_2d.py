@@ -35,9 +35,13 @@ def selective_scan_2d(
     """Scans a channels-last map along several traversals and adds the results.
 
     The scan visits the positions t of the map in the order of the traversal. With ``delta = softplus(dt + dt_bias)``,
-    it computes ``h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t`` and ``y_t += <C_t, h_t> + D x_t``. All arguments and
-    the result are in the order of the map.
+    it computes ``h_t = exp(delta_t A) h_{t-1} + delta_t B_t x_t`` and ``y_t += <C_t, h_t> + D x_t``. For every
+    traversal, the arguments and the result are indexed by the position (H, W): do not flip or transpose them.
+    The inputs may be float16, bfloat16, float32 or float64. The state and all sums are float32, or float64 if any input
+    is float64.
     Source: Mamba (arXiv 2312.00752) section 3.2; VMamba (arXiv 2401.10166) section 4.2.
+
+    Shapes: b images, K traversals, H x W positions, d channels, n values in the state of a channel, rank r of dt.
 
     Args:
         x: (b, H, W, d), one map for all traversals, or (b, K, H, W, d), one map per traversal.
@@ -46,10 +50,10 @@ def selective_scan_2d(
         B, C: (b, K, H, W, n).
         D, dt_bias: (K, d) or None.
         dt_weight: (K, d, r) or None. The backward pass recomputes the full dt instead of saving it.
-        traversals: K of the names 'row', 'column', 'row_reversed' and 'column_reversed', possibly repeated.
+        traversals: K of the names 'row', 'column', 'row_reversed' and 'column_reversed', possibly repeated. The
+            default, `CROSS`, contains each of them once, in this order.
         dt_softplus: whether to apply softplus to dt + dt_bias.
-        out_dtype: dtype of the result, by default that of x. All inputs may have 16 bits: the state and all sums are
-            float32, or float64 if any input is float64.
+        out_dtype: dtype of the result, by default that of x.
 
     Returns:
         (b, H, W, d).
@@ -63,13 +67,13 @@ def selective_scan_2d(
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
     name = current_backend()
     if name == AUTO and in_function_transform():
-        name = 'chunked'  # the operator has no rules for transforms
-    if SCAN.replaces_operator(name):
-        return SCAN.named(name).forward(inputs, out_dtype)
+        name = 'chunked'  # the operator does not support transforms
+    if SCAN.runs_without_operator(name):
+        return SCAN.backend_or_plain(name).forward(inputs, out_dtype)
     if in_function_transform():
         raise ValueError(
-            f'The scan backend {name!r} does not take the transforms of torch.func or forward-mode derivatives: '
-            "use_backend('auto') does."
+            f'The scan backend {name!r} does not support the transforms of torch.func or forward-mode derivatives: '
+            "use_backend('auto') selects one that does."
         )
     return torch.ops.mmvmamba.selective_scan_2d(*inputs, out_dtype, name)
 
@@ -85,24 +89,26 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     if A.dim() != 3:
         raise ValueError(f'A must be (K, d, n), not {tuple(A.shape)}.')
     K, d, n = len(codes), x.shape[-1], A.shape[-1]
-    if hint := channels_first_hint(x, A.shape[1], x.dim() - 3):
+    if hint := channels_first_hint(x, channels=A.shape[1], axis=x.dim() - 3):
         raise ValueError(
-            f'x must be (b, H, W, d) or (b, K, H, W, d) with the d of A {tuple(A.shape)}, not {tuple(x.shape)}{hint}.'
+            f'x must be (b, H, W, d) or (b, K, H, W, d) with d = {A.shape[1]}, as in A {tuple(A.shape)}, '
+            f'not {tuple(x.shape)}{hint}.'
         )
     if 0 in x.shape[-3:]:
         raise ValueError(f'x is {tuple(x.shape)}: a map needs at least one position and one channel.')
-    if n == 0 or (dt_weight is not None and 0 in dt.shape[-1:]):
+    last = dt.shape[-1] if dt.dim() else 1  # a dt without dimensions fails the comparison of shapes below
+    if n == 0 or (dt_weight is not None and last == 0):
         raise ValueError(
             f'A is {tuple(A.shape)} and dt {tuple(dt.shape)}: the state size n and the rank r must be at least 1.'
         )
-    maps = (x.shape[0], K, *x.shape[-3:-1])
-    rank = d if dt_weight is None else dt.shape[-1:].numel()
+    leading = (x.shape[0], K, *x.shape[-3:-1])
+    rank = d if dt_weight is None else last
     expected = dict(
-        x=x.shape if x.dim() == 4 else (*maps, d),
-        dt=(*maps, rank),
+        x=x.shape if x.dim() == 4 else (*leading, d),
+        dt=(*leading, rank),
         A=(K, d, n),
-        B=(*maps, n),
-        C=(*maps, n),
+        B=(*leading, n),
+        C=(*leading, n),
         D=(K, d),
         dt_bias=(K, d),
         dt_weight=(K, d, rank),
@@ -110,8 +116,9 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     for name, tensor in (needed | optional).items():
         if tensor is not None and tuple(tensor.shape) != tuple(expected[name]):
             raise ValueError(
-                f'{name} is {tuple(tensor.shape)}, but x {tuple(x.shape)} with {K} traversals, dt {tuple(dt.shape)}, '
-                f'A {tuple(A.shape)} and {"no" if dt_weight is None else "a"} dt_weight needs {tuple(expected[name])}.'
+                f'{name} has the shape {tuple(tensor.shape)}, expected {tuple(expected[name])} for {K} traversals, '
+                f'x {tuple(x.shape)}, dt {tuple(dt.shape)}, A {tuple(A.shape)} and '
+                f'{"no" if dt_weight is None else "a"} dt_weight.'
             )
 
 
@@ -125,6 +132,7 @@ _library.define(f'selective_scan_2d({_ARGUMENTS}, ScalarType out_dtype, {_BACKEN
 _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACKEND}) -> ({", ".join(["Tensor"] * 8)})')
 
 
+# `check_no_forward_mode` below covers calls of the operator that do not come from `selective_scan_2d`.
 def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
     check_no_forward_mode('The selective scan')
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
@@ -136,7 +144,9 @@ def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus,
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
     chosen = SCAN.select(x.device.type, inputs.dtypes, backend, inputs)
     if torch.float64 not in inputs.dtypes and grad_y.dtype == torch.float64:
-        grad_y = grad_y.float()  # the scan computed in float32, and only converted its result to float64
+        grad_y = (
+            grad_y.float()
+        )  # out_dtype was float64, but no input: the scan ran in float32, and so does its gradient
     grads = chosen.backward(grad_y, inputs)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
 
@@ -157,7 +167,8 @@ def _(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend
 
 
 def _save_inputs(ctx, inputs, output):
-    *tensors, ctx.codes, ctx.dt_softplus, _, ctx.backend = inputs
+    *tensors, codes, dt_softplus, out_dtype, backend = inputs
+    ctx.codes, ctx.dt_softplus, ctx.backend = codes, dt_softplus, backend
     ctx.save_for_backward(*tensors)
 
 

@@ -43,6 +43,6 @@ def to_map(x: Tensor, code: int, height: int, width: int) -> Tensor:
     return x.unflatten(1, (width, height)).transpose(1, 2) if code & COLUMN else x.unflatten(1, (height, width))
 
 
-def map_of_each(x: Tensor, codes: list[int]) -> Tensor:
+def one_map_per_traversal(x: Tensor, codes: list[int]) -> Tensor:
     """A shared map (b, H, W, d), or one map per traversal (b, K, H, W, d) -> (b, K, H, W, d), a view."""
     return x if x.dim() == 5 else x.unsqueeze(1).expand(-1, len(codes), -1, -1, -1)
