@@ -116,9 +116,7 @@ def MM_VSSM(
             'v052d, with _noz for no gate.'
         )
     if ignored := [name for name in _SWIN_LEFTOVERS if given[name] is not None]:
-        print_log(
-            f'MM_VSSM ignores arguments of Swin that its config inherits: {", ".join(ignored)}.', logger='current'
-        )
+        print_log(f'MM_VSSM ignores inherited arguments of Swin: {", ".join(ignored)}.', logger='current')
     return VMamba(
         arch=dict(
             dims=dims,
