@@ -302,7 +302,7 @@ def test_model_for_an_unsupported_task_raises_a_one_sentence_error(demo, kind, i
         pytest.skip('the original mmpretrain has no such head')
     config, checkpoint = save_model(tmp_path, 'mmpretrain', NOT_SHOWN[kind] + rest)
     with pytest.raises(
-        SystemExit, match=f': {kind} does not classify images, .* evaluate this model with tools/test.py$'
+        SystemExit, match=f': {kind} does not classify images: .* evaluate this model with tools/test.py$'
     ):
         demo(images / '0.png', config, checkpoint, '--out-dir', tmp_path / 'out', '--device', 'cpu')
     assert not (tmp_path / 'out').exists()

@@ -62,7 +62,8 @@ REPLACEMENTS = {CheckpointHook: AtomicCheckpointHook, LoggerHook: RankZeroLogger
 
 def replace_hooks(cfg: Config) -> None:
     """Replaces CheckpointHook and LoggerHook of a config. Subclasses of CheckpointHook stay, which the log reports."""
-    hooks = cfg.default_hooks = cfg.get('default_hooks') or ConfigDict()
+    cfg.default_hooks = cfg.get('default_hooks') or {}
+    hooks = cfg.default_hooks
     hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook', interval=1))  # the defaults of Runner
     hooks.setdefault('logger', ConfigDict(type='LoggerHook'))
     with HOOKS.switch_scope_and_registry(cfg.get('default_scope') or 'mmengine') as registry:

@@ -111,15 +111,15 @@ def test_checkpoint_is_read_once_and_matched_once(trained, tmp_path, monkeypatch
         monkeypatch.setattr(module, name, lambda *args, **kwargs: calls.append(name) or function(*args, **kwargs))
 
     counted(runner_module, 'read_checkpoint')
-    counted(loading, 'match')
-    counted(official_checkpoint, 'match')
+    counted(loading, 'match_state_dict')
+    counted(official_checkpoint, 'match_state_dict')
     cfg = config(tmp_path / 'next', 1)
     cfg.load_from = str(trained / 'iter_2.pth')
     runner = build_runner(cfg)
     runner.load_or_resume()
     weights = torch.load(cfg.load_from, weights_only=False)['state_dict']
     assert torch.equal(runner.model.layer.weight, weights['layer.weight'])
-    assert calls == ['read_checkpoint', 'match']
+    assert calls == ['read_checkpoint', 'match_state_dict']
 
 
 DAMAGE = {
@@ -131,7 +131,7 @@ DAMAGE = {
     'optimizer': lambda c: c.update(optimizer=7),
     'param_schedulers': lambda c: c.update(param_schedulers='none'),
     'keep_ckpt_ids': lambda c: c['message_hub']['runtime_info'].update(keep_ckpt_ids=['/../../home']),
-    'NaN or Inf in the optimizer': lambda c: c['optimizer']['state'][0]['exp_avg'].fill_(torch.nan),
+    'contains NaN or Inf': lambda c: c['optimizer']['state'][0]['exp_avg'].fill_(torch.nan),
 }
 
 

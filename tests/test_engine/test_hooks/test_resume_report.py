@@ -124,7 +124,7 @@ def test_another_optimizer_is_rejected_before_a_step(name, known, tmp_path):
 
 def test_other_parameter_groups_are_rejected(resume):
     change = {'optim_wrapper.paramwise_cfg': dict(custom_keys={'layer': dict(lr_mult=0.1)})}
-    with pytest.raises(CheckpointError, match='has the state of 2 parameters in 1 groups, and the AdamW .* 2 in 2'):
+    with pytest.raises(CheckpointError, match='has the state of 2 parameters in 1 groups, but the AdamW .* 2 in 2'):
         resume(**change)
 
 
@@ -144,10 +144,13 @@ def test_a_damaged_state_of_the_optimizer_is_rejected(damage, resume, trained):
 @pytest.mark.parametrize(
     'schedulers, message',
     [
-        ([dict(type='LinearLR', by_epoch=False, end=2)], 'has the state of 2 schedulers, and param_scheduler .* 1:'),
+        (
+            [dict(type='LinearLR', by_epoch=False, end=2)],
+            'has the state of 2 schedulers, but this config has 1 in ',
+        ),
         (
             [dict(type='ConstantLR', by_epoch=False, end=2), dict(type='MultiStepLR', by_epoch=False, milestones=[5])],
-            r'param_scheduler\.0 of this config is a ConstantLR, and .* the state of another kind',
+            r'param_scheduler\.0 of this config is a ConstantLR, but .* the state of another kind',
         ),
         (
             [dict(type='LinearLR', by_epoch=False, end=2), dict(type='ExponentialLR', by_epoch=False, gamma=0.9)],
