@@ -35,7 +35,11 @@ class CheckpointSpec(Protocol):
         ...
 
     def keys_to_skip(self, keys: Iterable[str]) -> set[str]:
-        """Returns checkpoint keys to skip because they have a different meaning in this model."""
+        """Returns checkpoint keys that are not loaded although this model has them, because they have another role.
+
+        An example: the norm before the head of a classifier has the key of one of the output norms of a detector's
+        backbone. Keys that the model does not have belong in `unexpected_ok`.
+        """
         ...
 
     def describe_mismatch(self, tensors: dict[str, Tensor]) -> str:

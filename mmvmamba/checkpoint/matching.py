@@ -39,18 +39,20 @@ def match_state_dict(model: nn.Module, state_dict: dict[str, Tensor], filename: 
     except CheckpointError as error:
         if advice := prefix_advice(model, state_dict, filename):
             raise CheckpointError(advice) from error
-        raise CheckpointError(f'{filename}: {error}') if filename else error from error
+        if filename:
+            raise CheckpointError(f'{filename}: {error}') from error
+        raise
 
 
 def _match(model: nn.Module, state_dict: dict[str, Tensor]) -> Match:
     _reject_nested_tensors(state_dict)
     backbone, prefix = find_backbone(model)
     remapped = remap_keys(model, state_dict)
-    sources = {key: source for source, key in remapped.items()}
-    if len(sources) < len(remapped):
+    file_keys = {key: file_key for file_key, key in remapped.items()}
+    if len(file_keys) < len(remapped):
         duplicates = [key for key, count in Counter(remapped.values()).items() if count > 1]
         raise CheckpointError(f'it has two tensors for {listing(duplicates)}')
-    tensors = {key: state_dict[source] for key, source in sources.items()}
+    tensors = {key: state_dict[file_key] for key, file_key in file_keys.items()}
 
     found = Match()
     if backbone is not None:
@@ -63,9 +65,10 @@ def _match(model: nn.Module, state_dict: dict[str, Tensor]) -> Match:
     if backbone is not model:
         _match_other_parts(found, model, backbone, tensors, getattr(state_dict, '_metadata', {}))
 
-    found.sources = {key: sources[source] for key, source in found.sources.items()}
+    # so far, the sources are remapped keys
+    found.sources = {key: file_keys[source] for key, source in found.sources.items()}
     check_values(model, found.tensors, found.sources)
-    used = {*found.sources.values(), *(sources.get(key) for key in found.mismatched)}
+    used = {*found.sources.values(), *(file_keys.get(key) for key in found.mismatched)}
     found.unexpected = [source for source in state_dict if source not in used]
     return found
 
@@ -75,7 +78,7 @@ def convert_backbone_keys(backbone: CheckpointSpec, tensors: dict[str, Tensor]) 
 
     Args:
         backbone: knows the released keys.
-        tensors: tensors without the prefix `backbone.`, under the keys of any released generation.
+        tensors: tensors without the prefix `backbone.`, with the keys of the backbone or of a released checkpoint.
 
     Raises:
         CheckpointError: a key is missing or unexpected, or a tensor has another shape or type.
@@ -100,6 +103,7 @@ def convert_backbone_keys(backbone: CheckpointSpec, tensors: dict[str, Tensor]) 
                 found.resized.append(key)
     found.missing = [key for key in own if key not in found.sources]
     optional = [key for key in own if key.startswith(backbone.missing_ok)]
+    # A released classifier has none of these keys. If only some of them are missing, the file is damaged.
     if set(optional) <= set(found.missing):
         found.randomly_initialised = optional
         found.missing = [key for key in found.missing if key not in optional]
@@ -117,14 +121,18 @@ def convert_backbone_keys(backbone: CheckpointSpec, tensors: dict[str, Tensor]) 
 
 
 def reshape_equivalent(tensor: Tensor, shape: torch.Size) -> Tensor | None:
-    """Reshapes a tensor if only the grouping or trailing dimensions of 1 differ (a 1x1 convolution), else None."""
+    """Reshapes a tensor to `shape` if its values stay in the same order, else returns None.
+
+    It may have trailing dimensions of 1 (the weight of a 1x1 convolution for a linear layer), and a first dimension
+    K * C instead of (K, C).
+    """
     if tensor.shape == shape:
         return tensor
-    ungrouped = (shape[0] * shape[1], *shape[2:]) if len(shape) > 2 else None
+    merged = (shape[0] * shape[1], *shape[2:]) if len(shape) > 2 else None
     trimmed = tuple(tensor.shape)
     while len(trimmed) > len(shape) and trimmed[-1] == 1:
         trimmed = trimmed[:-1]
-    return tensor.reshape(shape) if trimmed in (tuple(shape), ungrouped) else None
+    return tensor.reshape(shape) if trimmed in (tuple(shape), merged) else None
 
 
 def _reject_nested_tensors(tensors: dict[str, Tensor]) -> None:
@@ -157,14 +165,15 @@ def _match_other_parts(
 
     keys = {id(tensor): key for key, tensor in inputs.items()}
     used = {keys.get(id(tensor)) for tensor in loaded.values()}
-    replaced = [key for key in inputs if key not in {*used, *unexpected, *own}]  # by tensors that hooks created
+    # keys that disappeared: load hooks replaced their tensors by new ones, under other keys
+    replaced = [key for key in inputs if key not in {*used, *unexpected, *own}]
     missing = [key for key in missing if id(loaded.get(key)) not in keys]  # unless another name of the module is loaded
     found.missing = [key for key in missing if not is_counter(key)]
     found.mismatched = mismatched
     for key, tensor in loaded.items():
         if key in missing or key in mismatched:
             continue
-        if tensor is own[key]:  # a module with its own loading code wrote to the tensor
+        if tensor is own[key]:  # not exchanged: the module has loading code of its own, which copies values
             if key not in inputs:
                 found.missing.append(key)
                 continue
@@ -173,11 +182,10 @@ def _match_other_parts(
         if key in inputs and own.get(source or '') is own[key]:  # the module has two names, and the last was loaded
             source = key
         if source is None:
-            parent = key.rpartition('.')[0]
-            in_module = [name for name in replaced if name.rpartition('.')[0] == parent]
-            source = key if key in inputs else in_module[-1] if in_module else None
+            source = key if key in inputs else _last_in_same_module(key, replaced)
             if source is None:
-                found.randomly_initialised += [] if is_counter(key) else [key]
+                if not is_counter(key):
+                    found.randomly_initialised.append(key)
                 continue
             if source != key:
                 replaced.remove(source)
@@ -188,22 +196,30 @@ def _match_other_parts(
             found.tensors[key], found.sources[key] = tensor.detach(), source
 
 
+def _last_in_same_module(key: str, keys: list[str]) -> str | None:
+    """Guesses which key of a checkpoint a load hook replaced by `key`."""
+    module = key.rpartition('.')[0]
+    return next((other for other in reversed(keys) if other.rpartition('.')[0] == module), None)
+
+
 def _load_trial(trial: nn.Module, inputs: OrderedDict[str, nn.Parameter]) -> tuple[list, list, dict[str, str]]:
     """Loads everything that fits, and returns the missing, the unexpected and the mismatched keys."""
-    keys, errors = [], []
-    trial.register_load_state_dict_post_hook(lambda _, incompatible: keys.extend(incompatible))
+    incompatible, errors = [], []  # the first stays empty if loading fails before the hook
+    trial.register_load_state_dict_post_hook(
+        lambda _, keys: incompatible.extend((keys.missing_keys, keys.unexpected_keys))
+    )
     try:
         nn.Module.load_state_dict(trial, inputs, strict=False, assign=True)
     except RuntimeError as error:
-        errors = str(error).split('\n\t')
-        errors = errors[1:] or errors
+        headline, *errors = str(error).split('\n\t')  # PyTorch lists one mismatch per line
+        errors = errors or [headline]
     mismatched = {}
     for error in errors:
-        if not keys or not (parts := _SIZE_MISMATCH.match(error)):
+        if not incompatible or not (parts := _SIZE_MISMATCH.match(error)):
             raise CheckpointError(' '.join(error.split())[:300])
         shapes = (tuple(map(int, filter(None, sizes.split(', ')))) for sizes in parts.groups()[1:])
         mismatched[parts[1]] = 'has shape {} instead of {}'.format(*shapes)
-    missing, unexpected = keys
+    missing, unexpected = incompatible
     return missing, unexpected, mismatched
 
 

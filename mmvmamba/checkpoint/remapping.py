@@ -1,7 +1,8 @@
 """Maps the keys of a checkpoint to those of a model.
 
-A released classifier has no prefix, and its own keys for the last norm and the head. The checkpoints of mmdet, mmseg
-and mmpretrain have the prefix `backbone.`, and the keys of the model for everything else.
+In a released classifier, the keys of the backbone have no prefix, and the last norm and the head have other names than
+in mmpretrain. In the checkpoints of mmdet, mmseg and mmpretrain, the keys of the backbone have the prefix `backbone.`,
+and all other keys are those of the model.
 """
 
 from collections.abc import Iterable
@@ -12,7 +13,11 @@ from .checkpoint_spec import CheckpointSpec
 
 
 def find_backbone(model: nn.Module) -> tuple[CheckpointSpec | None, str]:
-    """Returns the backbone that knows the released keys, the model itself or a part of it, and its prefix."""
+    """Returns the part of a model that implements `CheckpointSpec`, and the prefix of its keys.
+
+    This is the model itself, with the prefix '', or its attribute `backbone`, with the prefix 'backbone.'. If there is
+    none, the result is (None, '').
+    """
     if isinstance(model, CheckpointSpec):
         return model, ''
     backbone = getattr(model, 'backbone', None)
@@ -20,9 +25,9 @@ def find_backbone(model: nn.Module) -> tuple[CheckpointSpec | None, str]:
 
 
 def remap_keys(model: nn.Module, keys: Iterable[str]) -> dict[str, str]:
-    """Returns the key in the model for each key of a checkpoint that has one.
+    """Maps each key of a checkpoint to its key in the model; keys that are skipped (`keys_to_skip`) are left out.
 
-    The keys within a backbone remain those of the checkpoint: `CheckpointSpec.rename_checkpoint_key` renames them.
+    Only the prefix of the keys of a backbone changes here. `convert_backbone_keys` renames the rest.
 
     Args:
         model: a backbone, a model with a backbone, or any other model, for which the keys do not change.
@@ -47,10 +52,13 @@ def remap_keys(model: nn.Module, keys: Iterable[str]) -> dict[str, str]:
 
 def remap_output_norm(backbone: CheckpointSpec, keys: Iterable[str]) -> dict[str, str]:
     """Maps the norm of a classifier to the output norm of a backbone, if the backbone has a single one."""
-    own = {key for key in backbone.state_dict() if key.startswith(backbone.missing_ok)}
+    # the output norms are the only keys of a backbone that a released classifier lacks
+    output_norms = {key for key in backbone.state_dict() if key.startswith(backbone.missing_ok)}
     remapped = _remap_classifier_keys(backbone, keys).items()
-    norms = {key: new.removeprefix('backbone.') for key, new in remapped if new.removeprefix('backbone.') in own}
-    return norms if set(norms.values()) == own else {}
+    norms = {
+        key: new.removeprefix('backbone.') for key, new in remapped if new.removeprefix('backbone.') in output_norms
+    }
+    return norms if set(norms.values()) == output_norms else {}
 
 
 def remap_classifier_key(backbone: CheckpointSpec, key: str) -> str | None:

@@ -21,8 +21,8 @@ class Backbone(BaseModule):
     """A backbone that loads all of its weights or raises, and logs when it starts from random weights.
 
     MMEngine loads with `strict=False` and only warns about mismatches. Here the check is part of the module, so it
-    applies to every tool that loads a model. `CheckpointError` lists the tensors that do not fit. To load only a part,
-    call `load_state_dict` of that part.
+    applies to every tool that loads a model. `CheckpointError` lists the tensors that do not fit. To load weights into
+    only a part of a backbone, call `load_state_dict` of that submodule.
 
     A family overrides the members of `mmvmamba.checkpoint.CheckpointSpec`, which describe its released checkpoints, and
     `archs`, `num_blocks` and `layer_depth`.
@@ -56,13 +56,16 @@ class Backbone(BaseModule):
 
     def describe_mismatch(self, tensors: dict[str, Tensor]) -> str:
         """Names the released variant that a checkpoint belongs to, if it is known."""
-        asked = registered_family(type(self))
-        own = asked.identify_variant(self.state_dict()) if asked else None
+        own_family = registered_family(type(self))
+        own_variant = own_family.identify_variant(self.state_dict()) if own_family else None
+        own_arch = own_variant['arch'] if own_variant else None
         for family in FAMILIES.values():
             variant = family.identify_variant(tensors)
-            is_own = asked and own and variant and issubclass(asked, family) and own['arch'] == variant['arch']
-            if variant and not is_own:
-                requested = f'{type(self).__name__} {own["arch"] if own else "of other sizes"}'
+            if variant is None:
+                continue
+            # a checkpoint of the requested variant does not explain the mismatch
+            if not (own_family and issubclass(own_family, family) and variant['arch'] == own_arch):
+                requested = f'{type(self).__name__} {own_arch or "of other sizes"}'
                 return f'This file is {family.__name__} {variant["arch"]}, the config asks for {requested}'
         return f'This checkpoint does not fit {type(self).__name__}'
 
@@ -117,7 +120,8 @@ class Backbone(BaseModule):
         has the last depth.
         """
         last = self.num_blocks + 1
-        return self.layer_depth(param_name[len(prefix) :]) if param_name.startswith(prefix) else last, last + 1
+        depth = self.layer_depth(param_name.removeprefix(prefix)) if param_name.startswith(prefix) else last
+        return depth, last + 1
 
     def init_weights(self) -> None:
         if not self.init_cfg:
@@ -176,8 +180,10 @@ class Backbone(BaseModule):
         try:
             found = convert_backbone_keys(self, part)
         except CheckpointError as error:
-            known = ['backbone.'] if any(key.startswith('backbone.') for key in part) else []
-            if prefixes := unknown_prefixes(self, part) or known:
+            prefixes = unknown_prefixes(self, part)
+            if not prefixes and any(key.startswith('backbone.') for key in part):
+                prefixes = ['backbone.']  # a checkpoint of a whole model, loaded into the backbone alone
+            if prefixes:
                 raise CheckpointError(renaming_advice(self, prefix + prefixes[0], prefix)) from error
             raise
         own = self.state_dict()
@@ -206,7 +212,10 @@ def register_family(family: Family) -> Family:
 
 
 def registered_family(backbone: type[Backbone]) -> type[Backbone] | None:
-    """Returns the family that a class is or inherits from, as it was registered last; None for other backbones."""
+    """Returns the registered family that a class is or inherits from, or None.
+
+    If a family was registered several times under one name, in a notebook, this is the latest class.
+    """
     return next((FAMILIES[name] for name in map(_full_name, backbone.__mro__) if name in FAMILIES), None)
 
 
@@ -215,7 +224,11 @@ def _full_name(kind: type) -> str:
 
 
 def _unwrap(state_dict: dict, prefix: str) -> None:
-    """Replaces the content of a released file by its tensors: mmengine passes a file without `state_dict` unchanged."""
+    """Replaces the content of `state_dict` by the tensors in it.
+
+    Released files store them under a key such as `model`. MMEngine unwraps only the key `state_dict` and passes the
+    whole content of other files to `load_state_dict`.
+    """
     if state_dict and not prefix and not any(isinstance(value, Tensor) for value in state_dict.values()):
         tensors = unwrap_state_dict(dict(state_dict))
         state_dict.clear()

@@ -41,8 +41,9 @@ ARCHS = {
 
 ARCH_DEFAULTS = dict(d_state=16, expand=2, divide_out=True)
 
-# The paper's ablations (section 4.4): the backward direction of a block, as in `BiMamba`.
-DIRECTIONS = {'none': 'none', 'random_flip': 'none', 'alternating_blocks': 'none', 'ssm': 'ssm', 'ssm_conv': 'ssm_conv'}
+# The argument `backward` of `BiMamba` for each value of `bidirectionality`, which are the ablations in section 4.4 of
+# the paper. 'none': a block scans in a single direction.
+BACKWARD = {'none': 'none', 'random_flip': 'none', 'alternating_blocks': 'none', 'ssm': 'ssm', 'ssm_conv': 'ssm_conv'}
 CLASS_TOKENS = {'middle': ('cls_token',), 'head': ('cls_token',), 'double': ('cls_token_head', 'cls_token_tail')}
 
 
@@ -67,17 +68,19 @@ class Vim(Backbone):
         out_indices: the blocks whose outputs are returned as maps, in ascending order; negative indices count from the
             end. Later blocks are not built.
         feature: content of a map: the `residual` stream after the block, the output of the `mixer` alone, or
-            `residual_official`, the stream that the official segmentation code reads inside the next block. There, a
-            rotary embedding has rotated the stream once more.
-        pretrained_cls_slot: position of the class token in a checkpoint, if this model has none and its entry in the
-            position embedding is dropped: `middle` (the released files) or `head`. `official` treats the first entry
-            as that of the class token, as the official code does when it resizes an embedding, which shifts half of the
-            grid by one token.
+            `residual_official`, the stream that the official segmentation code returns: it takes it in the next block,
+            after the rotary embedding there. It differs from `residual` only with `rope_grid`, except for the last
+            block.
+        pretrained_cls_slot: the position of the class token's entry in the position embedding of a checkpoint, which a
+            model without class token drops: `middle` (the released files) or `head`. `official` drops the first entry,
+            as the official code does when it resizes an embedding. For the released files this is wrong: it shifts half
+            of the grid by one token.
         bidirectionality: `ssm_conv` (the released models), or an ablation of the paper: `ssm` (both directions share
             the convolution), `alternating_blocks` (every second block scans backwards), `random_flip` (training scans
             half of the batches backwards) or `none`.
         rope_grid: None, or the side of the pre-training grid (14 for 224 pixels), which enables the rotary position
-            embedding. It rotates the whole stream before each block, like both rotary options of the official code.
+            embedding. It rotates all channels of the residual stream before each block, as both rotary options of the
+            official code (`if_rope`, `if_rope_residual`) do.
         drop_path_rate: rate of stochastic depth of the last block; it rises linearly from 0 at the first. Without
             `pooling`, the last block is never dropped, as in the official dense code.
         frozen_stages: -1 freezes nothing, 0 the patch and position embeddings and class tokens, i > 0 these and the
@@ -116,7 +119,8 @@ class Vim(Backbone):
         pretrained: str | None = None,
     ):
         super().__init__(init_cfg, pretrained)
-        arch = resolve_arch(arch, self.archs, ('embed_dims', 'depth'), ARCH_DEFAULTS, 'embed_dims=192, depth=24')
+        example = 'embed_dims=192, depth=24'
+        arch = resolve_arch(arch, self.archs, required=('embed_dims', 'depth'), defaults=ARCH_DEFAULTS, example=example)
         channels, depth = arch['embed_dims'], arch['depth']
         for name in ('embed_dims', 'depth', 'd_state', 'expand'):
             check_count(name, arch[name])
@@ -124,9 +128,9 @@ class Vim(Backbone):
             check_count(name, value)
         check_choice('feature', feature, ('residual', 'residual_official', 'mixer'))
         check_choice('pretrained_cls_slot', pretrained_cls_slot, ('middle', 'head', 'official'))
-        check_choice('bidirectionality', bidirectionality, DIRECTIONS)
+        check_choice('bidirectionality', bidirectionality, BACKWARD)
         check_rate('drop_path_rate', drop_path_rate)
-        check_outputs(out_indices, depth, 'block', -depth)
+        check_outputs(out_indices, depth, 'block', first=-depth)
         check_flag('divide_out', arch['divide_out'])
         check_flag('with_cp', with_cp)
         self.out_indices = tuple(sorted({i % depth for i in out_indices}))
@@ -155,9 +159,9 @@ class Vim(Backbone):
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
 
-        self.class_tokens = CLASS_TOKENS.get(pooling or 'none', ())
-        place = pooling if pooling in CLASS_TOKENS else 'none'
-        self.grid = TokenGrid(img_size, patch_size, patch_stride, place)
+        self.class_tokens = CLASS_TOKENS.get(pooling or '', ())
+        class_token_place = pooling if pooling in CLASS_TOKENS else 'none'
+        self.grid = TokenGrid(img_size, patch_size, patch_stride, class_token_place)
         self.patch_embed = PatchEmbed(in_channels, channels, patch_size, patch_stride)
         for name in self.class_tokens:
             self.register_parameter(name, nn.Parameter(torch.empty(1, 1, channels)))
@@ -165,15 +169,19 @@ class Vim(Backbone):
         rates = linear_rates(drop_path_rate, depth)
         if pooling is None:
             rates[-1] = 0.0
-        mixer = (channels, arch['d_state'], arch['expand'], DIRECTIONS[bidirectionality], arch['divide_out'])
+        mixer = (channels, arch['d_state'], arch['expand'], BACKWARD[bidirectionality], arch['divide_out'])
         built = self.out_indices[-1] + 1
         self.layers = nn.ModuleList(VimBlock(channels, BiMamba(*mixer), rate) for rate in rates[:built])
         if pooling is not None:
             self.norm_f = RMSNorm(channels)
-        # the rotary embedding is computed for the size of the image instead of loaded
-        unused = {'norm_f.': pooling is None, 'cls_token': not self.class_tokens, 'rope.freqs_': rope_grid is not None}
-        unused |= {f'layers.{i}.': i >= built for i in range(depth)}
-        self.unexpected_ok = ('head.', *(prefix for prefix, is_unused in unused.items() if is_unused))
+        not_built = [f'layers.{i}.' for i in range(built, depth)]
+        if pooling is None:
+            not_built.append('norm_f.')
+        if not self.class_tokens:
+            not_built.append('cls_token')
+        if rope_grid is not None:
+            not_built.append('rope.freqs_')  # computed for the size of the image
+        self.unexpected_ok = ('head.', *not_built)
         self._reset_parameters(depth)
         self._freeze_stages()
 
@@ -184,9 +192,9 @@ class Vim(Backbone):
             x: (B, in_channels, H, W), at least one patch high and wide.
 
         Returns:
-            Without `pooling`, one (B, embed_dims, h, w) for each of `out_indices`, with
-            h = (H - patch_size) // patch_stride + 1 and w likewise; else a tuple of one (B, embed_dims), or for 'max'
-            of one (B, h * w, embed_dims).
+            A tuple. Without `pooling`, it contains a map (B, embed_dims, h, w) for each of `out_indices`, where
+            h = (H - patch_size) // patch_stride + 1, and w is computed likewise. With `pooling`, it contains a single
+            tensor: (B, embed_dims), or (B, h * w, embed_dims) for 'max'.
         """
         check_image(x, self.in_channels, self.patch_size, self.patch_embed.proj)
         dtype = x.dtype
@@ -242,7 +250,7 @@ class Vim(Backbone):
 
     def _pool(self, x: Tensor, patches: int) -> Tensor:
         if self.class_tokens:
-            # slices, not indices: for images of any size, the slot is a symbol for a compiler
+            # Slices, not indices: in a program exported for any image size, the slot is a symbolic integer.
             tokens = [x[:, slot : slot + 1] for slot in self.grid.slots(patches)]
             return self.norm_f(torch.cat(tokens, 1)).mean(1)
         x = self.norm_f(x)
@@ -270,8 +278,9 @@ class Vim(Backbone):
         The official dense models initialise their linear layers once more, which docs/fidelity.md describes.
         """
         proj = self.patch_embed.proj
-        # lecun_normal_ of timm 0.4.12, which the official code pins: it divides by the factor 0.8796 of a cut at two
-        # standard deviations, but cuts at 49 of them
+        # `lecun_normal_` of timm 0.4.12, which the official code pins. It divides the standard deviation by 0.8796 to
+        # compensate for a truncation at two standard deviations, but truncates at the values -2 and 2. For a patch of
+        # 16 x 16 x 3, these are 49 standard deviations, so nothing is truncated.
         nn.init.normal_(proj.weight, std=proj.weight[0].numel() ** -0.5 / 0.8796)
         if proj.bias is not None:
             nn.init.zeros_(proj.bias)
@@ -280,21 +289,25 @@ class Vim(Backbone):
         with torch.no_grad():
             for name, parameter in self.layers.named_parameters():
                 if name.endswith('.mixer.out_proj.weight'):
-                    parameter.div_(math.sqrt(depth))  # the sum of all branches has the variance of one (GPT-2)
+                    parameter.div_(math.sqrt(depth))  # as in GPT-2: keeps the variance of the sum of all blocks
 
     def resize_checkpoint_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resizes the position embedding of a checkpoint to the class tokens and grid of this model."""
         pos_embed = tensors.get('pos_embed')
         if pos_embed is None or pos_embed.dim() != 3 or pos_embed.shape == self.pos_embed.shape:
             return tensors
-        class_tokens = sum(name.startswith('cls_token') for name in tensors)
-        if self.class_tokens and class_tokens != len(self.class_tokens):
+        num_class_tokens = sum(name.startswith('cls_token') for name in tensors)
+        if self.class_tokens and num_class_tokens != len(self.class_tokens):
             return tensors  # other class tokens: the comparison of names and shapes reports them
-        return tensors | dict(pos_embed=self.grid.convert_pos_embed(pos_embed, class_tokens, self.pretrained_cls_slot))
+        return tensors | dict(
+            pos_embed=self.grid.convert_pos_embed(pos_embed, num_class_tokens, self.pretrained_cls_slot)
+        )
 
     @classmethod
     def identify_variant(cls, tensors: dict[str, Tensor]) -> dict | None:
-        """Also returns the sizes for which the position embedding is not resized."""
+        """Also returns `pooling`, and the sizes for which the position embedding fits without resizing."""
         variant = super().identify_variant(tensors)
+        if variant is None:
+            return None
         sizes = released_sizes(tensors['pos_embed']) if 'pos_embed' in tensors else {}
-        return variant and variant | sizes | dict(pooling='middle')
+        return {**variant, **sizes, 'pooling': 'middle'}
