@@ -214,7 +214,7 @@ def test_a_rank_that_lost_its_launcher_ends(monkeypatch):
     monkeypatch.setattr(ranks, 'sys', SimpleNamespace(platform='other'))  # this process need not end with its parent
     monkeypatch.setenv('MMVMAMBA_LAUNCHER', '1')
     with pytest.raises(LaunchError, match='the launcher of this rank, process 1, has ended'):
-        ranks.start_ranks(Config(dict(launcher='pytorch')))
+        ranks.init_process_group(Config(dict(launcher='pytorch')))
 
 
 UNREAD_OUTPUT = [

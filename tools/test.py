@@ -8,7 +8,7 @@ from mmengine.config import ConfigDict
 
 from mmvmamba.engine.arguments import add_arguments, load_config
 from mmvmamba.engine.config_paths import check_config_paths
-from mmvmamba.engine.distributed import on_main_process, start_ranks
+from mmvmamba.engine.distributed import init_process_group, on_main_process
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.runner import build_runner
 from mmvmamba.engine.tool_session import tool_session
@@ -43,7 +43,7 @@ def main(argv=None):
         if args.tta:
             augment(cfg)
         check_config_paths(cfg, 'test')
-        start_ranks(cfg)
+        init_process_group(cfg)
         on_main_process(lambda: make_output_folders(cfg, args))
         build_runner(cfg).test()
 

@@ -10,19 +10,20 @@ from mmengine.logging import print_log
 
 from mmvmamba.engine.arguments import add_arguments, load_config
 from mmvmamba.engine.config_paths import check_config_paths
-from mmvmamba.engine.distributed import on_main_process, start_ranks
+from mmvmamba.engine.distributed import init_process_group, on_main_process
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.full_disk import reporting_full_disk
 from mmvmamba.engine.hooks.resume_report import ResumeReportHook
 from mmvmamba.engine.hooks.stale_checkpoints import StaleCheckpointsHook
 from mmvmamba.engine.hooks.unused_parameters import UnusedParametersHook
-from mmvmamba.engine.newest_checkpoint import last_named, newest_whole_checkpoint
+from mmvmamba.engine.newest_checkpoint import named_in_last_checkpoint, newest_whole_checkpoint
 from mmvmamba.engine.runner import build_runner, checkpoint_folder
 from mmvmamba.engine.tool_session import tool_session
 from mmvmamba.engine.work_dir import check_space, claim_folders
 
-# The fraction of the tensors that load_from must contain. A detector with other classes lacks only parts of its heads.
-LEAST_TO_FINE_TUNE = 0.5
+# With load_from, a checkpoint must contain this fraction of the model's tensors. The checkpoint of a detector for other
+# classes fits except for parts of the heads.
+MIN_LOADED_FRACTION = 0.5
 # A checkpoint contains the weight and the two averages of AdamW.
 BYTES_PER_PARAMETER = 12
 
@@ -54,12 +55,12 @@ def main(argv=None):
         if args.auto_scale_lr:
             scale_learning_rate(cfg)
         check_config_paths(cfg, 'train', *(['val'] if cfg.get('val_cfg') else []))
-        start_ranks(cfg)
+        init_process_group(cfg)
         folder = checkpoint_folder(cfg)
         with claim_folders(Path(cfg.work_dir), folder), reporting_full_disk(folder):
             choose_checkpoint(cfg, args.resume)
-            least = 1 if cfg.resume else LEAST_TO_FINE_TUNE
-            runner = build_runner(cfg, least=least, needs_training_state=cfg.resume)
+            min_loaded_fraction = 1.0 if cfg.resume else MIN_LOADED_FRACTION
+            runner = build_runner(cfg, min_loaded_fraction=min_loaded_fraction, needs_training_state=cfg.resume)
             size = BYTES_PER_PARAMETER * count_parameters(runner.model)
             on_main_process(lambda: check_space(folder, size))
             for hook in (ResumeReportHook, StaleCheckpointsHook, UnusedParametersHook):
@@ -110,6 +111,7 @@ def scale_learning_rate(cfg):
 
 
 def count_parameters(model):
+    """Returns 0 with a FlexibleRunner, whose model is a config before training."""
     return sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, torch.nn.Module) else 0
 
 
@@ -118,7 +120,7 @@ def choose_checkpoint(cfg, resume):
     if resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, resume
     elif resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
-        newest = newest_whole_checkpoint(checkpoint_folder(cfg)) or last_named(Path(cfg.work_dir))
+        newest = newest_whole_checkpoint(checkpoint_folder(cfg)) or named_in_last_checkpoint(Path(cfg.work_dir))
         cfg.resume = newest is not None
         if newest:
             cfg.load_from = str(newest)

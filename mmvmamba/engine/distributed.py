@@ -45,7 +45,7 @@ def _end_with_parent() -> None:
         raise LaunchError(f'the launcher of this rank, process {launcher}, has ended: start the job again')
 
 
-def start_ranks(cfg: Config) -> None:
+def init_process_group(cfg: Config) -> None:
     """Joins the process group that `cfg.launcher` describes, before the Runner is built.
 
     On GPUs, mmengine starts the group. Without GPUs, mmengine would still choose one. The ranks then communicate over

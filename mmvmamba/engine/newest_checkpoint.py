@@ -34,7 +34,7 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def last_named(folder: Path) -> Path | None:
+def named_in_last_checkpoint(folder: Path) -> Path | None:
     """Returns the existing file that `last_checkpoint` names: the run may have kept its checkpoints elsewhere."""
     try:
         path = Path((folder / 'last_checkpoint').read_text(errors='replace').strip())

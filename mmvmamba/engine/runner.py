@@ -18,13 +18,13 @@ from .patches.checkpoint_loader import install_checkpoint_loader
 from .training_state import check_training_state, sanitize_resume_state
 
 
-def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = False) -> Runner:
+def build_runner(cfg: Config, min_loaded_fraction: float = 1.0, needs_training_state: bool = False) -> Runner:
     """Builds the Runner, after reading the checkpoint that it will load, and compares the two.
 
     Args:
         cfg: complete config; `cfg.load_from` names the checkpoint, if any. Its hooks are replaced as described in
             `replace_hooks`.
-        least: fraction of the model's tensors that must fit, see `match_checked`.
+        min_loaded_fraction: fraction of the model's tensors that must fit, see `match_checked`.
         needs_training_state: whether the run resumes from the checkpoint.
 
     Raises:
@@ -45,7 +45,7 @@ def build_runner(cfg: Config, least: float = 1.0, needs_training_state: bool = F
     runner = _new_runner(cfg)
     # FlexibleRunner builds its model only when it starts
     model = runner.model if isinstance(runner.model, torch.nn.Module) else MODELS.build(cfg.model)
-    runner.register_hook(OfficialCheckpointHook(match_checked(model, state_dict, cfg.load_from, least)))
+    runner.register_hook(OfficialCheckpointHook(match_checked(model, state_dict, cfg.load_from, min_loaded_fraction)))
     return runner
 
 

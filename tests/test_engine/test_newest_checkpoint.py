@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.newest_checkpoint import last_named, newest_whole_checkpoint
+from mmvmamba.engine.newest_checkpoint import named_in_last_checkpoint, newest_whole_checkpoint
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_damaged_newest_checkpoint_is_skipped(folder, content):
 @pytest.mark.parametrize('content', ['', '\x80\x04', 'gone/iter_3.pth', 'relative.pth', '\0'])
 def test_a_last_checkpoint_file_that_names_no_file_is_ignored(tmp_path, content):
     (tmp_path / 'last_checkpoint').write_text(content, encoding='latin-1')
-    assert last_named(tmp_path) is None
-    assert last_named(tmp_path / 'none') is None
+    assert named_in_last_checkpoint(tmp_path) is None
+    assert named_in_last_checkpoint(tmp_path / 'none') is None
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'last_checkpoint'))
-    assert last_named(tmp_path) == tmp_path / 'last_checkpoint'
+    assert named_in_last_checkpoint(tmp_path) == tmp_path / 'last_checkpoint'

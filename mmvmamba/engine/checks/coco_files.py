@@ -1,13 +1,14 @@
 """Checks that annotation files in COCO format have the structure that pycocotools and the libraries expect."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
 from ..errors import DataError, raise_first
 from .images import check_regular_file, pixel_limit
-from .masks import FARTHEST, far_numbers, is_integer, is_number, mask_fault
+from .masks import MAX_COORDINATE, has_invalid_coordinates, is_integer, is_number, mask_fault
 from .quoting import listed, quoted
 
 ENTRIES = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
@@ -16,8 +17,8 @@ ENTRIES = {'images': 'image', 'annotations': 'annotation', 'categories': 'catego
 def read_coco(path: str | Path) -> dict:
     """Reads an annotation file and checks all parts that are used.
 
-    A missing `iscrowd` becomes 0, as mmdet's training assumes; pycocotools' evaluation requires it. A `height` or
-    `width` that is a float with an integer value becomes an integer.
+    A missing `iscrowd` is set to 0: mmdet's training assumes 0, but pycocotools' evaluation fails without the key. A
+    `height` or `width` such as 480.0 is converted to an integer.
 
     Raises:
         DataError: names the file, the entry, what was found and what was expected.
@@ -33,9 +34,10 @@ def read_coco(path: str | Path) -> dict:
 
 
 def coco_faults(content: object) -> Iterator[str]:
-    """Yields a sentence for each fault in the content of an annotation file; repairs what `read_coco` lists.
+    """Yields a sentence for each fault in the content of an annotation file.
 
-    One fault can cause others. Some faults prevent further checks.
+    Changes `content` in place: sets missing `iscrowd`, and converts `height` and `width` to integers. One fault can
+    cause others. Some faults prevent further checks.
     """
     if not isinstance(content, dict):
         yield f'it holds {_kind(content)}, but COCO annotations are an object with {", ".join(ENTRIES)}'
@@ -58,7 +60,7 @@ def coco_faults(content: object) -> Iterator[str]:
     yield from _annotation_faults(content)
 
 
-def missing_mask(content: dict) -> str | None:
+def mask_evaluation_fault(content: dict) -> str | None:
     """Returns a sentence about the first annotation whose mask pycocotools cannot evaluate, or None."""
     for annotation in content.get('annotations', ()):
         name, mask = f'annotation {quoted(annotation["id"])}', annotation.get('segmentation')
@@ -70,10 +72,10 @@ def missing_mask(content: dict) -> str | None:
 
 
 def category_fault(content: Mapping, classes: str | Sequence[str]) -> str | None:
-    """Returns a sentence if the classes of a dataset are not the categories of the file in the same order, else None.
+    """Returns a sentence if a class has no category in the file, or if their orders differ, else None.
 
-    mmdet ignores a class without a category, and numbers the others in the order of the file. Categories that are not
-    classes of the dataset are allowed.
+    mmdet silently ignores a class without a category, and numbers the labels of the others in the order of the file.
+    Categories that are not classes of the dataset are allowed.
     """
     if isinstance(classes, str):
         return f'metainfo.classes is the string {quoted(classes)}, but must be a tuple: write ({quoted(classes)},)'
@@ -101,8 +103,7 @@ def _id_faults(entries: list[dict], name: str) -> Iterator[str]:
         text = next(each for each in ids if isinstance(each, str))
         yield f'{name} {quoted(text)} has a string as id, but others have integers'
     elif len(set(ids)) < len(ids):
-        seen = set()
-        twice = next(each for each in ids if each in seen or seen.add(each))
+        twice = next(each for each, count in Counter(ids).items() if count > 1)
         yield f'{name} {quoted(twice)} occurs twice, but an id must be unique'
 
 
@@ -123,7 +124,7 @@ def _image_faults(images: list[dict]) -> Iterator[str]:
                 value = image[side] = int(value)
             if not is_integer(value) or value < 1:
                 yield _without(image, side, name, 'a positive integer')
-                return
+                return  # the number of pixels below cannot be computed
         if image['height'] * image['width'] > pixel_limit():
             yield f'{name} has the size {quoted([image["height"], image["width"]])}, more than {pixel_limit()} pixels'
 
@@ -131,14 +132,14 @@ def _image_faults(images: list[dict]) -> Iterator[str]:
 def _annotation_faults(content: dict) -> Iterator[str]:
     categories = {category['id'] for category in content.get('categories', ())}
     images = content.get('images', ())
-    strings = {isinstance(image['id'], str) for image in images}
+    id_types = {'strings' if isinstance(image['id'], str) else 'integers' for image in images}
     for annotation in content.get('annotations', ()):
         name = f'annotation {quoted(annotation["id"])}'
-        image = annotation.get('image_id')
-        if not _is_id(image):
+        image_id = annotation.get('image_id')
+        if not _is_id(image_id):
             yield _without(annotation, 'image_id', name, 'the id of an image')
-        elif images and isinstance(image, str) not in strings:
-            yield f'{name} has the image_id {quoted(image)}, but the ids of images are {_types(strings)}'
+        elif images and ('strings' if isinstance(image_id, str) else 'integers') not in id_types:
+            yield f'{name} has the image_id {quoted(image_id)}, but the ids of images are {" and ".join(id_types)}'
         if 'segments_info' in annotation:  # panoptic: each segment is an object
             yield from _segment_faults(annotation, name, categories)
         elif categories:  # files of captions have none
@@ -160,8 +161,8 @@ def _object_faults(entry: dict, name: str, categories: set) -> Iterator[str]:
     category, box, area = entry.get('category_id'), entry.get('bbox'), entry.get('area')
     if not _is_id(category) or category not in categories:
         yield _without(entry, 'category_id', name, f'the id of a category ({listed(sorted(categories, key=str))})')
-    if not isinstance(box, list) or len(box) != 4 or far_numbers(box):
-        yield _without(entry, 'bbox', name, f'x, y, width and height as finite numbers of at most {FARTHEST}')
+    if not isinstance(box, list) or len(box) != 4 or has_invalid_coordinates(box):
+        yield _without(entry, 'bbox', name, f'x, y, width and height as finite numbers of at most {MAX_COORDINATE}')
     if not is_number(area):
         yield _without(entry, 'area', name, 'a finite number')
     crowd = entry.setdefault('iscrowd', 0)
@@ -181,10 +182,6 @@ def _without(entry: dict, key: str, name: str, expected: str) -> str:
     if key not in entry:
         return f'{name} has no {key}, but needs {expected}'
     return f'{name} has the {key} {quoted(entry[key])}, but it must be {expected}'
-
-
-def _types(strings: set[bool]) -> str:
-    return 'strings' if strings == {True} else 'integers'
 
 
 def _kind(value: object) -> str:

@@ -14,7 +14,7 @@ from .images import VARIABLE, pixel_limit
 from .quoting import quoted
 
 # The longest side of an image that OpenCV reads.
-FARTHEST = 1 << 20
+MAX_COORDINATE = 1 << 20
 # pycocotools allocates 40 bytes for each pixel of an outline.
 LONGEST_OUTLINE = 1 << 22
 # Characters per compressed number: pycocotools decodes 5 bits per character into 32 bits.
@@ -48,10 +48,11 @@ def _polygon_fault(polygon: object) -> str | None:
         return f'has a polygon of {len(polygon)} numbers, but x and y must come in pairs'
     if not len(polygon):
         return None
-    wrong = far_numbers(polygon)
+    wrong = has_invalid_coordinates(polygon)
     if wrong:
-        return f'has the coordinate {quoted(wrong[0])}, but coordinates must be numbers from {-FARTHEST} to {FARTHEST}'
-    if len(polygon) * FARTHEST < LONGEST_OUTLINE or len(polygon) * _extent(polygon) < LONGEST_OUTLINE:
+        limits = f'{-MAX_COORDINATE} to {MAX_COORDINATE}'
+        return f'has the coordinate {quoted(wrong[0])}, but coordinates must be numbers from {limits}'
+    if len(polygon) * MAX_COORDINATE < LONGEST_OUTLINE or len(polygon) * _extent(polygon) < LONGEST_OUTLINE:
         return None
     points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
     length = abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()
@@ -60,15 +61,15 @@ def _polygon_fault(polygon: object) -> str | None:
     return None
 
 
-def far_numbers(values: Sequence[Any] | np.ndarray) -> list[Any]:
-    """Returns the values that are not finite numbers between -FARTHEST and FARTHEST."""
+def has_invalid_coordinates(values: Sequence[Any] | np.ndarray) -> list[Any]:
+    """Returns the values that are not finite numbers between -MAX_COORDINATE and MAX_COORDINATE."""
     try:  # these functions are written in C; there may be millions of values
         total = sum(values)
-        if total == total and -FARTHEST <= min(values) and max(values) <= FARTHEST:
+        if total == total and -MAX_COORDINATE <= min(values) and max(values) <= MAX_COORDINATE:
             return []
     except (TypeError, ValueError, OverflowError):
         pass
-    return [value for value in values if not is_number(value) or not -FARTHEST <= value <= FARTHEST]
+    return [value for value in values if not is_number(value) or not -MAX_COORDINATE <= value <= MAX_COORDINATE]
 
 
 def is_number(value: object) -> TypeGuard[float]:

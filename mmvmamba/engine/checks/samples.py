@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..errors import DataError
-from .masks import FARTHEST, far_numbers, is_integer, mask_fault
+from .masks import MAX_COORDINATE, has_invalid_coordinates, is_integer, mask_fault
 from .quoting import listed, quoted
 
 
@@ -35,8 +35,9 @@ def sample_faults(samples: list, file: str, metainfo: Mapping, needs_masks: bool
         for number, instance in enumerate(objects):
             where = f'{file}: object {number} of {quoted(sample.get("img_path"))}'
             box = instance.get('bbox')
-            if box is not None and (not hasattr(box, '__len__') or len(box) != 4 or far_numbers(box)):
-                yield f'{where} has the box {quoted(box)}, but a box must be 4 finite numbers of at most {FARTHEST}'
+            if box is not None and (not hasattr(box, '__len__') or len(box) != 4 or has_invalid_coordinates(box)):
+                expected = f'4 finite numbers of at most {MAX_COORDINATE}'
+                yield f'{where} has the box {quoted(box)}, but a box must be {expected}'
             if 'bbox_label' in instance:
                 yield from _label_faults([instance['bbox_label']], classes, file, sample)
             mask = instance.get('mask')

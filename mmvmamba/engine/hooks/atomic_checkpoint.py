@@ -21,8 +21,8 @@ class AtomicCheckpointHook(CheckpointHook):
     `CheckpointHook` removes the old checkpoint first and writes directly to the final name. With `max_keep_ckpts=1`, a
     run that is killed in between has no checkpoint left. `last_checkpoint` is also replaced in one step.
 
-    The arguments are those of `CheckpointHook`. A remote `out_dir` such as `s3://...` and the models of
-    `published_keys` are written as by `CheckpointHook`. The shipped configs contain
+    The arguments are those of `CheckpointHook`. Checkpoints in a remote `out_dir` such as `s3://...`, and the models of
+    `published_keys`, are not written atomically: `CheckpointHook` writes them as usual. The shipped configs contain
     `default_hooks=dict(checkpoint=dict(type='mmvmamba.engine.hooks.atomic_checkpoint.AtomicCheckpointHook'))`.
     """
 
@@ -36,29 +36,30 @@ class AtomicCheckpointHook(CheckpointHook):
             self.file_backend = _DeferredRemoval(self.outdated)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        with self._saver(runner) as saver:
-            super().after_train_iter(saver, batch_idx, data_batch, outputs)
+        with self._saving_atomically(runner) as proxy:
+            super().after_train_iter(proxy, batch_idx, data_batch, outputs)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        with self._saver(runner) as saver:
-            super().after_train_epoch(saver)
+        with self._saving_atomically(runner) as proxy:
+            super().after_train_epoch(proxy)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float]) -> None:
-        with self._saver(runner) as saver:
-            super().after_val_epoch(saver, metrics)
+        with self._saving_atomically(runner) as proxy:
+            super().after_val_epoch(proxy, metrics)
 
     @contextmanager
-    def _saver(self, runner: Runner) -> Iterator[Any]:
+    def _saving_atomically(self, runner: Runner) -> Iterator[Any]:
+        """Gives `CheckpointHook` a proxy of the runner that saves atomically, and finishes the save afterwards."""
         if not self._is_local:
             yield runner
             return
-        saver = _AtomicSaver(runner, self.outdated)
-        yield saver
-        saver.finish()
+        proxy = _AtomicSavingRunner(runner, self.outdated)
+        yield proxy
+        proxy.finish()
 
 
 class _DeferredRemoval(LocalBackend):
-    """Local files, of which `remove` only notes the path."""
+    """LocalBackend whose `remove` does not delete the file, but adds its path to `outdated`."""
 
     def __init__(self, outdated: list[Path]):
         self.outdated = outdated
@@ -67,8 +68,8 @@ class _DeferredRemoval(LocalBackend):
         self.outdated.append(Path(filepath).absolute())
 
 
-class _AtomicSaver:
-    """The runner that `CheckpointHook` gets: saving is atomic, everything else is that of the real runner."""
+class _AtomicSavingRunner:
+    """Proxy of a runner: saving is atomic, all other attributes are those of the runner."""
 
     def __init__(self, runner: Runner, outdated: list[Path]):
         self._runner = runner
@@ -86,7 +87,11 @@ class _AtomicSaver:
         return str(self._staging)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
-        """Saves as `Runner.save_checkpoint`. An OSError names the final path."""
+        """Saves like `Runner.save_checkpoint`, but under a temporary name until the file is complete.
+
+        Raises:
+            OSError: the file cannot be written; its `filename` is the final path.
+        """
         path = Path(out_dir, filename).absolute()
         part = path.with_name(f'{filename}.part')
         try:
@@ -100,7 +105,7 @@ class _AtomicSaver:
             error.filename = str(path)  # a failed write does not name the file
             raise
         self._has_saved = True
-        while path in self._outdated:
+        while path in self._outdated:  # written again under the name of an outdated file: keep the new one
             self._outdated.remove(path)
 
     def finish(self) -> None:

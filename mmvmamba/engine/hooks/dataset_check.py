@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from ..checks.annotation_formats import set_trust
 from ..checks.class_counts import check_class_counts
-from ..checks.coco_files import missing_mask
+from ..checks.coco_files import mask_evaluation_fault
 from ..errors import DataError
 from ..patches.dataset_errors import install_dataset_errors
 
@@ -69,7 +69,7 @@ def check_metric(metric: BaseMetric, metainfo: Mapping) -> None:
         raise DataError(f'{annotations.annotation_file}: it has no images to evaluate')
     if metainfo.get('classes'):
         annotations.get_cat_ids(cat_names=metainfo['classes'])  # calls getCatIds, which checks them
-    fault = missing_mask(annotations.dataset) if 'segm' in getattr(metric, 'metrics', ()) else None
+    fault = mask_evaluation_fault(annotations.dataset) if 'segm' in getattr(metric, 'metrics', ()) else None
     if fault:
         raise DataError(f'{annotations.annotation_file}: {fault}')
 

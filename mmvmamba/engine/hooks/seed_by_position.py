@@ -1,7 +1,8 @@
 """Random numbers that depend only on the seed and on the position in the training.
 
-A resumed run therefore draws the same numbers as an uninterrupted one, in the main process and in any number of data
-loader workers. A checkpoint only needs to contain the seed.
+The position of a sample is the number of samples that this rank has loaded before it, counted over all epochs. The
+position of a step is its iteration. A resumed run therefore draws the same numbers as an uninterrupted one, in the main
+process and in any number of data loader workers. A checkpoint only needs to contain the seed.
 """
 
 import random
@@ -18,7 +19,7 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from ..patches.early_loading import restart_early_loading
 
-# Part of the seed, so that a step and a sample never have the same one.
+# The first number of each seed, so that a step and a sample never have the same seed.
 STEP, SAMPLE = range(2)
 
 
@@ -27,19 +28,20 @@ class SeedByPositionHook(Hook):
     """Seeds Python, NumPy and PyTorch before each step and before each sample.
 
     The seed of a step depends on `randomness.seed`, the rank and the number of the step; the seed of a sample on its
-    position in the training. The data loader must load batches from a dataset with a length, as those of mmdet, mmseg
-    and mmpretrain do. The shipped configs contain
+    position in the training. The data loader must have a batch sampler and a map-style dataset, as the data loaders of
+    mmdet, mmseg and mmpretrain have. The shipped configs contain
     `default_hooks=dict(seeding=dict(type='mmvmamba.engine.hooks.seed_by_position.SeedByPositionHook'))`.
     """
 
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        loader: Any = runner.train_dataloader  # its dataset and its batch sampler get new attributes
+        loader: Any = runner.train_dataloader  # Any: a type checker would not allow the assignments below
         # DataLoader calls this method of a dataset to load a whole batch, also in the workers
         loader.dataset.__getitems__ = SeededLoading(loader.dataset, runner.seed)
         sampler = loader.batch_sampler.sampler
         loader.batch_sampler.sampler = PositionedSampler(sampler, runner)
+        # Iteration-based loops of MMEngine before 0.10.8 have requested batches by now: request them again.
         restart_early_loading(getattr(runner.train_loop, 'dataloader_iterator', None), loader, sampler)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -51,7 +53,7 @@ class SeedByPositionHook(Hook):
         loader.batch_sampler.sampler = loader.batch_sampler.sampler.sampler
 
 
-class Position(int):
+class PositionedIndex(int):
     """An index into a dataset that also carries the position of the sample in the training."""
 
     position: int
@@ -74,16 +76,17 @@ class PositionedSampler(Sampler):
         self.dataset = getattr(sampler, 'dataset', None)  # read by mmdet's AspectRatioBatchSampler
         self.runner = runner
         self.batch_size = batch_sampler.batch_size
-        # When it resumes, an iteration-based loop that cannot skip samples iterates from the beginning.
+        # On resume, an iteration-based loop whose sampler cannot skip samples loads all earlier ones again, so
+        # positions start from 0. In all other cases, the iteration of the runner gives the next position.
         skips = type(batch_sampler) is BatchSampler and hasattr(sampler, 'skip')
-        self.starts_anew = hasattr(runner.train_loop, 'dataloader_iterator') and not skips
-        self.count = 0
+        self.replays_on_resume = hasattr(runner.train_loop, 'dataloader_iterator') and not skips
+        self.next_position = 0
 
-    def __iter__(self) -> Iterator[Position]:
-        start = self.count if self.starts_anew else self.runner.iter * self.batch_size
+    def __iter__(self) -> Iterator[PositionedIndex]:
+        start = self.next_position if self.replays_on_resume else self.runner.iter * self.batch_size
         for position, index in enumerate(self.sampler, start):
-            self.count = position + 1
-            yield Position(index, position)
+            self.next_position = position + 1
+            yield PositionedIndex(index, position)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -97,11 +100,12 @@ class SeededLoading:
         self.seed = seed
         self.rank = get_rank()
 
-    def __call__(self, indices: Sequence[Position]) -> list:
+    def __call__(self, indices: Sequence[PositionedIndex]) -> list:
         return [self._load(index) for index in indices]
 
-    def _load(self, index: Position) -> Any:
-        if isinstance(index, Position):  # MMEngine before 0.10.8 loads the first batches before any hook
+    def _load(self, index: PositionedIndex) -> Any:
+        # Batches that MMEngine before 0.10.8 has requested before this hook have plain indices; they are not used.
+        if isinstance(index, PositionedIndex):
             seed_everything(self.seed, SAMPLE, self.rank, index.position)
         return self.dataset[int(index)]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mmvmamba.engine.checks.coco_files import category_fault, missing_mask, read_coco
+from mmvmamba.engine.checks.coco_files import category_fault, mask_evaluation_fault, read_coco
 from mmvmamba.engine.errors import DataError
 
 
@@ -134,8 +134,8 @@ def test_each_class_has_one_category_in_the_same_order():
 
 
 def test_the_evaluation_of_masks_needs_all_of_them():
-    assert missing_mask(coco()) is None
+    assert mask_evaluation_fault(coco()) is None
     for segmentation in (None, [], [[1, 2, 3, 4]]):
         content = coco()
         content['annotations'][0]['segmentation'] = segmentation
-        assert missing_mask(content).startswith('annotation 7 has ')
+        assert mask_evaluation_fault(content).startswith('annotation 7 has ')
