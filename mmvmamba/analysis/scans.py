@@ -125,7 +125,7 @@ class Statistics:
     """The percentiles 5, 25, 50, 75 and 95 of a scan over positions, channels and states; each (5,).
 
     Attributes:
-        step: the time step softplus(dt + bias), dimensionless.
+        step: the step size softplus(dt + bias), dimensionless.
         memory: -1 / (step * A), in positions. A state decays by the factor exp(step * A) per position, so this is the
             number of positions after which 1 / e of it remains.
     """

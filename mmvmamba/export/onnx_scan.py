@@ -113,7 +113,7 @@ def _selective_scan_2d(
 
 
 def _time_step(dt, dt_weight, dt_bias, k: int, softplus: bool):
-    """The time step delta: (L, b, d or r) -> (L, b, d)."""
+    """The step size delta: (L, b, d or r) -> (L, b, d)."""
     if dt_weight is not None:
         dt = op.MatMul(dt, op.Transpose(op.Gather(dt_weight, k, axis=0), perm=[1, 0]))
     if dt_bias is not None:

@@ -17,7 +17,7 @@ from ..memory import (
     split_linear,
 )
 from ..ops import selective_scan_2d
-from .layers import default_dt_rank, init_A_log_, init_time_step_
+from .layers import default_dt_rank, init_A_log_, init_dt_bias_
 from .validation import check_layout
 
 KERNEL = 4  # taps of the causal convolution
@@ -26,27 +26,32 @@ KERNEL = 4  # taps of the causal convolution
 class BiMamba(nn.Module):
     """Bidirectional Mamba: in_proj -> causal depthwise conv -> SiLU -> scan, in both directions -> gate -> out_proj.
 
-    The backward direction convolves and scans the same tensor from its end; no tensor is flipped.
+    The backward direction convolves and scans the same tensor from its end, without flipping it.
     Source: Vim (arXiv 2401.09417), section 3.3 and Algorithm 1; parameter names are those of the released checkpoints.
 
     Args:
         channels: C, channels in and out.
         d_state: N, size of the state of one channel.
         expand: the inner width is E = expand * C.
-        backward: which parameters the backward direction of the scan does not share with the forward direction:
-            'ssm_conv' (convolution, projections, A and D); 'ssm' (projections, A and D: both directions scan the output
-            of one convolution); 'none' means that there is no backward direction.
+        backward_direction: the layers that the backward direction of the scan has of its own. 'ssm_conv': convolution,
+            x_proj, dt_proj, A and D. 'ssm': x_proj, dt_proj, A and D; both directions scan the output of one
+            convolution. 'none': there is no backward direction. in_proj and out_proj are always shared.
         divide_out: halve the sum of two directions.
     """
 
     def __init__(
-        self, channels: int, d_state: int = 16, expand: int = 2, backward: str = 'ssm_conv', divide_out: bool = True
+        self,
+        channels: int,
+        d_state: int = 16,
+        expand: int = 2,
+        backward_direction: str = 'ssm_conv',
+        divide_out: bool = True,
     ):
         super().__init__()
         inner, rank = expand * channels, default_dt_rank(channels)
         self.channels = channels
-        self.two_convs = backward == 'ssm_conv'
-        self.two_scans = backward != 'none'
+        self.two_convs = backward_direction == 'ssm_conv'
+        self.two_scans = backward_direction != 'none'
         self.scale = 0.5 if self.two_scans and divide_out else 1.0
         self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, KERNEL, groups=inner)
@@ -68,12 +73,12 @@ class BiMamba(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise the scan: A is -1, -2, ..., -N, and softplus(dt bias) is log-uniform in [1e-3, 1e-1].
 
-        In the backward direction, the projection to the time step has PyTorch's default weights and a bias of 0, as in
-        the official code.
+        In the backward direction, the projection to the step size (dt_proj_b) has PyTorch's default weights and a bias
+        of 0, as in the official code.
         """
         rank = self.dt_proj.in_features
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        init_time_step_(self.dt_proj.bias)
+        init_dt_bias_(self.dt_proj.bias)
         init_A_log_(self.A_log)
         nn.init.ones_(self.D)
         if self.two_scans:
@@ -82,7 +87,11 @@ class BiMamba(nn.Module):
             nn.init.ones_(self.D_b)
 
     def forward(self, x: Tensor, reverse: bool = False) -> Tensor:
-        """(B, L, C) -> (B, L, C). `reverse` makes a mixer of one direction convolve and scan from the end."""
+        """(B, L, C) -> (B, L, C).
+
+        Args:
+            reverse: convolve and scan from the end; only for a mixer without a backward direction.
+        """
         check_layout(self, x, '(B, L, C)', self.channels)
         u, z = split_linear(self.in_proj, x)  # (B, L, E) each
         y = self._scan(self._convolve(u, reverse), reverse)
@@ -102,11 +111,12 @@ class BiMamba(nn.Module):
             return causal_conv_silu(x, weights, biases, from_end)
         x = as_tensor(x)  # a convolution was replaced, wrapped or hooked: call it
         outputs = [F.silu(self._call_causal(conv, x, end)) for conv, end in zip(convs, from_end)]
-        return as_maps(torch.stack(outputs, 1))
+        return as_maps(torch.stack(outputs, 1))  # one output has the shape of a map of height 1 already
 
     def _scan(self, x: Tensor | Deferred, reverse: bool) -> Tensor:
         """Maps of height 1, as `_convolve` returns them -> (B, L, E)."""
-        A_log, D, traversals = self.A_log[None], self.D[None], ('row_reversed' if reverse else 'row',)
+        A_log, D = self.A_log[None], self.D[None]
+        traversals = ('row_reversed',) if reverse else ('row',)
         x_projs, dt_projs = (self.x_proj,), (self.dt_proj,)
         if self.two_scans:
             A_log, D = torch.stack([self.A_log, self.A_b_log]), torch.stack([self.D, self.D_b])
@@ -121,7 +131,9 @@ class BiMamba(nn.Module):
         x, d_state = as_tensor(x), A.shape[-1]  # a projection was replaced, wrapped or hooked: call it
         maps = x.unbind(1) if x.dim() == 5 else [x] * len(x_projs)  # (B, 1, L, E) each
         projected = torch.stack([x_proj(u) for x_proj, u in zip(x_projs, maps)], 1)
-        dt, B, C = projected.split((projected.shape[-1] - 2 * d_state, d_state, d_state), -1)  # (B, K, 1, L, .)
+        dt, B, C = projected.split(
+            (projected.shape[-1] - 2 * d_state, d_state, d_state), -1
+        )  # (B, K, 1, L, rank or N) for K directions
         dt = torch.stack([dt_proj(low_rank) for dt_proj, low_rank in zip(dt_projs, dt.unbind(1))], 1)
         return selective_scan_2d(x, dt, A, B, C, D, traversals=traversals, out_dtype=scan_dtype(x)).squeeze(1)
 
@@ -153,5 +165,5 @@ def _is_causal_depthwise(conv: nn.Conv1d) -> bool:
 
 
 def _only_dt_projs_have_bias(x_projs: tuple[nn.Linear, ...], dt_projs: tuple[nn.Linear, ...]) -> bool:
-    """Whether only the projections to the time step have a bias, as BiMamba builds them."""
+    """Whether only the projections to the step size have a bias, as BiMamba builds them."""
     return all(p.bias is None for p in x_projs) and all(p.bias is not None for p in dt_projs)

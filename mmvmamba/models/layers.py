@@ -100,7 +100,7 @@ def laid_out_channels_last(x: Tensor) -> Tensor:
 
 
 def default_dt_rank(channels: int) -> int:
-    """Rank of the projection to the time step: ceil(C / 16)."""
+    """Rank of the projection to the step size: ceil(C / 16)."""
     return math.ceil(channels / 16)
 
 
@@ -114,8 +114,8 @@ def init_A_log_(A_log: Tensor) -> None:
 
 
 @torch.no_grad()
-def init_time_step_(bias: Tensor) -> None:
-    """Fill the bias of a time-step projection so that softplus(bias) is log-uniform in [1e-3, 1e-1].
+def init_dt_bias_(bias: Tensor) -> None:
+    """Fill the bias of a projection to the step size so that softplus(bias) is log-uniform in [1e-3, 1e-1].
 
     Source: Mamba (arXiv 2312.00752), section 3.6.
     """

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..memory import Deferred, can_use_raw_weights, defer, gate, linear, project_and_scan
 from ..ops import CROSS, conv_silu_2d
-from .layers import LayerNorm, default_dt_rank, init_A_log_, init_time_step_
+from .layers import LayerNorm, default_dt_rank, init_A_log_, init_dt_bias_
 from .validation import check_layout
 
 
@@ -23,7 +23,7 @@ class SS2D(nn.Module):
         channels: C, channels in and out.
         d_state: N, size of the state of one channel.
         ssm_ratio: the inner width is E = ssm_ratio * C.
-        dt_rank: R, rank of the projection to the time step; 'auto' is ceil(C / 16).
+        dt_rank: R, rank of the projection to the step size; 'auto' is ceil(C / 16).
         gate: multiply the output by the SiLU of a second branch of in_proj, as in the `vanilla_*` variants.
         conv_bias: bias of the depthwise convolution.
         traversals: the scan order of each of the K directions: 'row', 'column', 'row_reversed' or 'column_reversed'.
@@ -64,7 +64,7 @@ class SS2D(nn.Module):
         inner, rank = self.dt_projs_weight.shape[1:]
         nn.init.uniform_(self.x_proj_weight, -(inner**-0.5), inner**-0.5)
         nn.init.uniform_(self.dt_projs_weight, -(rank**-0.5), rank**-0.5)
-        init_time_step_(self.dt_projs_bias)
+        init_dt_bias_(self.dt_projs_bias)
         init_A_log_(self.A_logs)
         nn.init.ones_(self.Ds)
 

@@ -41,9 +41,15 @@ ARCHS = {
 
 ARCH_DEFAULTS = dict(d_state=16, expand=2, divide_out=True)
 
-# The argument `backward` of `BiMamba` for each value of `bidirectionality`, which are the ablations in section 4.4 of
-# the paper. 'none': a block scans in a single direction.
-BACKWARD = {'none': 'none', 'random_flip': 'none', 'alternating_blocks': 'none', 'ssm': 'ssm', 'ssm_conv': 'ssm_conv'}
+# The argument `backward_direction` of `BiMamba` for each value of `bidirectionality` (the ablations in section 4.4
+# of the paper); `none` stands for a single direction.
+BACKWARD_DIRECTION = {
+    'none': 'none',
+    'random_flip': 'none',
+    'alternating_blocks': 'none',
+    'ssm': 'ssm',
+    'ssm_conv': 'ssm_conv',
+}
 CLASS_TOKENS = {'middle': ('cls_token',), 'head': ('cls_token',), 'double': ('cls_token_head', 'cls_token_tail')}
 
 
@@ -128,7 +134,7 @@ class Vim(Backbone):
             check_count(name, value)
         check_choice('feature', feature, ('residual', 'residual_official', 'mixer'))
         check_choice('pretrained_cls_slot', pretrained_cls_slot, ('middle', 'head', 'official'))
-        check_choice('bidirectionality', bidirectionality, BACKWARD)
+        check_choice('bidirectionality', bidirectionality, BACKWARD_DIRECTION)
         check_rate('drop_path_rate', drop_path_rate)
         check_outputs(out_indices, depth, 'block', first=-depth)
         check_flag('divide_out', arch['divide_out'])
@@ -169,7 +175,7 @@ class Vim(Backbone):
         rates = linear_rates(drop_path_rate, depth)
         if pooling is None:
             rates[-1] = 0.0
-        mixer = (channels, arch['d_state'], arch['expand'], BACKWARD[bidirectionality], arch['divide_out'])
+        mixer = (channels, arch['d_state'], arch['expand'], BACKWARD_DIRECTION[bidirectionality], arch['divide_out'])
         built = self.out_indices[-1] + 1
         self.layers = nn.ModuleList(VimBlock(channels, BiMamba(*mixer), rate) for rate in rates[:built])
         if pooling is not None:

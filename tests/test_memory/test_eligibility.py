@@ -24,7 +24,7 @@ MAKE = {
     'vmamba': lambda: VSSBlock(8, SS2D(8, d_state=2), mlp_ratio=2, drop_path=0),
     'vanilla vmamba': lambda: VSSBlock(8, SS2D(8, d_state=2, gate=True, conv_bias=True), mlp_ratio=0, drop_path=0),
     'vim': lambda: VimBlock(8, BiMamba(8, d_state=4), drop_path=0),
-    'vim, one convolution': lambda: VimBlock(8, BiMamba(8, d_state=4, backward='ssm'), drop_path=0),
+    'vim, one convolution': lambda: VimBlock(8, BiMamba(8, d_state=4, backward_direction='ssm'), drop_path=0),
 }
 ROOT = Path(__file__).parents[2]
 

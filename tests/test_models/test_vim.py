@@ -160,11 +160,11 @@ class TestMixer:
     def test_backward_direction_equals_forward_on_the_flipped_sequence(self, backward):
         """Exchanging the parameters of the two branches and flipping the sequence gives the flipped output."""
         torch.manual_seed(0)
-        mixer, x = BiMamba(8, backward=backward), torch.randn(2, 7, 8)
+        mixer, x = BiMamba(8, backward_direction=backward), torch.randn(2, 7, 8)
         if backward == 'none':
             torch.testing.assert_close(mixer(x, reverse=True), mixer(x.flip(1)).flip(1))
             return
-        twin = BiMamba(8, backward=backward)
+        twin = BiMamba(8, backward_direction=backward)
         pairs = [('A_log', 'A_b_log'), ('D', 'D_b')] + [
             (f'{name}.', f'{name}_b.') for name in ('x_proj', 'dt_proj', 'conv1d')
         ]
@@ -194,7 +194,7 @@ class TestMixer:
             ('ssm', False, range(9)),
             ('ssm_conv', False, range(9)),
         ):
-            mixer = BiMamba(8, backward=backward)
+            mixer = BiMamba(8, backward_direction=backward)
             moved = (mixer(x, reverse) - mixer(changed, reverse)).abs().amax((0, 2)) > 0
             assert moved.nonzero().flatten().tolist() == list(reach), backward
 

@@ -1,7 +1,7 @@
 """The operations of a scan, for PyTorch's FLOP counter.
 
 A step of one channel and state counts 9, and the D skip 1. This is the parallel-scan convention of
-state-spaces/mamba#110, which the published VMamba tables follow. A low-rank time step counts as the matrix product that
+state-spaces/mamba#110, which the published VMamba tables follow. A low-rank step size counts as the matrix product that
 it is.
 """
 

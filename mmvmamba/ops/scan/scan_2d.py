@@ -45,7 +45,7 @@ def selective_scan_2d(
 
     Args:
         x: (b, H, W, d), one map for all traversals, or (b, K, H, W, d), one map per traversal.
-        dt: time steps before bias and softplus, (b, K, H, W, d). With `dt_weight`, low-rank time steps (b, K, H, W, r).
+        dt: step sizes before bias and softplus, (b, K, H, W, d). With `dt_weight`, low-rank step sizes (b, K, H, W, r).
         A: (K, d, n), negative for a stable recurrence.
         B, C: (b, K, H, W, n).
         D, dt_bias: (K, d) or None.
