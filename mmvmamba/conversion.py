@@ -38,7 +38,7 @@ def to_mmengine(state_dict: dict[str, Tensor], model: nn.Module | None = None, f
             model.head = nn.Module()
             model.head.fc = nn.Linear(channels, classes, device='meta')
     found = match_state_dict(model, state_dict, filename)
-    if found.missing or found.randomly_initialised or found.mismatched:
+    if found.missing or found.kept or found.mismatched:
         raise CheckpointError(
             f'it does not fit the model ({found.differences(most=10)}): pass the config that it was trained with'
         )

@@ -16,7 +16,7 @@ from mmvmamba.engine.full_disk import reporting_full_disk
 from mmvmamba.engine.hooks.resume_report import ResumeReportHook
 from mmvmamba.engine.hooks.stale_checkpoints import StaleCheckpointsHook
 from mmvmamba.engine.hooks.unused_parameters import UnusedParametersHook
-from mmvmamba.engine.newest_checkpoint import named_in_last_checkpoint, newest_whole_checkpoint
+from mmvmamba.engine.newest_checkpoint import newest_complete_checkpoint, path_in_last_checkpoint_file
 from mmvmamba.engine.runner import build_runner, checkpoint_folder
 from mmvmamba.engine.tool_session import tool_session
 from mmvmamba.engine.work_dir import check_space, claim_folders
@@ -49,7 +49,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    with tool_session(args):
+    with tool_session(args):  # reads checkpoints and data safely, and reports known errors in one line
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         choose_precision(cfg, args.amp)
         if args.auto_scale_lr:
@@ -120,7 +120,7 @@ def choose_checkpoint(cfg, resume):
     if resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, resume
     elif resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
-        newest = newest_whole_checkpoint(checkpoint_folder(cfg)) or named_in_last_checkpoint(Path(cfg.work_dir))
+        newest = newest_complete_checkpoint(checkpoint_folder(cfg)) or path_in_last_checkpoint_file(Path(cfg.work_dir))
         cfg.resume = newest is not None
         if newest:
             cfg.load_from = str(newest)

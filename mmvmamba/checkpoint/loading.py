@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError, listing
 from .match import Match
-from .matching import is_counter, match_state_dict
+from .matching import is_batch_norm_counter, match_state_dict
 from .prefixes import prefix_advice
 from .reading import read_checkpoint, unwrap_state_dict
 
@@ -19,7 +19,8 @@ def load_pretrained(module: nn.Module, filename: str | Path, prefix: str = '', e
     """Loads pretrained weights into a module that is to be trained, for example a backbone.
 
     Args:
-        module: receives the weights. Tensors that a classifier's checkpoint does not have keep their values.
+        module: receives the weights. The checkpoint of a classifier lacks some of its tensors, such as the output norms
+            of a backbone; these keep their values.
         filename: local file or URL of a checkpoint of the module, of a released classifier, or of a whole model.
         prefix: load only the tensors with this prefix, for example `'neck.'` of a detector's checkpoint. The dot is
             optional, as in mmengine. A backbone finds `'backbone.'` by itself.
@@ -33,8 +34,8 @@ def load_pretrained(module: nn.Module, filename: str | Path, prefix: str = '', e
     if prefix:
         prefix = prefix.removesuffix('.') + '.'
         keys, metadata = list(state_dict), getattr(state_dict, '_metadata', {})
-        state_dict = _below(state_dict, prefix)
-        vars(state_dict)['_metadata'] = _below(metadata, prefix)
+        state_dict = _strip_prefix(state_dict, prefix)
+        vars(state_dict)['_metadata'] = _strip_prefix(metadata, prefix)
         if not state_dict:
             reason = f"{filename} has no tensor whose name starts with '{prefix}'; it has: {listing(keys)}"
             raise CheckpointError(prefix_advice(module, keys, filename) or reason)
@@ -66,12 +67,12 @@ def match_checked(model: nn.Module, state_dict: dict[str, Tensor], filename: str
             resume, less to fine-tune.
 
     Raises:
-        CheckpointError: the checkpoint has fewer; lists keys and shapes.
+        CheckpointError: the checkpoint contains a smaller share. The message lists the keys and shapes that do not fit.
     """
     model = unwrap_model(model)
     found = match_state_dict(model, state_dict, filename)
-    total = sum(not is_counter(key) for key in model.state_dict())
-    loaded = sum(not is_counter(key) for key in found.tensors)
+    total = sum(not is_batch_norm_counter(key) for key in model.state_dict())
+    loaded = sum(not is_batch_norm_counter(key) for key in found.tensors)
     if loaded < max(1, least * total):
         if advice := prefix_advice(model, state_dict, filename):
             raise CheckpointError(advice)
@@ -102,5 +103,6 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     return model
 
 
-def _below(entries: dict, prefix: str) -> OrderedDict:
+def _strip_prefix(entries: dict, prefix: str) -> OrderedDict:
+    """The entries whose key has the prefix, without it."""
     return OrderedDict((key[len(prefix) :], value) for key, value in entries.items() if key.startswith(prefix))

@@ -19,7 +19,7 @@ class Match:
         tensors: the tensors to load, in the shapes of the model.
         sources: the keys of these tensors in the checkpoint.
         resized: keys of tensors that differ from those in the checkpoint.
-        randomly_initialised: keys that a classifier's checkpoint does not have; the model keeps its values.
+        kept: keys that the checkpoint of a classifier lacks, or that load hooks create; the model keeps its values.
         missing: other keys that the checkpoint does not have.
         mismatched: the reasons why tensors with the right key cannot be loaded.
         unexpected: keys in the checkpoint that are not loaded.
@@ -28,7 +28,7 @@ class Match:
     tensors: OrderedDict[str, Tensor] = field(default_factory=OrderedDict)
     sources: dict[str, str] = field(default_factory=dict)
     resized: list[str] = field(default_factory=list)
-    randomly_initialised: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     mismatched: dict[str, str] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Match:
     def differences(self, most: int | None = None) -> str:
         """Lists what does not match, in one line; '' if everything does."""
         kinds = {
-            'missing': [*self.randomly_initialised, *self.missing],
+            'missing': [*self.kept, *self.missing],
             'mismatched': describe_mismatches(self.mismatched),
             'unexpected': self.unexpected,
         }
@@ -57,7 +57,7 @@ class Match:
             kind = 'resized' if key in self.resized else 'unchanged' if same else 'renamed'
             rows[kind, _pattern(source), _pattern(key)] += 1
         rows.update(('unexpected', _pattern(key), '') for key in self.unexpected)
-        rows.update(('randomly initialised', '', _pattern(key)) for key in self.randomly_initialised)
+        rows.update(('randomly initialised', '', _pattern(key)) for key in self.kept)
 
         counts = dict.fromkeys(('unchanged', 'renamed', 'resized', 'unexpected', 'randomly initialised'), 0)
         for (kind, _, _), count in rows.items():

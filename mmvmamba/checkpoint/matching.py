@@ -61,7 +61,7 @@ def _match(model: nn.Module, state_dict: dict[str, Tensor]) -> Match:
         found.tensors.update((prefix + key, tensor) for key, tensor in inner.tensors.items())
         found.sources.update((prefix + key, prefix + source) for key, source in inner.sources.items())
         found.resized = [prefix + key for key in inner.resized]
-        found.randomly_initialised = [prefix + key for key in inner.randomly_initialised]
+        found.kept = [prefix + key for key in inner.kept]
     if backbone is not model:
         _match_other_parts(found, model, backbone, tensors, getattr(state_dict, '_metadata', {}))
 
@@ -84,15 +84,16 @@ def convert_backbone_keys(backbone: CheckpointSpec, tensors: dict[str, Tensor]) 
         CheckpointError: a key is missing or unexpected, or a tensor has another shape or type.
     """
     _reject_nested_tensors(tensors)
-    own, resized = backbone.state_dict(), backbone.resize_checkpoint_tensors(tensors)
+    own = backbone.state_dict()
+    fitted = backbone.resize_checkpoint_tensors(tensors)  # all tensors; those of another image size are resized
     found, unexpected = Match(), []
-    for source, tensor in resized.items():
+    for source, tensor in fitted.items():
         key = source if source in own else backbone.rename_checkpoint_key(source)
         if key not in own or key in found.sources:
             unexpected.append(source)
             continue
         found.sources[key] = source
-        value = reshape_equivalent(tensor, own[key].shape)
+        value = reshaped_or_none(tensor, own[key].shape)
         if reason := dtype_error(tensor, own[key].dtype):
             found.mismatched[source] = reason
         elif value is None:
@@ -105,22 +106,23 @@ def convert_backbone_keys(backbone: CheckpointSpec, tensors: dict[str, Tensor]) 
     optional = [key for key in own if key.startswith(backbone.missing_ok)]
     # A released classifier has none of these keys. If only some of them are missing, the file is damaged.
     if set(optional) <= set(found.missing):
-        found.randomly_initialised = optional
+        found.kept = optional
         found.missing = [key for key in found.missing if key not in optional]
-    found.unexpected = [key for key in unexpected if key.startswith(backbone.unexpected_ok)]
+    ignored = [key for key in unexpected if key.startswith(backbone.unexpected_ok)]
     problems = {
         'missing keys': found.missing,
-        'unexpected keys': [key for key in unexpected if key not in found.unexpected],
+        'unexpected keys': [key for key in unexpected if key not in ignored],
         'mismatched tensors': describe_mismatches(found.mismatched),
     }
     if details := [f'{kind}: {listing(keys)}' for kind, keys in problems.items() if keys]:
         raise CheckpointError(f'{backbone.describe_mismatch(tensors)}; {"; ".join(details)}')
-    if found.unexpected:
-        print_log(f'{type(backbone).__name__} does not load {listing(found.unexpected)}.', logger='current')
+    found.unexpected = ignored
+    if ignored:
+        print_log(f'{type(backbone).__name__} does not load {listing(ignored)}.', logger='current')
     return found
 
 
-def reshape_equivalent(tensor: Tensor, shape: torch.Size) -> Tensor | None:
+def reshaped_or_none(tensor: Tensor, shape: torch.Size) -> Tensor | None:
     """Reshapes a tensor to `shape` if its values stay in the same order, else returns None.
 
     It may have trailing dimensions of 1 (the weight of a 1x1 convolution for a linear layer), and a first dimension
@@ -165,27 +167,33 @@ def _match_other_parts(
 
     keys = {id(tensor): key for key, tensor in inputs.items()}
     used = {keys.get(id(tensor)) for tensor in loaded.values()}
-    # keys that disappeared: load hooks replaced their tensors by new ones, under other keys
+    # Keys that were neither loaded nor reported, and that the model does not have: load hooks removed them, and stored
+    # new tensors under other keys.
     replaced = [key for key in inputs if key not in {*used, *unexpected, *own}]
-    missing = [key for key in missing if id(loaded.get(key)) not in keys]  # unless another name of the module is loaded
-    found.missing = [key for key in missing if not is_counter(key)]
+    # If a module has two names and the checkpoint has one of them, PyTorch reports the other as missing.
+    missing = [key for key in missing if id(loaded.get(key)) not in keys]
+    found.missing = [key for key in missing if not is_batch_norm_counter(key)]
     found.mismatched = mismatched
     for key, tensor in loaded.items():
         if key in missing or key in mismatched:
             continue
-        if tensor is own[key]:  # not exchanged: the module has loading code of its own, which copies values
+        # With `assign=True`, PyTorch replaces each tensor by that of the checkpoint. If the old tensor is still there,
+        # the module has loading code of its own, which copies the values.
+        if tensor is own[key]:
             if key not in inputs:
                 found.missing.append(key)
                 continue
             tensor = inputs[key]
         source = keys.get(id(tensor))
-        if key in inputs and own.get(source or '') is own[key]:  # the module has two names, and the last was loaded
+        if (
+            key in inputs and own.get(source or '') is own[key]
+        ):  # a module with two names has the tensor that was loaded last
             source = key
         if source is None:
-            source = key if key in inputs else _last_in_same_module(key, replaced)
-            if source is None:
-                if not is_counter(key):
-                    found.randomly_initialised.append(key)
+            source = key if key in inputs else _guess_replaced_key(key, replaced)
+            if source is None:  # a load hook created the tensor: it keeps its value
+                if not is_batch_norm_counter(key):
+                    found.kept.append(key)
                 continue
             if source != key:
                 replaced.remove(source)
@@ -196,8 +204,8 @@ def _match_other_parts(
             found.tensors[key], found.sources[key] = tensor.detach(), source
 
 
-def _last_in_same_module(key: str, keys: list[str]) -> str | None:
-    """Guesses which key of a checkpoint a load hook replaced by `key`."""
+def _guess_replaced_key(key: str, keys: list[str]) -> str | None:
+    """Guesses the checkpoint key that a load hook replaced by the new key `key`: the last one in the same module."""
     module = key.rpartition('.')[0]
     return next((other for other in reversed(keys) if other.rpartition('.')[0] == module), None)
 
@@ -232,6 +240,6 @@ def _copy_to_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def is_counter(key: str) -> bool:
+def is_batch_norm_counter(key: str) -> bool:
     """Whether this is the batch counter of BatchNorm, which old files lack and which affects no result."""
     return key.endswith('num_batches_tracked')

@@ -27,7 +27,8 @@ def find_backbone(model: nn.Module) -> tuple[CheckpointSpec | None, str]:
 def remap_keys(model: nn.Module, keys: Iterable[str]) -> dict[str, str]:
     """Maps each key of a checkpoint to its key in the model; keys that are skipped (`keys_to_skip`) are left out.
 
-    Only the prefix of the keys of a backbone changes here. `convert_backbone_keys` renames the rest.
+    This adds or removes prefixes, and renames the last norm and the head of a classifier. `convert_backbone_keys` in
+    `matching.py` renames the keys inside the backbone later.
 
     Args:
         model: a backbone, a model with a backbone, or any other model, for which the keys do not change.
@@ -38,21 +39,23 @@ def remap_keys(model: nn.Module, keys: Iterable[str]) -> dict[str, str]:
     if backbone is None:
         return {key: key for key in keys}
     if any(key.startswith('backbone.') for key in keys):
-        part = {key: key.removeprefix('backbone.') for key in keys if key.startswith('backbone.')}
-        others = {key: key for key in keys if key not in part}
+        inner_keys = {key: key.removeprefix('backbone.') for key in keys if key.startswith('backbone.')}
+        final_keys = {key: key for key in keys if key not in inner_keys}
     else:
         is_classifier = prefix and 'head.fc.weight' in model.state_dict()
-        others = _remap_classifier_keys(backbone, keys) if is_classifier else {}
+        final_keys = _remap_classifier_keys(backbone, keys) if is_classifier else {}
         norms = {} if is_classifier else remap_output_norm(backbone, keys)
-        part = {key: norms.get(key, key) for key in keys if key not in others}
-    skipped = backbone.keys_to_skip(part.values())
-    remapped = {key: prefix + inner for key, inner in part.items() if inner not in skipped}
-    return remapped | others if prefix else remapped
+        inner_keys = {key: norms.get(key, key) for key in keys if key not in final_keys}
+    skipped = backbone.keys_to_skip(inner_keys.values())
+    remapped = {key: prefix + inner for key, inner in inner_keys.items() if inner not in skipped}
+    if not prefix:  # the model is the backbone alone, without neck and head
+        return remapped
+    return remapped | final_keys
 
 
 def remap_output_norm(backbone: CheckpointSpec, keys: Iterable[str]) -> dict[str, str]:
     """Maps the norm of a classifier to the output norm of a backbone, if the backbone has a single one."""
-    # the output norms are the only keys of a backbone that a released classifier lacks
+    # `missing_ok` contains the prefixes of the output norms, since released classifiers have other names for their norm
     output_norms = {key for key in backbone.state_dict() if key.startswith(backbone.missing_ok)}
     remapped = _remap_classifier_keys(backbone, keys).items()
     norms = {

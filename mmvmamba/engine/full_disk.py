@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import LaunchError, TrainingError
-from .newest_checkpoint import newest_whole_checkpoint
+from .newest_checkpoint import newest_complete_checkpoint
 
 # errors that only writing can cause
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -52,7 +52,7 @@ def _is_full(error: BaseException | None) -> bool:
 
 def _next_step(folder: Path) -> str:
     try:
-        newest = newest_whole_checkpoint(folder)
+        newest = newest_complete_checkpoint(folder)
     except LaunchError:
         newest = None
     return f'continue from {newest} with --resume' if newest else 'start again, since no checkpoint has been saved yet'

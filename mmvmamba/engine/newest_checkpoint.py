@@ -10,7 +10,7 @@ from ..checkpoint.archive import check_archive, is_zip
 from .errors import LaunchError
 
 
-def newest_whole_checkpoint(folder: Path) -> Path | None:
+def newest_complete_checkpoint(folder: Path) -> Path | None:
     """Returns the undamaged checkpoint with the highest number in a folder, or None if there is no checkpoint.
 
     `last_checkpoint`, which mmengine reads, contains the path at the time of writing: the file may be gone or empty, or
@@ -34,7 +34,7 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def named_in_last_checkpoint(folder: Path) -> Path | None:
+def path_in_last_checkpoint_file(folder: Path) -> Path | None:
     """Returns the existing file that `last_checkpoint` names: the run may have kept its checkpoints elsewhere."""
     try:
         path = Path((folder / 'last_checkpoint').read_text(errors='replace').strip())

@@ -40,12 +40,13 @@ def build_runner(cfg: Config, min_loaded_fraction: float = 1.0, needs_training_s
         randomness = cfg.get('randomness') or {}
         if randomness.get('seed') is None:  # mmengine shuffles the data before it reads the seed of the checkpoint
             cfg.randomness = {**randomness, 'seed': checkpoint['meta'].get('seed')}
-    sanitize_resume_state(checkpoint, checkpoint_folder(cfg))
+    sanitize_resume_state(checkpoint, checkpoint_folder(cfg))  # removes paths of files outside of this folder
     install_checkpoint_loader(cfg.load_from, checkpoint)
     runner = _new_runner(cfg)
     # FlexibleRunner builds its model only when it starts
     model = runner.model if isinstance(runner.model, torch.nn.Module) else MODELS.build(cfg.model)
-    runner.register_hook(OfficialCheckpointHook(match_checked(model, state_dict, cfg.load_from, min_loaded_fraction)))
+    match = match_checked(model, state_dict, cfg.load_from, min_loaded_fraction)  # raises if too little fits
+    runner.register_hook(OfficialCheckpointHook(match))  # gives the tensors the keys of the model when they are loaded
     return runner
 
 

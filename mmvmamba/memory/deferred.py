@@ -39,8 +39,11 @@ class Deferred(NamedTuple):
 def defer(
     fn: Callable[..., Tensor], *inputs: Tensor | Deferred, parameters: tuple[Tensor | None, ...] = ()
 ) -> Deferred:
-    """Defers ``fn(*inputs, *parameters)``; deferred and recomputable inputs are recomputed along with it."""
-    sources = [deferred_or_none(x) for x in inputs]
+    """Defers ``fn(*inputs, *parameters)``.
+
+    Inputs that are deferred themselves, or were made by `compute_recomputable`, are recomputed together with the value.
+    """
+    sources = [deferred_or_none(x) for x in inputs]  # an input without a source is a tensor
     if not any(sources):
         return Deferred(fn, tuple(map(as_tensor, inputs)), parameters)
     parts = [source or Deferred(_identity, (as_tensor(x),)) for source, x in zip(sources, inputs)]

@@ -66,9 +66,9 @@ def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_from_weights(x: Tensor | Deferred, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Same as `linear`, for a layer given by its weight (C', C) and its bias, (C',) or None."""
-    source = deferred_or_none(x)  # also if x is the output of a norm
+    source = deferred_or_none(x)  # x, or what the norm that returned x was computed from
     if source is None:
-        return fast_linear(as_tensor(x), weight, bias)
+        return fast_linear(as_tensor(x), weight, bias)  # x is a tensor
     if autograd_is_recording():
         return _LinearOfDeferred.apply(source.fn, len(source.maps), weight, bias, *source.maps, *source.parameters)
     return apply_in_chunks(lambda *maps: fast_linear(source.fn(*maps, *source.parameters), weight, bias), *source.maps)
@@ -79,7 +79,8 @@ class _LinearOfDeferred(Function):
 
     @staticmethod
     def forward(ctx, fn, number_of_maps, weight, bias, *inputs):
-        ctx.fn, ctx.number_of_maps, ctx.forward_context = fn, number_of_maps, capture_context(weight)
+        ctx.fn, ctx.number_of_maps = fn, number_of_maps
+        ctx.forward_context = capture_context(weight)  # backward recomputes under the same autocast state and backend
         ctx.save_for_backward(weight, bias, *inputs)
         maps, parameters = inputs[:number_of_maps], inputs[number_of_maps:]
 

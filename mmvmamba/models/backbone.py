@@ -11,7 +11,7 @@ from mmengine.model.weight_init import update_init_info
 from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, convert_backbone_keys, load_pretrained, unwrap_state_dict
-from ..checkpoint.matching import reshape_equivalent
+from ..checkpoint.matching import reshaped_or_none
 from ..checkpoint.prefixes import renaming_advice, unknown_prefixes
 from ..checkpoint.remapping import remap_classifier_key, remap_output_norm
 from .validation import pretrained_init_cfg
@@ -63,15 +63,19 @@ class Backbone(BaseModule):
             variant = family.identify_variant(tensors)
             if variant is None:
                 continue
-            # a checkpoint of the requested variant does not explain the mismatch
-            if not (own_family and issubclass(own_family, family) and variant['arch'] == own_arch):
+            # The requested variant does not explain the mismatch. A family may inherit `archs`.
+            is_requested = own_family and issubclass(own_family, family) and variant['arch'] == own_arch
+            if not is_requested:
                 requested = f'{type(self).__name__} {own_arch or "of other sizes"}'
                 return f'This file is {family.__name__} {variant["arch"]}, the config asks for {requested}'
         return f'This checkpoint does not fit {type(self).__name__}'
 
     @classmethod
     def identify_variant(cls, tensors: dict[str, Tensor]) -> dict[str, Any] | None:
-        """Returns the arguments, `arch` first, of the released variant whose blocks have these keys and shapes."""
+        """Returns the constructor arguments of the released variant whose blocks have these keys and shapes, or None.
+
+        The first argument is `arch`. Families add the other arguments that they can infer from the tensors.
+        """
         for arch in cls.archs:
             shapes = _block_shapes(cls, arch)
             renamed = {
@@ -80,14 +84,14 @@ class Backbone(BaseModule):
                 if key.startswith('layers.')
             }
             if renamed.keys() == shapes.keys() and all(
-                reshape_equivalent(renamed[key], shapes[key]) is not None for key in renamed
+                reshaped_or_none(renamed[key], shapes[key]) is not None for key in renamed
             ):
                 return dict(arch=arch)
         return None
 
     @classmethod
     def count_matching_keys(cls, keys: Iterable[str]) -> int:
-        """Counts the keys, without prefix, that match the first layer of this family.
+        """Counts the keys that belong to the first layer of this family. They must not have a prefix (`backbone.`).
 
         The family with the highest count is assumed to own the checkpoint.
         """
@@ -163,7 +167,7 @@ class Backbone(BaseModule):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
         """Converts the tensors to the keys and shapes of this model, or raises.
 
-        Tensors that a classifier's checkpoint does not have keep their values.
+        The checkpoint of a classifier lacks some tensors, such as the output norms. These keep their values.
         """
         _unwrap(state_dict, prefix)
         part = {key[len(prefix) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
@@ -175,6 +179,7 @@ class Backbone(BaseModule):
             )
         for key in self.keys_to_skip(part):
             del part[key]
+        # the norm before the head of a classifier is that of the last output, if this backbone has no other outputs
         for key, new in remap_output_norm(self, part).items():
             part[new] = part.pop(key)
         try:
@@ -187,7 +192,8 @@ class Backbone(BaseModule):
                 raise CheckpointError(renaming_advice(self, prefix + prefixes[0], prefix)) from error
             raise
         own = self.state_dict()
-        tensors = found.tensors | {key: own[key] for key in found.randomly_initialised}
+        # strict loading requires all keys
+        tensors = found.tensors | {key: own[key] for key in found.kept}
         state_dict.update((prefix + key, tensor) for key, tensor in tensors.items())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -203,7 +209,7 @@ def register_family(family: Family) -> Family:
     """Class decorator that makes the released variants of a family known to conversion and to error messages.
 
     Raises:
-        ValueError: the family names no released architecture.
+        ValueError: `archs` of the family is empty.
     """
     if not family.archs:
         raise ValueError(f'{family.__name__}.archs is empty: add the released architectures by name.')

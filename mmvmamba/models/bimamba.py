@@ -93,7 +93,7 @@ class BiMamba(nn.Module):
             reverse: convolve and scan from the end; only for a mixer without a backward direction.
         """
         check_layout(self, x, '(B, L, C)', self.channels)
-        u, z = split_linear(self.in_proj, x)  # (B, L, E) each
+        u, z = split_linear(self.in_proj, x)  # (B, L, E) each, tensors or deferred
         y = self._scan(self._convolve(u, reverse), reverse)
         y = gate(y, z)  # the gate is the same for both directions, so it is applied once, to their sum
         return linear(self.out_proj, y) * self.scale

@@ -91,10 +91,10 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, channels, patch_size, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(laid_out_channels_last(x)).permute(0, 2, 3, 1)
+        return self.proj(in_channels_last_format(x)).permute(0, 2, 3, 1)
 
 
-def laid_out_channels_last(x: Tensor) -> Tensor:
+def in_channels_last_format(x: Tensor) -> Tensor:
     """Convert (B, C, H, W) to channels-last memory; `torch.vmap` does not support that and gets x unchanged."""
     return x if in_function_transform() else x.contiguous(memory_format=torch.channels_last)
 

@@ -15,8 +15,8 @@ from .validation import check_layout
 class SS2D(nn.Module):
     """2-D selective scan: in_proj -> depthwise 3x3 conv -> SiLU -> scan -> LayerNorm (-> gate) -> out_proj.
 
-    The projections to dt, B and C act on each position separately. One matrix multiplication in row-major order
-    therefore computes them for all traversals.
+    The projections to dt, B and C act on each position separately, so they do not depend on the order of the positions.
+    One matrix multiplication on the map, without reordering it, computes them for all traversals.
     Source: VMamba (arXiv 2401.10166), section 4.2 and Figure 3; parameter names are those of the released checkpoints.
 
     Args:
@@ -78,9 +78,10 @@ class SS2D(nn.Module):
 
     def _convolve(self, x: Tensor) -> Deferred:
         """SiLU of the convolution: (B, H, W, E) -> (B, H, W, E)."""
-        conv = self.conv2d  # a convolution that was replaced, wrapped or hooked is called
+        conv = self.conv2d
         if can_use_raw_weights(nn.Conv2d, conv) and _is_depthwise_3x3(conv):
             return defer(conv_silu_2d, x, parameters=(conv.weight, conv.bias))
+        # A convolution that was replaced, wrapped or hooked must be called: its weights alone are not enough.
         return defer(F.silu, self._call_conv(x))
 
     def _scan(self, x: Deferred) -> Tensor:

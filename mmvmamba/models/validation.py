@@ -51,11 +51,12 @@ def check_outputs(out_indices: object, count: int, what: str, first: int = 0) ->
         raise ValueError(f'out_indices={out_indices} must name {what}s {first} to {count - 1}, each once.')
 
 
-def check_image(x: Tensor, channels: int, least: int = 1, conv: nn.Module | None = None) -> None:
+def check_image(x: Tensor, channels: int, least: int = 1, first_layer: nn.Module | None = None) -> None:
     """Requires a batch of float images with `channels` channels, at least `least` pixels high and wide.
 
     Args:
-        conv: the layer that reads the images. If it is an unmodified convolution, dtypes and devices must agree.
+        first_layer: the layer that processes the images. If it is an unmodified convolution, the dtype and device of
+            its weight must be those of the images.
 
     Raises:
         ValueError: wrong number of dimensions or channels, dtype, device or size.
@@ -75,8 +76,8 @@ def check_image(x: Tensor, channels: int, least: int = 1, conv: nn.Module | None
             f'The image is {x.shape[2]} x {x.shape[3]} pixels, smaller than a patch of {least} x {least}: '
             'enlarge or pad it.'
         )
-    if isinstance(conv, nn.Conv2d) and has_default_forward(nn.Conv2d, conv):
-        _check_like(x, conv.weight)
+    if isinstance(first_layer, nn.Conv2d) and has_default_forward(nn.Conv2d, first_layer):
+        _check_like(x, first_layer.weight)
 
 
 def check_layout(module: nn.Module, x: Tensor, layout: str, channels: int) -> None:

@@ -202,7 +202,7 @@ class Vim(Backbone):
             h = (H - patch_size) // patch_stride + 1, and w is computed likewise. With `pooling`, it contains a single
             tensor: (B, embed_dims), or (B, h * w, embed_dims) for 'max'.
         """
-        check_image(x, self.in_channels, self.patch_size, self.patch_embed.proj)
+        check_image(x, self.in_channels, self.patch_size, first_layer=self.patch_embed.proj)
         dtype = x.dtype
         x = self.patch_embed(x)
         height, width = x.shape[1:3]

@@ -15,7 +15,7 @@ from ..ops.arguments import check_flag
 from .activation_checkpointing import call_block
 from .backbone import Backbone, register_family
 from .downsampling import DOWNSAMPLES, STEMS
-from .layers import laid_out_channels_last
+from .layers import in_channels_last_format
 from .ss2d import SS2D
 from .validation import (
     check_choice,
@@ -50,8 +50,8 @@ ARCH_DEFAULTS = dict(
     ssm_ratio=2.0, d_state=1, dt_rank='auto', mlp_ratio=4.0, gate=False, conv_bias=False, stem='conv', downsample='conv'
 )
 
-# The scan ablations of the paper (section 5.3) also have four directions with their own parameters, but several of them
-# traverse the map in the same order.
+# `cross` is the scan of the released models. The others are ablations of the paper (section 5.3): they also run four
+# scans with their own parameters, but in fewer orders.
 SCANS = {'cross': CROSS, 'unidirectional': UNIDIRECTIONAL, 'bidirectional': BIDIRECTIONAL}
 
 
@@ -160,8 +160,8 @@ class VMamba(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, dims[i], ~H / (4 * 2**i), ~W / (4 * 2**i)) for each i in out_indices."""
-        check_image(x, self.in_channels, self.smallest_image, conv=self.patch_embed[0])
-        x = self.patch_embed(laid_out_channels_last(x))
+        check_image(x, self.in_channels, self.smallest_image, first_layer=self.patch_embed[0])
+        x = self.patch_embed(in_channels_last_format(x))
         outs = []
         for i, stage in enumerate(self.layers):
             out, x = stage(x, self.with_cp)
@@ -201,11 +201,12 @@ class VMamba(Backbone):
 
     @classmethod
     def identify_variant(cls, tensors: dict[str, Tensor]) -> dict | None:
+        """Also returns `out_indices`."""
         variant = super().identify_variant(tensors)
         if variant is None:
             return None
         outputs = tuple(i for i in range(4) if f'outnorm{i}.weight' in tensors)
-        return {**variant, 'out_indices': outputs or (3,)}  # older classifiers have a `norm`, of the last stage
+        return {**variant, 'out_indices': outputs or (3,)}  # a classifier has only the norm of the last stage
 
 
 # Regular expressions for the keys of older released files, and their replacements.

@@ -81,8 +81,9 @@ class Operation:
             inputs: inputs of the operation, for which backends are verified if necessary. None: nothing is verified.
 
         Returns:
-            The backend, and the reason why plain PyTorch runs although a kernel was expected, or None. A dtype that no
-            kernel supports is no such reason.
+            The backend, and the reason why plain PyTorch runs, or None. There is a reason if the device has no kernel,
+            or if a kernel for these dtypes is unavailable or failed its verification. There is none if no kernel
+            supports the dtypes.
 
         Raises:
             ValueError: the named backend does not support the inputs.
@@ -106,7 +107,7 @@ class Operation:
                 if reason is None:
                     return backend, fallback_reason if backend is self.plain else None
                 fallback_reason = reason
-        return self.plain, fallback_reason
+        return self.plain, fallback_reason  # no backend supports the dtypes: let plain PyTorch raise the error
 
     def select(self, device: str, dtypes: Iterable[torch.dtype], name: str, inputs: tuple) -> Backend:
         """Like `find_backend`, but logs the reason of a fallback, once per reason."""
@@ -122,8 +123,8 @@ class Operation:
     def runs_without_operator(self, name: str) -> bool:
         """Whether the selected backend runs as PyTorch operations instead of this package's operator.
 
-        Under `torch.jit.trace` it does not: the trace would contain the loop, unrolled for one image size, and FLOP
-        counters would not find the operator.
+        Under `torch.jit.trace`, it runs inside the operator. Otherwise, the trace would contain the loop over the
+        sequence, unrolled for one image size, and FLOP counters would not find the operator.
         """
         return name != AUTO and self.backend_or_plain(name).traceable and not torch.jit.is_tracing()
 

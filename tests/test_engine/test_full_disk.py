@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 
 from mmvmamba.engine.errors import TrainingError
 from mmvmamba.engine.full_disk import reporting_full_disk
-from mmvmamba.engine.newest_checkpoint import newest_whole_checkpoint
+from mmvmamba.engine.newest_checkpoint import newest_complete_checkpoint
 
 from .small_training import small_training
 
@@ -48,7 +48,7 @@ def test_a_checkpoint_beyond_the_limit_keeps_the_one_before(tmp_path, file_size_
     assert str(refusal.value).endswith(f'free space, then continue from {tmp_path}/iter_2.pth with --resume')
     assert sorted(path.name for path in tmp_path.glob('*.pth*')) == ['iter_1.pth', 'iter_2.pth']
     assert 'Logging error' not in ''.join(capfd.readouterr())  # the log does not fit either
-    assert small_training(tmp_path, 4, resume=newest_whole_checkpoint(tmp_path)).iter == 4
+    assert small_training(tmp_path, 4, resume=newest_complete_checkpoint(tmp_path)).iter == 4
 
 
 def test_a_first_checkpoint_that_does_not_fit(tmp_path, file_size_limit):
@@ -79,7 +79,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(small_disk):
         train_until_full(folder, 3, fill)
     assert sorted(path.name for path in folder.glob('*.pth*')) == ['iter_1.pth', 'iter_2.pth']
     (small_disk / 'other').unlink()
-    assert small_training(folder, 4, resume=newest_whole_checkpoint(folder)).iter == 4
+    assert small_training(folder, 4, resume=newest_complete_checkpoint(folder)).iter == 4
 
 
 def test_other_errors_pass(tmp_path):

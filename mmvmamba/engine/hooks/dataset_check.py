@@ -68,7 +68,7 @@ def check_metric(metric: BaseMetric, metainfo: Mapping) -> None:
     if not annotations.imgs:
         raise DataError(f'{annotations.annotation_file}: it has no images to evaluate')
     if metainfo.get('classes'):
-        annotations.get_cat_ids(cat_names=metainfo['classes'])  # calls getCatIds, which checks them
+        annotations.get_cat_ids(cat_names=metainfo['classes'])  # for the error of the replaced getCatIds
     fault = mask_evaluation_fault(annotations.dataset) if 'segm' in getattr(metric, 'metrics', ()) else None
     if fault:
         raise DataError(f'{annotations.annotation_file}: {fault}')

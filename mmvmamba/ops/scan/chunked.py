@@ -80,10 +80,12 @@ def selective_scan_2d_backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tens
         delta = F.softplus(z) if dt_softplus else z
         a = torch.exp(delta[..., None] * A[k])
         h = linear_scan(a, (delta * u)[..., None] * b[:, :, None], reverse)
-        g = linear_scan(_shift(a, not reverse), dy[..., None] * c[:, :, None], not reverse)
+        # The gradient runs in the opposite direction: its previous step is step t + 1 of the scan.
+        g = linear_scan(_previous_step(a, not reverse), dy[..., None] * c[:, :, None], not reverse)
 
+        # gradients of the products delta * u and delta * A
         grad_delta_u = (g * b[:, :, None]).sum(-1)
-        grad_delta_A = g * a * _shift(h, reverse)
+        grad_delta_A = g * a * _previous_step(h, reverse)
         du = grad_delta_u * delta if D is None else grad_delta_u * delta + D[k] * dy
         dz = grad_delta_u * u + (grad_delta_A * A[k]).sum(-1)
         if dt_softplus:
@@ -111,6 +113,6 @@ def _delta_before_softplus(dt: Tensor, dt_weight: Tensor | None, dt_bias: Tensor
     return dt if dt_bias is None else dt + dt_bias[k]
 
 
-def _shift(t: Tensor, reverse: bool) -> Tensor:
-    """The values of the previous position along dim 1, or of the next one with `reverse`; 0 if there is none."""
+def _previous_step(t: Tensor, reverse: bool) -> Tensor:
+    """The values at the previous step of a scan along dim 1; 0 at its first step."""
     return F.pad(t[:, 1:], (0, 0, 0, 0, 0, 1)) if reverse else F.pad(t[:, :-1], (0, 0, 0, 0, 1, 0))

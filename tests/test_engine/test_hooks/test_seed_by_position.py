@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmvmamba.engine.libraries import register_modules
-from mmvmamba.engine.newest_checkpoint import newest_whole_checkpoint
+from mmvmamba.engine.newest_checkpoint import newest_complete_checkpoint
 from mmvmamba.engine.runner import build_runner
 
 
@@ -72,7 +72,7 @@ def config(work_dir, loop, workers, seed=3):
 
 
 def final_state(folder):
-    newest = newest_whole_checkpoint(folder)
+    newest = newest_complete_checkpoint(folder)
     content = torch.load(newest, weights_only=False)
     state = content['optimizer']['state']
     return [*content['state_dict'].values(), *(tensor for entry in state.values() for tensor in entry.values())]
