@@ -94,7 +94,7 @@ class TokenLayout:
             return cls(*scan.shape, None)
         stride = backbone.grid.patch_stride
         height, width = ((side - backbone.patch_size) // stride + 1 for side in image_shape)
-        return cls(height, width, backbone.grid.slots(height * width))
+        return cls(height, width, backbone.grid.class_token_positions(height * width))
 
     def in_scan(self, row: int, column: int) -> tuple[int, int]:
         """Returns the row and column in the scan's map of a position of the feature map."""

@@ -1,4 +1,4 @@
-"""Loading of checkpoints into modules: completely or not at all."""
+"""Loads checkpoints into modules. The checks precede the first write, so an error leaves a module unchanged."""
 
 import logging
 from collections import OrderedDict
@@ -35,7 +35,7 @@ def load_pretrained(module: nn.Module, filename: str | Path, prefix: str = '', e
         prefix = prefix.removesuffix('.') + '.'
         keys, metadata = list(state_dict), getattr(state_dict, '_metadata', {})
         state_dict = _strip_prefix(state_dict, prefix)
-        vars(state_dict)['_metadata'] = _strip_prefix(metadata, prefix)
+        vars(state_dict)['_metadata'] = _strip_prefix(metadata, prefix)  # an attribute: the versions of the modules
         if not state_dict:
             reason = f"{filename} has no tensor whose name starts with '{prefix}'; it has: {listing(keys)}"
             raise CheckpointError(prefix_advice(module, keys, filename) or reason)

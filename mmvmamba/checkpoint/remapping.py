@@ -38,23 +38,27 @@ def remap_keys(model: nn.Module, keys: Iterable[str]) -> dict[str, str]:
     backbone, prefix = find_backbone(model)
     if backbone is None:
         return {key: key for key in keys}
+    # inner_keys: key of the checkpoint -> key in the backbone, without prefix; complete_keys: -> key in the model
     if any(key.startswith('backbone.') for key in keys):
         inner_keys = {key: key.removeprefix('backbone.') for key in keys if key.startswith('backbone.')}
-        final_keys = {key: key for key in keys if key not in inner_keys}
+        complete_keys = {key: key for key in keys if key not in inner_keys}
     else:
         is_classifier = prefix and 'head.fc.weight' in model.state_dict()
-        final_keys = _remap_classifier_keys(backbone, keys) if is_classifier else {}
+        complete_keys = _remap_classifier_keys(backbone, keys) if is_classifier else {}
         norms = {} if is_classifier else remap_output_norm(backbone, keys)
-        inner_keys = {key: norms.get(key, key) for key in keys if key not in final_keys}
+        inner_keys = {key: norms.get(key, key) for key in keys if key not in complete_keys}
     skipped = backbone.keys_to_skip(inner_keys.values())
     remapped = {key: prefix + inner for key, inner in inner_keys.items() if inner not in skipped}
     if not prefix:  # the model is the backbone alone, without neck and head
         return remapped
-    return remapped | final_keys
+    return remapped | complete_keys
 
 
 def remap_output_norm(backbone: CheckpointSpec, keys: Iterable[str]) -> dict[str, str]:
-    """Maps the norm of a classifier to the output norm of a backbone, if the backbone has a single one."""
+    """Maps the norm of a classifier to the output norm of a backbone, if the backbone has a single one.
+
+    In mmpretrain's `ImageClassifier`, this norm belongs to the backbone, so `classifier_keys` adds `backbone.` to it.
+    """
     # `missing_ok` contains the prefixes of the output norms, since released classifiers have other names for their norm
     output_norms = {key for key in backbone.state_dict() if key.startswith(backbone.missing_ok)}
     remapped = _remap_classifier_keys(backbone, keys).items()

@@ -1,4 +1,4 @@
-"""Builds the Runner of a config, after the checkpoint that it will load has been read and checked."""
+"""Builds the Runner of a config, and checks the checkpoint that it will load before the run starts."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .training_state import check_training_state, sanitize_resume_state
 
 
 def build_runner(cfg: Config, min_loaded_fraction: float = 1.0, needs_training_state: bool = False) -> Runner:
-    """Builds the Runner, after reading the checkpoint that it will load, and compares the two.
+    """Reads the checkpoint that the run will load, builds the Runner, and compares the checkpoint with its model.
 
     Args:
         cfg: complete config; `cfg.load_from` names the checkpoint, if any. Its hooks are replaced as described in
@@ -40,8 +40,9 @@ def build_runner(cfg: Config, min_loaded_fraction: float = 1.0, needs_training_s
         randomness = cfg.get('randomness') or {}
         if randomness.get('seed') is None:  # mmengine shuffles the data before it reads the seed of the checkpoint
             cfg.randomness = {**randomness, 'seed': checkpoint['meta'].get('seed')}
-    sanitize_resume_state(checkpoint, checkpoint_folder(cfg))  # removes paths of files outside of this folder
-    install_checkpoint_loader(cfg.load_from, checkpoint)
+    # MMEngine deletes earlier checkpoints that this one names: keep only names in the folder of this run.
+    sanitize_resume_state(checkpoint, checkpoint_folder(cfg))
+    install_checkpoint_loader(cfg.load_from, checkpoint)  # MMEngine gets this checkpoint when it loads the file
     runner = _new_runner(cfg)
     # FlexibleRunner builds its model only when it starts
     model = runner.model if isinstance(runner.model, torch.nn.Module) else MODELS.build(cfg.model)

@@ -13,7 +13,7 @@ from .causal_conv import as_maps, causal_conv_silu
 from .cpu_fast_path import use_cpu_fast_path
 from .deferred import Deferred, as_tensor, compute_recomputable, defer
 from .eligibility import can_use_raw_weights, has_default_forward
-from .linear_layers import gate, linear, linear_gelu, split_linear
+from .linear_layers import apply_gate, linear, linear_gelu, split_linear
 from .scan import project_and_scan, scan_dtype
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     'causal_conv_silu',
     'compute_recomputable',
     'defer',
-    'gate',
+    'apply_gate',
     'has_default_forward',
     'linear',
     'linear_gelu',

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops.setting import Setting
-from ..ops.tracing import in_function_transform
+from ..ops.tracing import in_torch_func_transform
 
 CHUNK_TOKENS = 2048
 ONEDNN_MIN_MACS = 2**24  # the overhead of a oneDNN call is 10 us larger than that of a BLAS call
@@ -40,7 +40,7 @@ def is_on_cpu_fast_path(x: Tensor) -> bool:
         x.is_cpu
         and not torch.is_grad_enabled()
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and not in_function_transform()  # oneDNN's operator does not support the transforms of torch.func
+        and not in_torch_func_transform()  # oneDNN's operator does not support the transforms of torch.func
         and _enabled.get()
     )
 

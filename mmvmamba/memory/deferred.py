@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops.tracing import in_function_transform
+from ..ops.tracing import in_torch_func_transform
 
 
 class Deferred(NamedTuple):
@@ -43,20 +43,23 @@ def defer(
 
     Inputs that are deferred themselves, or were made by `compute_recomputable`, are recomputed together with the value.
     """
-    sources = [deferred_or_none(x) for x in inputs]  # an input without a source is a tensor
+    # The source of an input is the Deferred that it is recomputed from; None for a tensor that is saved, for which
+    # `as_tensor` below does nothing.
+    sources = [deferred_or_none(x) for x in inputs]
     if not any(sources):
         return Deferred(fn, tuple(map(as_tensor, inputs)), parameters)
     parts = [source or Deferred(_identity, (as_tensor(x),)) for source, x in zip(sources, inputs)]
     maps = tuple(t for part in parts for t in part.maps)
 
     def compute_parts_and_fn(*tensors: Tensor | None) -> Tensor:
-        # Each part takes its maps and parameters from the iterators; the parameters that remain are those of fn.
-        next_maps, next_parameters = iter(tensors[: len(maps)]), iter(tensors[len(maps) :])
+        # The tensors are the maps of all parts, the parameters of all parts, and those of fn. Each part takes its own
+        # from the iterators; what remains at the end are the parameters of fn.
+        remaining_maps, remaining_parameters = iter(tensors[: len(maps)]), iter(tensors[len(maps) :])
         values = [
-            part.fn(*islice(next_maps, len(part.maps)), *islice(next_parameters, len(part.parameters)))
+            part.fn(*islice(remaining_maps, len(part.maps)), *islice(remaining_parameters, len(part.parameters)))
             for part in parts
         ]
-        return fn(*values, *next_parameters)
+        return fn(*values, *remaining_parameters)
 
     return Deferred(compute_parts_and_fn, maps, (*(t for part in parts for t in part.parameters), *parameters))
 
@@ -96,7 +99,7 @@ def autograd_is_recording() -> bool:
     return (
         torch.is_grad_enabled()
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and not in_function_transform()
+        and not in_torch_func_transform()
     )
 
 

@@ -18,7 +18,11 @@ from .recompute import capture_context, detached_leaves, gradients, gradients_wi
 
 
 def linear(layer: nn.Linear, x: Tensor | Deferred) -> Tensor:
-    """``layer(x)``: (..., C) -> (..., C')."""
+    """``layer(x)``: (..., C) -> (..., C').
+
+    A deferred x must be computed from each position separately (a norm, an activation, a gate, a linear layer), because
+    it is computed in chunks of positions. `fast_linear` is `F.linear`, except in inference on a CPU.
+    """
     if not can_use_raw_weights(nn.Linear, layer):
         return layer(as_tensor(x))
     return linear_from_weights(x, layer.weight, layer.bias)
@@ -51,7 +55,7 @@ def split_linear(layer: nn.Linear, x: Tensor) -> tuple[Tensor | Deferred, Tensor
     return linear_from_weights(x, weight_1, bias_1), second_half
 
 
-def gate(y: Tensor, z: Tensor | Deferred) -> Deferred:
+def apply_gate(y: Tensor, z: Tensor | Deferred) -> Deferred:
     """``y * silu(z)``, in z's dtype, as a deferred value, the input of `linear`."""
     return defer(_gate, y, z)
 
@@ -66,9 +70,9 @@ def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_from_weights(x: Tensor | Deferred, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Same as `linear`, for a layer given by its weight (C', C) and its bias, (C',) or None."""
-    source = deferred_or_none(x)  # x, or what the norm that returned x was computed from
+    source = deferred_or_none(x)  # x, or the Deferred that a norm has attached to its output x
     if source is None:
-        return fast_linear(as_tensor(x), weight, bias)  # x is a tensor
+        return fast_linear(as_tensor(x), weight, bias)  # x is a tensor, which as_tensor does not change
     if autograd_is_recording():
         return _LinearOfDeferred.apply(source.fn, len(source.maps), weight, bias, *source.maps, *source.parameters)
     return apply_in_chunks(lambda *maps: fast_linear(source.fn(*maps, *source.parameters), weight, bias), *source.maps)
@@ -97,7 +101,7 @@ class _LinearOfDeferred(Function):
         needs_weight, needs_bias, *needs_inputs = needs_grad
         if torch.is_grad_enabled():  # double backward
 
-            def compute(weight, bias, *inputs):
+            def compute(weight, bias, *inputs):  # oneDNN's layer of fast_linear has no derivative
                 return F.linear(ctx.fn(*inputs), weight, bias)
 
             tensors = (weight, bias, *inputs)

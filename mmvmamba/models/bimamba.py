@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from ..memory import (
     Deferred,
+    apply_gate,
     as_maps,
     as_tensor,
     can_use_raw_weights,
     causal_conv_silu,
-    gate,
     linear,
     project_and_scan,
     scan_dtype,
@@ -93,9 +93,9 @@ class BiMamba(nn.Module):
             reverse: convolve and scan from the end; only for a mixer without a backward direction.
         """
         check_layout(self, x, '(B, L, C)', self.channels)
-        u, z = split_linear(self.in_proj, x)  # (B, L, E) each, tensors or deferred
+        u, z = split_linear(self.in_proj, x)  # (B, L, E) each; z is deferred, u only in inference on a CPU
         y = self._scan(self._convolve(u, reverse), reverse)
-        y = gate(y, z)  # the gate is the same for both directions, so it is applied once, to their sum
+        y = apply_gate(y, z)  # the gate is the same for both directions, so it is applied once, to their sum
         return linear(self.out_proj, y) * self.scale
 
     def _convolve(self, x: Tensor | Deferred, reverse: bool) -> Tensor | Deferred:
@@ -111,7 +111,7 @@ class BiMamba(nn.Module):
             return causal_conv_silu(x, weights, biases, from_end)
         x = as_tensor(x)  # a convolution was replaced, wrapped or hooked: call it
         outputs = [F.silu(self._call_causal(conv, x, end)) for conv, end in zip(convs, from_end)]
-        return as_maps(torch.stack(outputs, 1))  # one output has the shape of a map of height 1 already
+        return as_maps(torch.stack(outputs, 1))  # (B, K, L, E); if K is 1, that axis becomes the height
 
     def _scan(self, x: Tensor | Deferred, reverse: bool) -> Tensor:
         """Maps of height 1, as `_convolve` returns them -> (B, L, E)."""

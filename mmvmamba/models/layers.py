@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..memory import compute_recomputable
-from ..ops.tracing import in_function_transform
+from ..ops.tracing import in_torch_func_transform
 
 
 class ChannelsFirst(nn.Module):
@@ -96,7 +96,7 @@ class PatchEmbed(nn.Module):
 
 def in_channels_last_format(x: Tensor) -> Tensor:
     """Convert (B, C, H, W) to channels-last memory; `torch.vmap` does not support that and gets x unchanged."""
-    return x if in_function_transform() else x.contiguous(memory_format=torch.channels_last)
+    return x if in_torch_func_transform() else x.contiguous(memory_format=torch.channels_last)
 
 
 def default_dt_rank(channels: int) -> int:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..memory import Deferred, can_use_raw_weights, defer, gate, linear, project_and_scan
+from ..memory import Deferred, apply_gate, can_use_raw_weights, defer, linear, project_and_scan
 from ..ops import CROSS, conv_silu_2d
 from .layers import LayerNorm, default_dt_rank, init_A_log_, init_dt_bias_
 from .validation import check_layout
@@ -74,7 +74,7 @@ class SS2D(nn.Module):
         x = linear(self.in_proj, x)  # (B, H, W, E), or (B, H, W, 2 * E) with a gate
         x, z = x.chunk(2, -1) if self.has_gate else (x, None)
         y = self.out_norm(self._scan(self._convolve(x)))
-        return linear(self.out_proj, y if z is None else gate(y, z))
+        return linear(self.out_proj, y if z is None else apply_gate(y, z))
 
     def _convolve(self, x: Tensor) -> Deferred:
         """SiLU of the convolution: (B, H, W, E) -> (B, H, W, E)."""

@@ -60,7 +60,7 @@ class TokenGrid:
         """The number of patches in a row."""
         return patches_per_side(self.img_size, self.patch_size, self.patch_stride)
 
-    def slots(self, patches: int) -> tuple[int, ...]:
+    def class_token_positions(self, patches: int) -> tuple[int, ...]:
         """Returns the indices of the class tokens in a sequence of this many patches and the class tokens."""
         return class_slots(self.place, patches)
 
@@ -84,10 +84,10 @@ class TokenGrid:
         else:
             place_in_file = {0: 'none', 1: slot}.get(class_tokens, 'double')
             slots = class_slots(place_in_file if self.place == 'none' else self.place, side**2)
-            own_slots = self.slots(self.side**2)
-        grid, slot_embed = split_tokens(pos_embed, slots)
+            own_slots = self.class_token_positions(self.side**2)
+        grid, class_token_embed = split_tokens(pos_embed, slots)
         grid = resize_pos_embed(grid, self.side, self.side)
-        return grid if self.place == 'none' else insert_tokens(grid, slot_embed, own_slots)
+        return grid if self.place == 'none' else insert_tokens(grid, class_token_embed, own_slots)
 
     def _check_stride(self, side: int) -> None:
         stride = LONG_SEQUENCE_STRIDE

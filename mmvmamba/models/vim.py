@@ -50,6 +50,7 @@ BACKWARD_DIRECTION = {
     'ssm': 'ssm',
     'ssm_conv': 'ssm_conv',
 }
+# The names of the class tokens for each value of `pooling` that uses class tokens.
 CLASS_TOKENS = {'middle': ('cls_token',), 'head': ('cls_token',), 'double': ('cls_token_head', 'cls_token_tail')}
 
 
@@ -74,13 +75,12 @@ class Vim(Backbone):
         out_indices: the blocks whose outputs are returned as maps, in ascending order; negative indices count from the
             end. Later blocks are not built.
         feature: content of a map: the `residual` stream after the block, the output of the `mixer` alone, or
-            `residual_official`, the stream that the official segmentation code returns: it takes it in the next block,
-            after the rotary embedding there. It differs from `residual` only with `rope_grid`, except for the last
-            block.
-        pretrained_cls_slot: the position of the class token's entry in the position embedding of a checkpoint, which a
-            model without class token drops: `middle` (the released files) or `head`. `official` drops the first entry,
-            as the official code does when it resizes an embedding. For the released files this is wrong: it shifts half
-            of the grid by one token.
+            `residual_official`, the stream as the official segmentation code returns it: after the rotary embedding at
+            the start of the next block. Without `rope_grid`, and for the last block, it is the same as `residual`.
+        pretrained_cls_slot: which entry in the position embedding of a checkpoint belongs to the class token, so that a
+            model without class token drops it: the `middle` one (the released files) or the first one (`head`).
+            `official` also takes the first one, and for models with class tokens, too, as the official code does when
+            it resizes an embedding. For the released files this is wrong: it shifts half of the grid by one token.
         bidirectionality: `ssm_conv` (the released models), or an ablation of the paper: `ssm` (both directions share
             the convolution), `alternating_blocks` (every second block scans backwards), `random_flip` (training scans
             half of the batches backwards) or `none`.
@@ -180,14 +180,14 @@ class Vim(Backbone):
         self.layers = nn.ModuleList(VimBlock(channels, BiMamba(*mixer), rate) for rate in rates[:built])
         if pooling is not None:
             self.norm_f = RMSNorm(channels)
-        not_built = [f'layers.{i}.' for i in range(built, depth)]
+        not_loaded = [f'layers.{i}.' for i in range(built, depth)]
         if pooling is None:
-            not_built.append('norm_f.')
+            not_loaded.append('norm_f.')
         if not self.class_tokens:
-            not_built.append('cls_token')
+            not_loaded.append('cls_token')
         if rope_grid is not None:
-            not_built.append('rope.freqs_')  # computed for the size of the image
-        self.unexpected_ok = ('head.', *not_built)
+            not_loaded.append('rope.freqs_')  # tables of angles, which this model computes in each forward pass
+        self.unexpected_ok = ('head.', *not_loaded)
         self._reset_parameters(depth)
         self._freeze_stages()
 
@@ -224,11 +224,11 @@ class Vim(Backbone):
         """Adds the position embedding and inserts class tokens: (B, h, w, C) -> (B, L, C), float32 or wider."""
         height, width = x.shape[1:3]
         pos_embed = self.pos_embed.to(torch.promote_types(self.pos_embed.dtype, torch.float32))
-        grid, slot_embed = split_tokens(pos_embed, self.grid.slots(self.grid.side**2))
+        grid, class_token_embed = split_tokens(pos_embed, self.grid.class_token_positions(self.grid.side**2))
         x = x.flatten(1, 2) + resize_pos_embed(grid, height, width)
         if self.class_tokens:
-            tokens = torch.cat([getattr(self, name) for name in self.class_tokens], 1) + slot_embed
-            x = insert_tokens(x, tokens, self.grid.slots(height * width))
+            tokens = torch.cat([getattr(self, name) for name in self.class_tokens], 1) + class_token_embed
+            x = insert_tokens(x, tokens, self.grid.class_token_positions(height * width))
         return x
 
     def _rotation(self, height: int, width: int, x: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -236,7 +236,7 @@ class Vim(Backbone):
         if self.rope_grid is None:
             return None
         angles = rotary_angles(height, width, x.shape[-1], self.rope_grid, like=x)
-        if slots := self.grid.slots(height * width):
+        if slots := self.grid.class_token_positions(height * width):
             angles = insert_tokens(angles, angles.new_zeros(1, len(slots), x.shape[-1]), slots)
         return angles.cos(), angles.sin()
 
@@ -257,7 +257,7 @@ class Vim(Backbone):
     def _pool(self, x: Tensor, patches: int) -> Tensor:
         if self.class_tokens:
             # Slices, not indices: in a program exported for any image size, the slot is a symbolic integer.
-            tokens = [x[:, slot : slot + 1] for slot in self.grid.slots(patches)]
+            tokens = [x[:, slot : slot + 1] for slot in self.grid.class_token_positions(patches)]
             return self.norm_f(torch.cat(tokens, 1)).mean(1)
         x = self.norm_f(x)
         return x.mean(1) if self.pooling == 'mean' else x
@@ -279,7 +279,7 @@ class Vim(Backbone):
         return self.num_blocks + 1 if top == 'norm_f' else 0
 
     def _reset_parameters(self, depth: int) -> None:
-        """Initialisation of the official classifier; `BiMamba` initialises what the scan reads.
+        """Initialises the parameters as the official classification model does; `BiMamba` has initialised its own.
 
         The official dense models initialise their linear layers once more, which docs/fidelity.md describes.
         """

@@ -51,7 +51,7 @@ ARCH_DEFAULTS = dict(
 )
 
 # `cross` is the scan of the released models. The others are ablations of the paper (section 5.3): they also run four
-# scans with their own parameters, but in fewer orders.
+# scans, each with its own parameters, but several of them use the same traversal.
 SCANS = {'cross': CROSS, 'unidirectional': UNIDIRECTIONAL, 'bidirectional': BIDIRECTIONAL}
 
 
@@ -104,9 +104,9 @@ class VMamba(Backbone):
     archs = ARCHS
     missing_ok = ('outnorm',)
     unexpected_ok = ('classifier.', 'norm.', 'head.', 'outnorm')  # out_indices may select fewer outputs than a file has
-    classifier_keys = {  # those of newer and older files
-        'classifier.norm.': 'backbone.outnorm3.',
-        'norm.': 'backbone.outnorm3.',
+    classifier_keys = {
+        'classifier.norm.': 'backbone.outnorm3.',  # newer released files
+        'norm.': 'backbone.outnorm3.',  # older released files
         'classifier.head.': 'head.fc.',
         'head.': 'head.fc.',
     }
@@ -191,9 +191,10 @@ class VMamba(Backbone):
         return key
 
     def keys_to_skip(self, keys: Iterable[str]) -> set[str]:
-        """Skips the output norm of a classifier unless this backbone returns the last stage only, as a classifier does.
+        """Skips the output norm of mmpretrain's classifiers, which store the norm before the head as `outnorm3`.
 
-        That norm was trained for the classification head. Backbones with other outputs start with new norms.
+        It was trained for the classification head, so a backbone with other outputs starts with new norms. In the
+        authors' files, this norm has another name.
         """
         norms = {key for key in keys if key.startswith('outnorm')}
         is_classifier = all(key.startswith('outnorm3.') for key in norms)
@@ -201,12 +202,12 @@ class VMamba(Backbone):
 
     @classmethod
     def identify_variant(cls, tensors: dict[str, Tensor]) -> dict | None:
-        """Also returns `out_indices`."""
+        """Returns the constructor arguments, `arch` and `out_indices`, of the variant with these tensors, or None."""
         variant = super().identify_variant(tensors)
         if variant is None:
             return None
         outputs = tuple(i for i in range(4) if f'outnorm{i}.weight' in tensors)
-        return {**variant, 'out_indices': outputs or (3,)}  # a classifier has only the norm of the last stage
+        return {**variant, 'out_indices': outputs or (3,)}  # no outnorm: a classifier of the authors
 
 
 # Regular expressions for the keys of older released files, and their replacements.

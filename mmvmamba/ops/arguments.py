@@ -52,12 +52,12 @@ def check_no_forward_mode(who: str) -> None:
         )
 
 
-def channels_first_hint(x: Tensor, channels: int, axis: int = 1) -> str:
-    """The end of an error message about the shape of x: how to move the channels last if they are in `axis`."""
+def channels_first_hint(x: Tensor, channels: int, channel_axis: int = 1) -> str:
+    """The end of an error message about the shape of x: how to move the channels last if they are in `channel_axis`."""
     # compares the channels before other sizes, because compilers guard on each size that is compared
-    if x.shape[-1] == channels or x.dim() <= axis + 1 or x.shape[axis] != channels:
+    if x.shape[-1] == channels or x.dim() <= channel_axis + 1 or x.shape[channel_axis] != channels:
         return ''
-    return f'; x has its channels in dimension {axis}, x.movedim({axis}, -1) has them last'
+    return f'; x has its channels in dimension {channel_axis}, x.movedim({channel_axis}, -1) has them last'
 
 
 def is_autocast_on(device: str) -> bool:

@@ -81,16 +81,16 @@ class Operation:
             inputs: inputs of the operation, for which backends are verified if necessary. None: nothing is verified.
 
         Returns:
-            The backend, and the reason why plain PyTorch runs, or None. There is a reason if the device has no kernel,
-            or if a kernel for these dtypes is unavailable or failed its verification. There is none if no kernel
-            supports the dtypes.
+            The backend, and a reason to warn about if plain PyTorch runs instead of a kernel, else None. The reason is
+            that the device has no kernel, or that a kernel for these dtypes is unavailable or failed its verification.
+            It is None if the device has kernels, but none for these dtypes: plain PyTorch is expected then.
 
         Raises:
             ValueError: the named backend does not support the inputs.
             RuntimeError: the named backend failed its verification.
         """
         if name != AUTO:
-            backend = self.backend_or_plain(name)
+            backend = self.named_or_plain_pytorch(name)
             if unsupported := backend.unsupported_reason(device, dtypes):
                 raise ValueError(
                     f'The {self.name} backend {name!r} does not support {unsupported}: '
@@ -116,7 +116,7 @@ class Operation:
             _warn_once(f'The {self.name} runs in plain PyTorch on {device}, slower than a kernel: {fallback_reason}')
         return backend
 
-    def backend_or_plain(self, name: str) -> Backend:
+    def named_or_plain_pytorch(self, name: str) -> Backend:
         """The backend with this name; plain PyTorch if the operation has none."""
         return self.backends.get(name) or self.plain
 
@@ -126,7 +126,7 @@ class Operation:
         Under `torch.jit.trace`, it runs inside the operator. Otherwise, the trace would contain the loop over the
         sequence, unrolled for one image size, and FLOP counters would not find the operator.
         """
-        return name != AUTO and self.backend_or_plain(name).traceable and not torch.jit.is_tracing()
+        return name != AUTO and self.named_or_plain_pytorch(name).traceable and not torch.jit.is_tracing()
 
     def _verification_error(self, backend: Backend, inputs: tuple | None) -> str | None:
         if inputs is None or not backend.verify_on_first_use:

@@ -19,7 +19,7 @@ def constant_for_compilers(function: Callable) -> Callable:
     return function
 
 
-def in_function_transform() -> bool:
+def in_torch_func_transform() -> bool:
     """Whether this runs, or is compiled, within a transform of `torch.func` or with forward-mode derivatives."""
     return _transforms_are_active()
 

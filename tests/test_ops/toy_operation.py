@@ -77,7 +77,7 @@ CUBE = Operation(
 def cube(x):
     name = current_backend()
     if CUBE.runs_without_operator(name):
-        return CUBE.backend_or_plain(name).forward(x)
+        return CUBE.named_or_plain_pytorch(name).forward(x)
     return torch.ops.mmvmamba.toy_cube(x, name)
 
 

@@ -69,7 +69,11 @@ class _DeferredRemoval(LocalBackend):
 
 
 class _AtomicSavingRunner:
-    """Proxy of a runner: saving is atomic, all other attributes are those of the runner."""
+    """Proxy of a runner for `CheckpointHook`.
+
+    It replaces `save_checkpoint`, and `work_dir` by a temporary folder that receives `last_checkpoint`. All other
+    attributes are those of the runner.
+    """
 
     def __init__(self, runner: Runner, outdated: list[Path]):
         self._runner = runner
@@ -82,7 +86,7 @@ class _AtomicSavingRunner:
 
     @property
     def work_dir(self) -> str:
-        """The folder in which `CheckpointHook` writes `last_checkpoint`; `finish` moves the file."""
+        """A temporary folder. `CheckpointHook` writes only `last_checkpoint` to it, which `finish` moves."""
         self._staging.mkdir(exist_ok=True)
         return str(self._staging)
 

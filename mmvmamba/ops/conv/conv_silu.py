@@ -14,7 +14,7 @@ from torch import Tensor
 from ..arguments import channels_first_hint, check_no_forward_mode, check_tensors, is_autocast_on
 from ..backend import current_backend
 from ..operation import AUTO
-from ..tracing import in_function_transform
+from ..tracing import in_torch_func_transform
 from .backends import CONV
 
 
@@ -130,8 +130,8 @@ def _name(dtype: torch.dtype) -> str:
 def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) -> Tensor:
     name = current_backend()
     if CONV.runs_without_operator(name):
-        return CONV.backend_or_plain(name).forward(x, weight, bias, left)
-    if in_function_transform():  # the operator has no rules for transforms
+        return CONV.named_or_plain_pytorch(name).forward(x, weight, bias, left)
+    if in_torch_func_transform():  # the operator has no rules for transforms
         return CONV.plain.forward(x, weight, bias, left)
     return torch.ops.mmvmamba.conv_silu(x, weight, bias, left, name)
 

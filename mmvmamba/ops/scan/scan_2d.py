@@ -12,7 +12,7 @@ from torch import Tensor
 from ..arguments import DTYPE_NAMES, DTYPES, channels_first_hint, check_flag, check_no_forward_mode, check_tensors
 from ..backend import current_backend
 from ..operation import AUTO
-from ..tracing import in_function_transform
+from ..tracing import in_torch_func_transform
 from .backends import SCAN
 from .scan_inputs import ScanInputs
 from .traversal import CROSS, traversal_codes
@@ -66,11 +66,11 @@ def selective_scan_2d(
     out_dtype = out_dtype or x.dtype
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
     name = current_backend()
-    if name == AUTO and in_function_transform():
-        name = 'chunked'  # the operator does not support transforms
+    if name == AUTO and in_torch_func_transform():
+        name = 'chunked'  # the operator does not support the transforms of torch.func
     if SCAN.runs_without_operator(name):
-        return SCAN.backend_or_plain(name).forward(inputs, out_dtype)
-    if in_function_transform():
+        return SCAN.named_or_plain_pytorch(name).forward(inputs, out_dtype)
+    if in_torch_func_transform():
         raise ValueError(
             f'The scan backend {name!r} does not support the transforms of torch.func or forward-mode derivatives: '
             "use_backend('auto') selects one that does."
@@ -89,7 +89,7 @@ def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
     if A.dim() != 3:
         raise ValueError(f'A must be (K, d, n), not {tuple(A.shape)}.')
     K, d, n = len(codes), x.shape[-1], A.shape[-1]
-    if hint := channels_first_hint(x, channels=A.shape[1], axis=x.dim() - 3):
+    if hint := channels_first_hint(x, channels=A.shape[1], channel_axis=x.dim() - 3):
         raise ValueError(
             f'x must be (b, H, W, d) or (b, K, H, W, d) with d = {A.shape[1]}, as in A {tuple(A.shape)}, '
             f'not {tuple(x.shape)}{hint}.'
@@ -144,9 +144,7 @@ def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus,
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
     chosen = SCAN.select(x.device.type, inputs.dtypes, backend, inputs)
     if torch.float64 not in inputs.dtypes and grad_y.dtype == torch.float64:
-        grad_y = (
-            grad_y.float()
-        )  # out_dtype was float64, but no input: the scan ran in float32, and so does its gradient
+        grad_y = grad_y.float()  # only out_dtype was float64, so the scan ran in float32
     grads = chosen.backward(grad_y, inputs)
     return tuple(x.new_empty(0) if g is None else g for g in grads)  # an operator cannot return None
 
