@@ -45,11 +45,21 @@ CASES = [
         'hidden GPU',
         0,
         'cpu',
-        'no GPU (CUDA_VISIBLE_DEVICES is empty)',
+        'no GPU (hidden by CUDA_VISIBLE_DEVICES=): mmcv is built for the CPU',
         smi='535.183.01',
         variables={'CUDA_VISIBLE_DEVICES': ''},
     ),
+    Case(
+        'hidden GPU, as -1',
+        0,
+        'cpu',
+        'no GPU (hidden by CUDA_VISIBLE_DEVICES=-1)',
+        smi='535.183.01',
+        variables={'CUDA_VISIBLE_DEVICES': '-1'},
+    ),
+    Case('no devices, with status 0', 0, 'cpu', 'no GPU (nvidia-smi', smi="echo 'No devices were found'"),
     # errors
+    Case('unknown answer of nvidia-smi', 1, '', 'nvidia-smi reports: [N/A]: repair the driver', smi="echo '[N/A]'"),
     Case(
         'driver for CUDA 12',
         1,
@@ -89,6 +99,15 @@ CASES = [
         nvcc='12.8',
     ),
     Case('nvcc 13 for cu126', 1, '', f'{WHEELS}/cu130', smi='580.65.06', nvcc='13.0', index=f'{WHEELS}/cu126'),
+    Case(
+        'nvcc 13 for cu126 on a driver for CUDA 12',
+        1,
+        '',
+        'set CUDA_HOME to the CUDA toolkit 12.x, which compiles mmcv for torch 2.11.0\n',  # not: or cu130
+        smi='550.54.14',
+        nvcc='13.0',
+        index=f'{WHEELS}/cu126',
+    ),
     Case('no nvcc for a GPU elsewhere', 1, '', 'found no nvcc at', variables=ARCHS),
     Case(
         'no architectures for a GPU elsewhere',
@@ -131,8 +150,8 @@ def test_target_message_and_status(case, tmp_path):
     done = check(case, tmp_path)
     assert (done.returncode, done.stdout.strip()) == (case.status, case.target), done.stderr
     if case.message:
-        [line] = done.stderr.splitlines()
-        assert line.startswith('setup: ') and case.message in line
+        assert done.stderr.count('\n') == 1
+        assert done.stderr.startswith('setup: ') and case.message in done.stderr
     else:
         assert not done.stderr
 

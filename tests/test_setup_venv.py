@@ -113,6 +113,15 @@ def test_mmcv_for_cpus_is_rebuilt_when_a_gpu_appears(setup, tmp_path):
     assert installed_nothing(setup()[1])
 
 
+def test_a_build_for_the_cpu_beside_a_gpu_is_kept_until_force_cuda(setup, tmp_path):
+    add_gpu(tmp_path)
+    setup(CUDA_HOME='', CUDA_VISIBLE_DEVICES='')
+    assert (tmp_path / '.venv/mmcv').read_text() == 'cpu\n'
+    assert installed_nothing(setup(CUDA_HOME='')[1])
+    setup(CUDA_HOME='', FORCE_CUDA='1')
+    assert (tmp_path / '.venv/mmcv').read_text() == 'cuda\n'
+
+
 def test_mmcv_for_cpus_is_rebuilt_for_a_gpu_elsewhere(setup, tmp_path):
     setup()
     program(tmp_path / 'bin/nvcc', 'echo release 13.0, V13.0.88')

@@ -38,12 +38,12 @@ if [[ ! $cuda ]]; then
 fi
 
 # --- the GPU and its driver -------------------------------------------------------------------------------------------
-gpu=
-if [[ -z ${CUDA_VISIBLE_DEVICES-all} ]]; then
-    absent='CUDA_VISIBLE_DEVICES is empty'
+gpu='' driver=580
+if [[ -z ${CUDA_VISIBLE_DEVICES-all} || ${CUDA_VISIBLE_DEVICES-all} == -1 ]]; then
+    absent="hidden by CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-}"
 elif ! command -v nvidia-smi >/dev/null; then
     absent='nvidia-smi is not on PATH'
-elif found=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>&1); then
+elif found=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>&1) && [[ $found =~ ^[0-9]+\. ]]; then
     gpu=$found
 else
     absent="nvidia-smi reports: $(head -n 1 <<<"$found")"
@@ -93,7 +93,7 @@ release=$("$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p
 if [[ ${release%.*} != "${cuda%.*}" ]]; then
     instead="set CUDA_HOME to $toolkit"
     [[ ${release%.*} != 12 ]] || instead+=", or $(other cu126)"
-    [[ ${release%.*} != 13 ]] || instead+=", or $(other cu130)"
+    [[ ${release%.*} != 13 ]] || ((${driver%%.*} < 580)) || instead+=", or $(other cu130)"
     fail "found nvcc $release ($nvcc), but $torch for CUDA $cuda needs ${cuda%.*}.x: $instead"
 fi
 echo cuda

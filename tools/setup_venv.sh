@@ -29,9 +29,14 @@ have_venv_for() {
     [[ -f .venv/created && $(<.venv/created) == "$index" && (-z $1 || $(version_of "$1") == $(version_of .venv/bin/python)) ]]
 }
 
-needs_cuda_operators() { # mmcv was built for the CPU, but is now to run on a GPU
-    [[ $index != */cpu && $(<.venv/mmcv_target) == cpu ]] || return
-    [[ ${FORCE_CUDA:-} == 1 || (${CUDA_VISIBLE_DEVICES-all} && $(nvidia-smi -L 2>/dev/null) == *'GPU '*) ]]
+gpu_is_listed() { [[ $(nvidia-smi -L 2>/dev/null) == *'GPU '* ]]; }
+hidden=
+[[ ${CUDA_VISIBLE_DEVICES-all} && ${CUDA_VISIBLE_DEVICES-all} != -1 ]] || hidden=1
+
+# .venv/mmcv_target is cuda, cpu, or "cpu by choice" if a GPU was hidden with CUDA_VISIBLE_DEVICES.
+needs_cuda_operators() {
+    [[ $index != */cpu && $(<.venv/mmcv_target) == cpu* ]] || return
+    [[ ${FORCE_CUDA:-} == 1 ]] || { [[ ! $hidden && $(<.venv/mmcv_target) == cpu ]] && gpu_is_listed; }
 }
 
 finished() {
@@ -215,5 +220,8 @@ assert torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5).tolist() == [0]
 assert mmcv.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5)[1].tolist() == [0]
 PYTHON
 
+if [[ $hidden && $(<.venv/mmcv_target) == cpu ]] && gpu_is_listed; then
+    echo 'cpu by choice' >.venv/mmcv_target
+fi
 printf '%s\n' "$key" >.venv/finished
 say "done in $(((SECONDS - started + 59) / 60)) minutes"
