@@ -6,7 +6,7 @@ python := .venv/bin/python
 .PHONY: help setup demo demo-seg demo-cls test test-fast test-classic wheel bench lint lock audit docs clean
 
 help:
-	@echo 'make setup         create .venv with pinned versions of everything (once, 5 to 15 minutes)'
+	@echo 'make setup         create .venv with pinned versions of everything (once, 5 to 15 minutes; GPUs: docs/install.md)'
 	@echo 'make demo          train and test Mask R-CNN with a small VMamba on a photograph, draw predictions (5 minutes)'
 	@echo 'make demo-seg      the same for UperNet'
 	@echo 'make demo-cls      train and test a classifier of handwritten digits with VMamba (2 minutes)'

@@ -21,7 +21,13 @@ INSTRUCTION_SETS = {
 }
 
 # Tools that only work in a checkout of the repository.
-OF_A_CHECKOUT = ('tools/build_wheel.sh', 'tools/demo.sh', 'tools/setup_classic.sh', 'tools/setup_venv.sh')
+OF_A_CHECKOUT = (
+    'tools/build_wheel.sh',
+    'tools/check_gpu.sh',
+    'tools/demo.sh',
+    'tools/setup_classic.sh',
+    'tools/setup_venv.sh',
+)
 
 
 def mim_files():

@@ -12,7 +12,13 @@ import mmvmamba
 from mmvmamba.ops.native import library
 
 ROOT = Path(__file__).parents[1]
-OF_A_CHECKOUT = {'tools/build_wheel.sh', 'tools/demo.sh', 'tools/setup_classic.sh', 'tools/setup_venv.sh'}
+OF_A_CHECKOUT = {
+    'tools/build_wheel.sh',
+    'tools/check_gpu.sh',
+    'tools/demo.sh',
+    'tools/setup_classic.sh',
+    'tools/setup_venv.sh',
+}
 
 
 def files(*folders):

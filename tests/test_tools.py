@@ -285,22 +285,6 @@ def malicious(trained):
     return path, marker
 
 
-@pytest.mark.parametrize('name', ['train', 'test'])
-def test_slurm(name, tmp_path):
-    """The command that srun is given, with a stand-in for srun."""
-    (tmp_path / 'srun').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    (tmp_path / 'srun').chmod(0o755)
-    environment = {'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'GPUS': '4', 'SRUN_ARGS': '--time=1 --mem=2'}
-    command = ['bash', ROOT / f'tools/slurm_{name}.sh', 'partition', 'job', 'config.py', 'last']
-    command += ['--cfg-options', 'a=b c']
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    arguments = done.stdout.splitlines()
-    assert {'--partition=partition', '--gres=gpu:4', '--ntasks=4', '--time=1', '--mem=2'} <= set(arguments)
-    last = ['--work-dir', 'last'] if name == 'train' else ['last']
-    expected = ['config.py', *last, '--launcher', 'slurm', '--cfg-options', 'a=b c']
-    assert arguments[arguments.index(str(ROOT / f'tools/{name}.py')) + 1 :] == expected
-
-
 @pytest.mark.slow
 def test_refusal_is_one_line(malicious, detection, tmp_path):
     path, marker = malicious
@@ -536,8 +520,6 @@ def test_config_errors(detection, data, tmp_path, monkeypatch):
             run('--amp')
         with pytest.raises(SystemExit, match='an AmpOptimWrapper, which needs a GPU: add --no-amp'):
             run('--cfg-options', 'optim_wrapper.type=AmpOptimWrapper')
-        with pytest.raises(SystemExit, match=r'--launcher slurm needs GPUs'):
-            run('--launcher', 'slurm')
 
     (tmp_path / 'file').write_text('precious')
     for command in ((train, detection), (test, detection, data / 'boxes.json')):

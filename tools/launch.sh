@@ -23,17 +23,27 @@ run_with_torchrun() {
 
 # run_with_srun PARTITION JOB_NAME TOOL [arguments of the tool]
 run_with_srun() {
-    local gpus=${GPUS:-8}
-    local gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
+    local tasks=${GPUS:-8} per_node cpus options=()
+    if ((tasks)); then
+        per_node=${GPUS_PER_NODE:-$((tasks < 8 ? tasks : 8))}
+        options=(--gres="gpu:$per_node" --ntasks-per-node="$per_node")
+    else
+        tasks=${TASKS:-1}
+        per_node=$tasks
+    fi
+    if [[ ! ${CPUS_PER_TASK:-} ]]; then # 5, or what the smallest node of the partition has: a job that asks for more waits for ever
+        cpus=$(sinfo --noheader --partition="$1" --format=%c 2>/dev/null | tr -d + | sort -n | head -n 1) || cpus=
+        cpus=$((${cpus:-40} / per_node))
+        CPUS_PER_TASK=$((cpus > 5 ? 5 : cpus < 1 ? 1 : cpus))
+    fi
     # SRUN_ARGS is split into words on purpose.
     # shellcheck disable=SC2086
     exec srun \
         --partition="$1" \
         --job-name="$2" \
-        --gres="gpu:$gpus_per_node" \
-        --ntasks="$gpus" \
-        --ntasks-per-node="$gpus_per_node" \
-        --cpus-per-task="${CPUS_PER_TASK:-5}" \
+        --ntasks="$tasks" \
+        "${options[@]}" \
+        --cpus-per-task="$CPUS_PER_TASK" \
         --kill-on-bad-exit=1 \
         ${SRUN_ARGS:-} \
         "$python" -u "$tools/$3" "${@:4}"

@@ -4,9 +4,10 @@
 #
 #   bash tools/setup_venv.sh                    # or: make setup
 #   PYTHON=python3.12 bash tools/setup_venv.sh  # default: the first supported Python on PATH
+#   TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu bash tools/setup_venv.sh  # default: the wheels of PyPI
 #
-# The script can be run repeatedly. If .venv is complete, it exits at once. If a previous run was interrupted, or the
-# pins have changed, it completes .venv.
+# The script can be run repeatedly. If .venv is complete, it exits at once. If a previous run was interrupted, the pins
+# have changed, or a GPU has appeared, it completes .venv. Another Python or index replaces it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,12 +20,28 @@ inputs=(requirements.lock tests/requirements_peft.lock pyproject.toml tools/setu
 while IFS= read -r source; do inputs+=("$source"); done < <(find mmvmamba/ops/native -name '*.[ch]' -o -name '*.inc' 2>/dev/null | sort)
 # The path is part of the key because an editable installation points to it.
 key=$({ pwd; cat "${inputs[@]}"; } | sha256sum)
+# The choice of an index is kept until TORCH_INDEX_URL names another; TORCH_INDEX_URL= returns to PyPI.
+index=${TORCH_INDEX_URL-$(cat .venv/created 2>/dev/null || true)}
 
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
-have_venv_for() { [[ -f .venv/created && (-z $1 || $(version_of "$1") == $(version_of .venv/bin/python)) ]]; }
+have_venv_for() {
+    [[ -f .venv/created && $(<.venv/created) == "$index" && (-z $1 || $(version_of "$1") == $(version_of .venv/bin/python)) ]]
+}
 
-finished() { [[ -f .venv/finished && $(<.venv/finished) == "$key" ]] && have_venv_for "${PYTHON:-}"; }
+gpu_is_listed() { [[ $(nvidia-smi -L 2>/dev/null) == *'GPU '* ]]; }
+hidden=
+[[ ${CUDA_VISIBLE_DEVICES-all} && ${CUDA_VISIBLE_DEVICES-all} != -1 ]] || hidden=1
+
+# .venv/mmcv_target is cuda, cpu, or "cpu by choice" if a GPU was hidden with CUDA_VISIBLE_DEVICES.
+needs_cuda_operators() {
+    [[ $index != */cpu && $(<.venv/mmcv_target) == cpu* ]] || return
+    [[ ${FORCE_CUDA:-} == 1 ]] || { [[ ! $hidden && $(<.venv/mmcv_target) == cpu ]] && gpu_is_listed; }
+}
+
+finished() {
+    [[ -f .venv/finished && $(<.venv/finished) == "$key" ]] && have_venv_for "${PYTHON:-}" && ! needs_cuda_operators
+}
 
 finished && exit 0
 
@@ -43,7 +60,7 @@ if [[ -n ${PYTHON:-} ]]; then
     candidates=("$PYTHON")
 else
     candidates=(python3 python3.12 python3.11 python3.10)
-    [[ -f .venv/created ]] && candidates=(.venv/bin/python "${candidates[@]}")
+    have_venv_for '' && candidates=(.venv/bin/python "${candidates[@]}")
 fi
 for candidate in "${candidates[@]}"; do
     case $(version_of "$candidate") in 3.10 | 3.11 | 3.12) python=$candidate; break ;; esac
@@ -78,6 +95,8 @@ fi
 [[ ! -e .venv || -f .venv/creating || -f .venv/created ]] ||
     fail '.venv was not created by this script; move it and run the setup again'
 
+target=$(bash tools/check_gpu.sh "$index") # cuda or cpu
+
 # --- the environment --------------------------------------------------------------------------------------------------
 run() { .venv/bin/python "$@"; }
 quiet=()
@@ -99,8 +118,20 @@ entries() { # FILE [but] NAME...
 # tools pinned in the lock file; an isolated build would download others without checking hashes.
 install_locked() { install --require-hashes --no-deps --no-build-isolation "$@"; }
 
+# Packages of another index have hashes that the lock file cannot know. Only torch and what it alone depends on come from
+# there. The local version (+cpu, +cu126) makes sure that torch and torchvision come from the same index.
+from_index=()
+size=6 download=3
+[[ $index != */cpu ]] || { size=3 download=1; }
+if [[ $index ]]; then
+    mapfile -t from_index < <(grep -oE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==' requirements.lock | tr -d =)
+    label=${index%/}
+    label=+${label##*/}
+fi
+pin() { sed -n "s/^\($1==[^ ]*\).*/\1/p" requirements.lock; }
+
 started=$SECONDS
-say "creating .venv (6 GB) with $python, Python $(version_of "$python"); an interrupted setup continues at the next run"
+say "creating .venv ($size GB) with $python, Python $(version_of "$python"); an interrupted setup continues at the next run"
 
 if ! have_venv_for "$python"; then
     say '1/5 virtual environment and build tools (1 minute)'
@@ -108,6 +139,7 @@ if ! have_venv_for "$python"; then
     mkdir .venv && touch .venv/creating
     "$python" -m venv .venv
     install_locked --requirement "$(entries build_tools.txt pip setuptools wheel ninja packaging psutil)"
+    printf '%s' "$index" >.venv/creating
     mv .venv/creating .venv/created
 fi
 
@@ -118,11 +150,23 @@ done
 
 # These packages have no wheels, and building some of them requires torch.
 source_only=(grad-cam onedl-mmcv onedl-mmdetection onedl-mmpretrain onedl-mmsegmentation)
-say '2/5 torch and all other wheels (3 GB to download; 3 minutes with a fast connection)'
-install_locked --requirement "$(entries wheels.txt but "${source_only[@]}")"
+say "2/5 torch and all other wheels ($download GB to download; 3 minutes with a fast connection)"
+install_locked --requirement "$(entries wheels.txt but "${source_only[@]}" "${from_index[@]}")"
+[[ ! $index ]] || install --index-url "$index" "$(pin torch)$label" "$(pin torchvision)$label"
 
-mmcv=$(grep -o '^onedl-mmcv==[^ ]*' requirements.lock)
-have_mmcv() { [[ $(run -m pip freeze) == *"$mmcv"* ]] && run -c 'import mmcv.ops' 2>/dev/null; }
+mmcv=$(pin onedl-mmcv)
+have_mmcv() { # the pinned version imports with this torch and, if needed, has operators for its CUDA
+    [[ $(run -m pip freeze) == *"$mmcv"* ]] && run - "$target" 2>/dev/null <<'PYTHON'
+import sys
+
+import torch
+from mmcv.ops import get_compiling_cuda_version
+
+built, runs = (str(version).partition('.')[0] for version in (get_compiling_cuda_version(), torch.version.cuda))
+open('.venv/mmcv_target', 'w').write('cuda' if built.isdecimal() else 'cpu')
+sys.exit(sys.argv[1] == 'cuda' and built != runs)
+PYTHON
+}
 pip_mmcv() { # writes all output to .venv/mmcv.log and prints every tenth compiled file
     run -m pip "$@" --disable-pip-version-check --verbose --no-deps \
         &> >(tee .venv/mmcv.log | grep --line-buffered -o '\[[0-9]*0/[0-9]*\]')
@@ -143,20 +187,20 @@ if ! have_mmcv; then
     fi
 fi
 if ! have_mmcv; then
-    if run -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' &&
-        ! command -v nvcc >/dev/null && [[ ! -x ${CUDA_HOME:-/usr/local/cuda}/bin/nvcc ]]; then
-        say '    note: found a GPU but no nvcc, so mmcv is compiled for the CPU only. To train detectors on the GPU,'
-        say "    install the CUDA $(run -c 'import torch; print(torch.version.cuda)') toolkit, remove .venv and run setup again."
+    if [[ $target == cuda ]]; then
+        PIP_FIND_LINKS='' bash tools/check_gpu.sh "$index" >/dev/null # without a usable wheel, nvcc is needed
+    else
         export CUDA_VISIBLE_DEVICES=
     fi
     say '    compiling mmcv'
     MAX_JOBS=${MAX_JOBS:-$(nproc)} compile_mmcv ||
         { tail -n 40 .venv/mmcv.log >&2; fail 'building mmcv failed; the full output is in .venv/mmcv.log'; }
-    unset CUDA_VISIBLE_DEVICES
+    have_mmcv ||
+        fail "mmcv was compiled, but has no operators for this torch on the target \"$target\"; see .venv/mmcv.log"
 fi
 
 say '4/5 mmdet, mmseg and mmpretrain (1 minute)'
-install_locked --requirement requirements.lock
+install_locked --requirement "$(entries all.txt but "${from_index[@]}")"
 rm -rf .venv/peft
 install_locked --target .venv/peft --requirement tests/requirements_peft.lock
 
@@ -176,5 +220,8 @@ assert torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5).tolist() == [0]
 assert mmcv.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5)[1].tolist() == [0]
 PYTHON
 
+if [[ $hidden && $(<.venv/mmcv_target) == cpu ]] && gpu_is_listed; then
+    echo 'cpu by choice' >.venv/mmcv_target
+fi
 printf '%s\n' "$key" >.venv/finished
 say "done in $(((SECONDS - started + 59) / 60)) minutes"

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -45,6 +46,27 @@ def _end_with_parent() -> None:
         raise LaunchError(f'the launcher of this rank, process {launcher}, has ended: start the job again')
 
 
+def _read_slurm_variables(port: int | None) -> None:
+    """Sets the variables that PyTorch reads from those that srun has set, like mmengine, which requires GPUs.
+
+    The default port depends on the job, so that two jobs on one node do not meet.
+
+    Raises:
+        LaunchError: srun has not started this process.
+    """
+    env = os.environ
+    if 'SLURM_PROCID' not in env:
+        raise LaunchError('--launcher slurm needs srun: use tools/slurm_train.sh or slurm_test.sh')
+    if 'MASTER_ADDR' not in env:
+        nodes = subprocess.check_output(['scontrol', 'show', 'hostnames', env['SLURM_NODELIST']], text=True)
+        env['MASTER_ADDR'] = nodes.split()[0]
+    if port or 'MASTER_PORT' not in env:
+        env['MASTER_PORT'] = str(port or 20000 + int(env['SLURM_JOB_ID']) % 10000)
+    env['RANK'], env['WORLD_SIZE'], env['LOCAL_RANK'] = (
+        env[f'SLURM_{name}'] for name in ('PROCID', 'NTASKS', 'LOCALID')
+    )
+
+
 def init_process_group(cfg: Config) -> None:
     """Joins the process group that `cfg.launcher` describes, before the Runner is built.
 
@@ -52,7 +74,7 @@ def init_process_group(cfg: Config) -> None:
     gloo, and `cfg.model_wrapper_cfg` is set to a wrapper without device ids.
 
     Raises:
-        LaunchError: slurm is used without GPUs, or the launcher has ended.
+        LaunchError: srun has not started this process although the launcher is slurm, or the launcher has ended.
     """
     if cfg.launcher == 'none':
         return
@@ -60,12 +82,11 @@ def init_process_group(cfg: Config) -> None:
     env = cfg.get('env_cfg') or {}
     dist_cfg = dict(env.get('dist_cfg') or {})
     set_multi_processing(**env.get('mp_cfg', {}), distributed=True)
+    if cfg.launcher == 'slurm':
+        _read_slurm_variables(dist_cfg.get('port'))
     if get_device() != 'cpu':
         init_dist(cfg.launcher, **dist_cfg)
         return
-    if cfg.launcher != 'pytorch':
-        raise LaunchError(f'--launcher {cfg.launcher} needs GPUs: without them use tools/dist_train.sh or dist_test.sh')
-
     timeout = timedelta(seconds=dist_cfg['timeout']) if 'timeout' in dist_cfg else None
     torch.distributed.init_process_group('gloo', timeout=timeout)
     # the defaults are mmengine's

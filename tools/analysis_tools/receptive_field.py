@@ -120,7 +120,7 @@ def draw(fields, out):
             axis.set_xlabel(f'50% in {area_holding(field, 0.5):.1%} of the image', fontsize=9)
         row[0].set_ylabel(weights)
     figure.colorbar(shown, ax=axes, label=f'(gradient / largest)$^{{{POWER}}}$', shrink=0.8)
-    figure.savefig(out, dpi=120)
+    figure.savefig(out, dpi=120, bbox_inches='tight')
     plt.close(figure)
 
 
