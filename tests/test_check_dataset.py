@@ -137,3 +137,33 @@ def test_a_config_without_datasets_is_rejected(tmp_path):
     done = subprocess.run([sys.executable, tool, tmp_path / 'empty.py'], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.match(r'check_dataset\.py: .*empty\.py has no train_dataloader', done.stderr.splitlines()[-1])
+
+
+def test_what_may_be_intended_is_a_warning(data, check):
+    """The exit status stays 0, and a sentence about a file that a dataset and a metric read appears once."""
+
+    def enlarge(content):
+        content['annotations'][0]['bbox'][2] = 300
+
+    alter(data, enlarge)
+    shutil.copy(data / ANNOTATIONS, data / 'annotations/instances_validation.json')
+    shutil.copytree(data / 'images/training', data / 'images/validation', dirs_exist_ok=True)
+    status, lines = check(DETECTION, settings=['val_dataloader.dataset.pipeline.1.scale_factor=3.0'])
+    assert status == 0
+    boxes, summary, val_boxes, scale, *_ = lines
+    assert re.match(rf'train: warning: .*{ANNOTATIONS}: 1 of \d+ boxes exceed their image, .* annotation 1: ', boxes)
+    assert summary == 'train: no problems'
+    assert val_boxes.startswith('val: warning: ') and 'instances_validation.json: 1 of' in val_boxes
+    assert re.match(r'val: warning: the pipeline of val_dataloader resizes images to 3 times their size', scale)
+
+
+def test_masks_are_compared_with_each_other(data, check):
+    for file in (data / 'annotations/training').iterdir():
+        cv2.imwrite(str(file), 255 * cv2.imread(str(file), cv2.IMREAD_UNCHANGED))
+    for file in (data / 'annotations/validation').iterdir():
+        cv2.imwrite(str(file), 0 * cv2.imread(str(file), cv2.IMREAD_UNCHANGED))
+    status, lines = check(SEGMENTATION)
+    assert status == 1
+    assert 'train: ' in lines[0] and 'have only the values 0 and 255, but 255 is ignored' in lines[0]
+    assert re.match(r'val: warning: .*\.png has the single class 0 \(ground\), but the dataset has 2 classes', lines[2])
+    assert lines[1::2] == ['train: 1 problem', 'val: no problems'] and len(lines) == 5

@@ -14,6 +14,8 @@ NEEDED = {
     'tools/analysis_tools/activation_map.py': ['matplotlib', 'mmcv'],
     'tools/analysis_tools/benchmark.py': ['mmcv'],
     'tools/analysis_tools/receptive_field.py': ['matplotlib', 'mmcv'],
+    'tools/dataset_converters/coco_to_masks.py': ['pycocotools'],
+    'tools/dataset_converters/to_coco.py': ['supervision'],
     'tools/deployment/export.py': ['mmcv'],
 }
 COMMANDS = {'cv2': 'pip install opencv-python', 'mmcv': 'pip install --no-build-isolation onedl-mmcv'}

@@ -9,6 +9,7 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 
 from .checks.annotation_formats import OPTION
+from .config_values import check_config_values
 from .errors import LaunchError
 from .libraries import cannot_import, import_libraries
 
@@ -57,7 +58,7 @@ def load_config(
     """Reads a config, applies the command line, and imports the libraries that the config needs.
 
     Raises:
-        LaunchError: the file does not exist, or a library is missing or broken.
+        LaunchError: the file does not exist, a library is missing or broken, or a setting is invalid.
     """
     if not Path(path).is_file():
         raise LaunchError(f'config {path} does not exist')
@@ -71,6 +72,7 @@ def load_config(
     cfg.launcher = launcher
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(path).stem))
     import_libraries(cfg, str(path))
+    check_config_values(cfg)
     return cfg
 
 

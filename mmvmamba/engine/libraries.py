@@ -56,6 +56,8 @@ PACKAGES = {
     'cv2': 'pip install opencv-python',
     'gradio': 'pip install gradio',
     'matplotlib': 'pip install matplotlib',
+    'pycocotools': 'pip install pycocotools',
+    'supervision': 'pip install supervision',
 }
 
 

@@ -2,6 +2,7 @@
 
 Reads every image and annotation of train_dataloader, val_dataloader and test_dataloader, and prints one line for each
 problem, with the file, the entry, what was found and what was expected. The exit status is 1 if there is a problem.
+Lines with `warning` do not count: they name what is unusual, but may be intended.
 tools/train.py and tools/test.py run the same checks, but stop at the first problem.
 
     python tools/analysis_tools/check_dataset.py CONFIG.py
@@ -14,7 +15,6 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dataset import Compose
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
 from mmengine.utils import track_iter_progress
@@ -23,10 +23,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmvmamba.engine.arguments import add_arguments, load_config
 from mmvmamba.engine.checks.class_counts import check_class_counts
+from mmvmamba.engine.checks.image_scale import image_scale, scale_warning
+from mmvmamba.engine.checks.label_maps import MapValues, is_segmentation, map_fault, map_warnings
+from mmvmamba.engine.checks.reporting import warn, warnings_to
 from mmvmamba.engine.config_paths import missing_paths
+from mmvmamba.engine.config_values import palette_fault
 from mmvmamba.engine.errors import DataError, LaunchError
 from mmvmamba.engine.hooks.dataset_check import check_metric
-from mmvmamba.engine.patches.dataset_errors import is_loading, load
+from mmvmamba.engine.patches.dataset_errors import load_sample
 from mmvmamba.engine.tool_session import tool_session
 
 
@@ -44,17 +48,26 @@ def main(argv=None):
         stages = [stage for stage in ('train', 'val', 'test') if cfg.get(f'{stage}_dataloader')]
         if not stages:
             raise LaunchError(f'{args.config} has no train_dataloader, val_dataloader or test_dataloader')
-        total = 0
+        total, scales, warned = 0, {}, set()
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
             model = MODELS.build(cfg.model) if cfg.get('model') else None
             for stage in stages:
                 if stage == 'test' and all(cfg.get(f'test_{part}') == cfg.get(f'val_{part}') for part in PARTS):
                     print('test: same as val')
                     continue
+
+                def print_warning(sentence, stage=stage):
+                    if sentence not in warned:  # datasets and metrics read the same files
+                        print(f'{stage}: warning: {sentence}', flush=True)
+                    warned.add(sentence)
+
                 found = 0
-                for problem in problems(cfg, stage, model):
-                    print(f'{stage}: {problem}', flush=True)
-                    found += 1
+                with warnings_to(print_warning):
+                    for problem in problems(cfg, stage, model):
+                        print(f'{stage}: {problem}', flush=True)
+                        found += 1
+                    if not found:
+                        compare_scales(cfg, stage, scales)
                 print(f'{stage}: {found or "no"} problem{"s" * (found != 1)}')
                 total += found
     if total:
@@ -77,6 +90,8 @@ def problems(cfg: Config, stage: str, model: nn.Module | None) -> Iterator[str]:
         metainfo = getattr(dataset, 'metainfo', {})
         if model is not None:
             yield from caught(check_class_counts, model, metainfo, f'{stage}_dataloader.dataset')
+        if fault := palette_fault(metainfo, f'{stage}_dataloader.dataset'):
+            yield fault
         evaluators = cfg.get(f'{stage}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             yield from caught(build_and_check_metric, evaluator, metainfo)
@@ -84,9 +99,24 @@ def problems(cfg: Config, stage: str, model: nn.Module | None) -> Iterator[str]:
             batches = DataLoader(
                 SampleProblems(part), batch_size=16, num_workers=loader.get('num_workers', 0), collate_fn=list
             )
+            maps = []
             for batch in track_iter_progress((batches, len(batches)), file=sys.stderr):
-                for sentences in batch:
+                for sentences, values in batch:
                     yield from sentences
+                    maps += [values] if values is not None else []
+            if is_segmentation(part):
+                if fault := map_fault(maps, part):
+                    yield fault
+                else:
+                    for sentence in map_warnings(maps, part):
+                        warn(sentence)
+
+
+def compare_scales(cfg: Config, stage: str, scales: dict[str, float | None]) -> None:
+    """Warns if the images of a stage are resized differently from those of the training."""
+    scales[stage] = image_scale(DATASETS.build(cfg[f'{stage}_dataloader'].dataset))
+    if sentence := scale_warning(scales.get('train'), scales[stage], f'{stage}_dataloader'):
+        warn(sentence)
 
 
 def build_and_check_metric(evaluator: dict, metainfo: Mapping) -> None:
@@ -113,7 +143,7 @@ def parts(dataset: Any) -> Iterator[Any]:
 
 
 class SampleProblems(Dataset):
-    """Maps the index of a sample to the list of its problems."""
+    """Maps the index of a sample to the list of its problems, and the values of its mask."""
 
     def __init__(self, dataset: Any):
         self.dataset = dataset
@@ -121,15 +151,10 @@ class SampleProblems(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> list[str]:
-        return list(caught(self.load, index))
-
-    def load(self, index: int) -> None:
-        """Applies the loading transforms of the pipeline to a sample."""
-        pipeline = getattr(self.dataset, 'pipeline', None)
-        sample = self.dataset.get_data_info(index) if isinstance(pipeline, Compose) else None
-        for transform in filter(is_loading, getattr(pipeline, 'transforms', ())):
-            sample = sample and load(transform, sample, self.dataset)
+    def __getitem__(self, index: int) -> tuple[list[str], MapValues | None]:
+        samples = []
+        sentences = list(caught(lambda: samples.append(load_sample(self.dataset, index))))
+        return sentences, MapValues.of(samples[0]) if samples and samples[0] else None
 
 
 if __name__ == '__main__':

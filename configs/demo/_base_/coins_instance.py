@@ -1,6 +1,6 @@
 # The coins dataset (tools/dataset_converters/coins.py) in COCO's layout.
 data_root = 'data/coins/'
-metainfo = dict(classes=('coin',), palette=[(255, 128, 0)])
+metainfo = dict(classes=('coin',))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TypeGuard
 
 from ..errors import DataError, raise_first
+from .boxes import box_warnings, boxes_of, corner_fault
 from .images import check_regular_file, pixel_limit
 from .masks import MAX_COORDINATE, has_invalid_coordinates, is_integer, is_number, mask_fault
 from .quoting import listed, quoted
+from .reporting import warn
 
 ENTRIES = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
 
@@ -18,7 +20,7 @@ def read_coco(path: str | Path) -> dict:
     """Reads an annotation file and checks all parts that are used.
 
     A missing `iscrowd` is set to 0: mmdet's training assumes 0, but pycocotools' evaluation fails without the key. A
-    `height` or `width` such as 480.0 is converted to an integer.
+    `height` or `width` such as 480.0 is converted to an integer. Unusual boxes are logged.
 
     Raises:
         DataError: names the file, the entry, what was found and what was expected.
@@ -30,6 +32,11 @@ def read_coco(path: str | Path) -> dict:
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f'{path} cannot be read as JSON: {_reason(error)}') from error
     raise_first(f'{path}: {fault}' for fault in coco_faults(content))
+    boxes = boxes_of(content)
+    if fault := corner_fault(boxes):
+        raise DataError(f'{path}: {fault}')
+    for sentence in box_warnings(boxes):
+        warn(f'{path}: {sentence}')
     return content
 
 

@@ -73,6 +73,11 @@ def check_map(sample: dict, file: str, metainfo: Mapping, ignore_index: int | No
     labels, classes = sample.get('gt_seg_map'), metainfo.get('classes')
     if labels is None:
         return
+    if labels.ndim != 2:
+        raise DataError(
+            f'{file} has {labels.shape[-1]} channels, but a mask must have one, with a class index in each '
+            'pixel: convert colours with tools/dataset_converters/mask_values.py'
+        )
     if labels.shape != sample.get('ori_shape', labels.shape):
         raise DataError(_wrong_size(file, labels.shape, sample))
     if not classes or ignore_index is None:

@@ -1,18 +1,24 @@
-"""Checks a run's data: each file when it is read, and heads and metrics before the first iteration."""
+"""Checks a run's data: each file when it is read, and data, heads and metrics before the first iteration."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..checks.annotation_formats import set_trust
+from ..checks.batch_size import batch_size_warning
 from ..checks.class_counts import check_class_counts
 from ..checks.coco_files import mask_evaluation_fault
+from ..checks.image_scale import image_scale, scale_warning
+from ..checks.label_maps import MapValues, is_segmentation, map_fault, map_warnings, spread
+from ..checks.reporting import warn
+from ..config_values import palette_fault
 from ..errors import DataError
-from ..patches.dataset_errors import install_dataset_errors
+from ..patches.dataset_errors import install_dataset_errors, load_sample
 
 
 @HOOKS.register_module(name=['DatasetCheckHook', 'DataCheckHook'])
@@ -20,8 +26,9 @@ class DatasetCheckHook(Hook):
     """Ends a run with one sentence if its data are damaged, or do not fit the heads of the model or the metrics.
 
     Images, masks and annotation files are checked when they are read, from the construction of this hook on. The number
-    of classes of each head and the annotation files of the metrics are checked before the first iteration. The shipped
-    configs contain
+    of classes of each head, the annotation files of the metrics and some masks are checked before the first iteration.
+    Settings that may be intended are logged: boxes outside of their image, masks of a single class, another scale of
+    the images in testing, and another total batch size than that of the recipe. The shipped configs contain
     `default_hooks=dict(dataset_check=dict(type='mmvmamba.engine.hooks.dataset_check.DatasetCheckHook'))`.
 
     Args:
@@ -39,8 +46,15 @@ class DatasetCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         _check(runner.model, runner.train_loop, 'the training data')
+        train = runner.train_loop.dataloader.dataset
+        sentences = [batch_size_warning(runner.cfg, get_world_size())]
+        check_masks(train)
         if runner.val_loop is not None:
-            self.before_val(runner)
+            _check(runner.model, runner.val_loop, 'the validation data')
+            val = runner.val_loop.dataloader.dataset
+            sentences.append(scale_warning(image_scale(train), image_scale(val), 'the validation data'))
+        for sentence in filter(None, sentences):
+            warn(sentence)
 
     def before_val(self, runner: Runner) -> None:
         _check(runner.model, runner.val_loop, 'the validation data')
@@ -52,6 +66,8 @@ class DatasetCheckHook(Hook):
 def _check(model: Any, loop: Any, name: str) -> None:
     metainfo = getattr(loop.dataloader.dataset, 'metainfo', {})
     check_class_counts(model, metainfo, name)
+    if fault := palette_fault(metainfo, name):
+        raise DataError(fault)
     for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):  # a training loop has no evaluator
         check_metric(metric, metainfo)
 
@@ -72,6 +88,22 @@ def check_metric(metric: BaseMetric, metainfo: Mapping) -> None:
     fault = mask_evaluation_fault(annotations.dataset) if 'segm' in getattr(metric, 'metrics', ()) else None
     if fault:
         raise DataError(f'{annotations.annotation_file}: {fault}')
+
+
+def check_masks(dataset: Any) -> None:
+    """Checks the values of some masks of a dataset of mmseg; other datasets are not read.
+
+    Raises:
+        DataError: they cannot be intended. What may be intended is logged.
+    """
+    if not is_segmentation(dataset):
+        return
+    samples = (load_sample(dataset, index) for index in spread(len(dataset)))
+    maps = [values for values in (MapValues.of(sample) for sample in samples if sample) if values is not None]
+    if fault := map_fault(maps, dataset):
+        raise DataError(fault)
+    for sentence in map_warnings(maps, dataset):
+        warn(sentence)
 
 
 DataCheckHook = DatasetCheckHook  # its name before version 0.2.0

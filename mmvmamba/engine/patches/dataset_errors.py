@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset, Compose
 
 from ..checks.annotation_formats import check_array, check_trusted, set_trust, trusts_annotations
+from ..checks.class_folders import folder_fault
 from ..checks.images import check_regular_file
 from ..checks.samples import check_map, mask_faults, sample_faults
 from ..errors import DataError, raise_first
@@ -58,6 +59,9 @@ def _checking_annotations(load: Callable[..., list]) -> Callable[..., list]:
         file = self.ann_file or ', '.join(map(str, self.data_prefix.values())) or type(self).__name__
         if self.ann_file:
             check_regular_file(self.ann_file)
+        elif getattr(self, 'with_label', False) and self.CLASSES:  # of mmpretrain: a folder per class
+            if fault := folder_fault(self.img_prefix, self.CLASSES):
+                raise DataError(fault)
         try:
             samples = load(self, *args)
         except DataError:
@@ -74,7 +78,9 @@ def _checking_annotations(load: Callable[..., list]) -> Callable[..., list]:
 
 def _annotation_faults(dataset: BaseDataset, samples: list, file: str) -> Iterator[str]:
     if not samples:
-        yield f'{file} names no image for a {type(dataset).__name__}'
+        suffix = getattr(dataset, 'img_suffix', None)  # of mmseg, which lists the files of a folder
+        what = f'has no image with img_suffix={suffix!r}' if suffix and not dataset.ann_file else 'names no image'
+        yield f'{file} {what} for a {type(dataset).__name__}'
         return
     transforms = getattr(dataset.pipeline, 'transforms', ())
     yield from sample_faults(samples, file, dataset.metainfo, any(getattr(t, 'with_mask', False) for t in transforms))
@@ -106,6 +112,15 @@ def _prepare_data(self: BaseDataset, index: int) -> Any:
 def is_loading(transform: Callable) -> bool:
     """Whether a transform reads a file, by the naming convention of the libraries."""
     return type(transform).__name__.startswith('Load')
+
+
+def load_sample(dataset: Any, index: int) -> dict | None:
+    """Applies the loading transforms of a dataset's pipeline to a sample, and checks what they read."""
+    pipeline = getattr(dataset, 'pipeline', None)
+    sample = dataset.get_data_info(index) if isinstance(pipeline, Compose) else None
+    for transform in filter(is_loading, getattr(pipeline, 'transforms', ())):
+        sample = sample and load(transform, sample, dataset)
+    return sample
 
 
 def load(transform: Callable[[dict], dict | None], sample: dict, dataset: Any) -> dict | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mmengine.config import Config
 from torch import nn
 
 from mmvmamba.engine.arguments import add_arguments
@@ -33,7 +34,7 @@ def runner(num_classes, **loops):
     model = nn.Module()
     model.head = nn.Module()
     model.head.num_classes = num_classes
-    return SimpleNamespace(model=model, **loops)
+    return SimpleNamespace(model=model, cfg=Config(), **loops)
 
 
 def test_training_checks_both_data_sets():

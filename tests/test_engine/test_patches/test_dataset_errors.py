@@ -164,7 +164,10 @@ def other_mask(shape, value=0):
         (lambda data: (data / MASK).write_bytes(b''), f'{MASK} cannot be read as annotation of .*{IMAGE}'),
         (lambda data: (data / MASK).unlink(), f'{MASK} cannot be read as annotation of .*{IMAGE}: No such file'),
         (other_mask((100, 256)), f'{MASK} is 100 x 256 pixels, but the image .*{IMAGE} is 256 x 256'),
-        (other_mask((256, 256, 3)), f'{MASK} is 256 x 256 x 3 pixels, but the image .*{IMAGE} is 256 x 256'),
+        (
+            other_mask((256, 256, 3)),
+            f'{MASK} has 3 channels, but a mask must have one, with a class index in each pixel: convert',
+        ),
         (
             other_mask((256, 256), 7),
             f'{MASK} has the class 7, but the dataset has the classes 0 to 1, and 255 for ignored pixels',
