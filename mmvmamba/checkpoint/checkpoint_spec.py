@@ -31,14 +31,17 @@ class CheckpointSpec(Protocol):
         ...
 
     def resize_checkpoint_tensors(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resizes tensors that depend on the image size. The keys are those of the checkpoint."""
+        """Resizes tensors that depend on the image size.
+
+        The keys are those of the checkpoint without the prefix `backbone.`, before `rename_checkpoint_key`.
+        """
         ...
 
     def keys_to_skip(self, keys: Iterable[str]) -> set[str]:
         """Returns checkpoint keys that are not loaded although this model has them, because they have another role.
 
         An example: the norm before the head of a classifier has the key of one of the output norms of a detector's
-        backbone. Keys that the model does not have belong in `unexpected_ok`.
+        backbone. Keys that the model does not have belong in `unexpected_ok`. `keys` have no prefix `backbone.`.
         """
         ...
 

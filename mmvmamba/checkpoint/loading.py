@@ -19,8 +19,8 @@ def load_pretrained(module: nn.Module, filename: str | Path, prefix: str = '', e
     """Loads pretrained weights into a module that is to be trained, for example a backbone.
 
     Args:
-        module: receives the weights. The checkpoint of a classifier lacks some of its tensors, such as the output norms
-            of a backbone; these keep their values.
+        module: receives the weights. It may have tensors that the checkpoint of a classifier does not contain, such as
+            the output norms of a backbone. These keep their values.
         filename: local file or URL of a checkpoint of the module, of a released classifier, or of a whole model.
         prefix: load only the tensors with this prefix, for example `'neck.'` of a detector's checkpoint. The dot is
             optional, as in mmengine. A backbone finds `'backbone.'` by itself.
@@ -35,7 +35,9 @@ def load_pretrained(module: nn.Module, filename: str | Path, prefix: str = '', e
         prefix = prefix.removesuffix('.') + '.'
         keys, metadata = list(state_dict), getattr(state_dict, '_metadata', {})
         state_dict = _strip_prefix(state_dict, prefix)
-        vars(state_dict)['_metadata'] = _strip_prefix(metadata, prefix)  # an attribute: the versions of the modules
+        vars(state_dict)['_metadata'] = _strip_prefix(
+            metadata, prefix
+        )  # an attribute: the versions of the modules, for load_state_dict
         if not state_dict:
             reason = f"{filename} has no tensor whose name starts with '{prefix}'; it has: {listing(keys)}"
             raise CheckpointError(prefix_advice(module, keys, filename) or reason)

@@ -38,20 +38,21 @@ def remap_keys(model: nn.Module, keys: Iterable[str]) -> dict[str, str]:
     backbone, prefix = find_backbone(model)
     if backbone is None:
         return {key: key for key in keys}
-    # inner_keys: key of the checkpoint -> key in the backbone, without prefix; complete_keys: -> key in the model
+    # `inner_keys` maps the keys of the backbone to keys without the prefix, which is added below; `final_keys` maps all
+    # others (neck, head, norm of a classifier) to their keys in the model.
     if any(key.startswith('backbone.') for key in keys):
         inner_keys = {key: key.removeprefix('backbone.') for key in keys if key.startswith('backbone.')}
-        complete_keys = {key: key for key in keys if key not in inner_keys}
+        final_keys = {key: key for key in keys if key not in inner_keys}
     else:
         is_classifier = prefix and 'head.fc.weight' in model.state_dict()
-        complete_keys = _remap_classifier_keys(backbone, keys) if is_classifier else {}
+        final_keys = _remap_classifier_keys(backbone, keys) if is_classifier else {}
         norms = {} if is_classifier else remap_output_norm(backbone, keys)
-        inner_keys = {key: norms.get(key, key) for key in keys if key not in complete_keys}
+        inner_keys = {key: norms.get(key, key) for key in keys if key not in final_keys}
     skipped = backbone.keys_to_skip(inner_keys.values())
     remapped = {key: prefix + inner for key, inner in inner_keys.items() if inner not in skipped}
     if not prefix:  # the model is the backbone alone, without neck and head
         return remapped
-    return remapped | complete_keys
+    return remapped | final_keys
 
 
 def remap_output_norm(backbone: CheckpointSpec, keys: Iterable[str]) -> dict[str, str]:
@@ -60,12 +61,13 @@ def remap_output_norm(backbone: CheckpointSpec, keys: Iterable[str]) -> dict[str
     In mmpretrain's `ImageClassifier`, this norm belongs to the backbone, so `classifier_keys` adds `backbone.` to it.
     """
     # `missing_ok` contains the prefixes of the output norms, since released classifiers have other names for their norm
-    output_norms = {key for key in backbone.state_dict() if key.startswith(backbone.missing_ok)}
+    output_norm_keys = {key for key in backbone.state_dict() if key.startswith(backbone.missing_ok)}
     remapped = _remap_classifier_keys(backbone, keys).items()
     norms = {
-        key: new.removeprefix('backbone.') for key, new in remapped if new.removeprefix('backbone.') in output_norms
+        key: new.removeprefix('backbone.') for key, new in remapped if new.removeprefix('backbone.') in output_norm_keys
     }
-    return norms if set(norms.values()) == output_norms else {}
+    # a classifier has one norm: if the backbone has several, it does not cover all keys
+    return norms if set(norms.values()) == output_norm_keys else {}
 
 
 def remap_classifier_key(backbone: CheckpointSpec, key: str) -> str | None:

@@ -40,14 +40,15 @@ def build_runner(cfg: Config, min_loaded_fraction: float = 1.0, needs_training_s
         randomness = cfg.get('randomness') or {}
         if randomness.get('seed') is None:  # mmengine shuffles the data before it reads the seed of the checkpoint
             cfg.randomness = {**randomness, 'seed': checkpoint['meta'].get('seed')}
-    # MMEngine deletes earlier checkpoints that this one names: keep only names in the folder of this run.
+    # A checkpoint contains the paths of earlier ones, which CheckpointHook deletes after resuming. Paths outside the
+    # folder of this run are removed from it, so that no other files are deleted.
     sanitize_resume_state(checkpoint, checkpoint_folder(cfg))
     install_checkpoint_loader(cfg.load_from, checkpoint)  # MMEngine gets this checkpoint when it loads the file
     runner = _new_runner(cfg)
     # FlexibleRunner builds its model only when it starts
     model = runner.model if isinstance(runner.model, torch.nn.Module) else MODELS.build(cfg.model)
     match = match_checked(model, state_dict, cfg.load_from, min_loaded_fraction)  # raises if too little fits
-    runner.register_hook(OfficialCheckpointHook(match))  # gives the tensors the keys of the model when they are loaded
+    runner.register_hook(OfficialCheckpointHook(match))  # renames the keys of any checkpoint when the Runner loads it
     return runner
 
 

@@ -43,8 +43,8 @@ def defer(
 
     Inputs that are deferred themselves, or were made by `compute_recomputable`, are recomputed together with the value.
     """
-    # The source of an input is the Deferred that it is recomputed from; None for a tensor that is saved, for which
-    # `as_tensor` below does nothing.
+    # The source of an input is the Deferred that it is recomputed from, or None for a tensor that is saved. `as_tensor`
+    # below is for the type checker: an input without a source is a tensor.
     sources = [deferred_or_none(x) for x in inputs]
     if not any(sources):
         return Deferred(fn, tuple(map(as_tensor, inputs)), parameters)

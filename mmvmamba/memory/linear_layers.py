@@ -2,7 +2,7 @@
 
 If the result of a layer does not follow from its weight and bias alone (it has hooks or an adapter, is quantised, or is
 another module than `nn.Linear`; see `eligibility.py`), the layer is called as usual, and a deferred input is computed
-first.
+first. `fast_linear` is `F.linear`, except on a CPU while autograd does not record.
 """
 
 import torch
@@ -21,7 +21,7 @@ def linear(layer: nn.Linear, x: Tensor | Deferred) -> Tensor:
     """``layer(x)``: (..., C) -> (..., C').
 
     A deferred x must be computed from each position separately (a norm, an activation, a gate, a linear layer), because
-    it is computed in chunks of positions. `fast_linear` is `F.linear`, except in inference on a CPU.
+    it is computed in chunks of positions.
     """
     if not can_use_raw_weights(nn.Linear, layer):
         return layer(as_tensor(x))
@@ -70,9 +70,9 @@ def _linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def linear_from_weights(x: Tensor | Deferred, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Same as `linear`, for a layer given by its weight (C', C) and its bias, (C',) or None."""
-    source = deferred_or_none(x)  # x, or the Deferred that a norm has attached to its output x
+    source = deferred_or_none(x)  # x if it is deferred, or the Deferred that a norm has attached to it, or None
     if source is None:
-        return fast_linear(as_tensor(x), weight, bias)  # x is a tensor, which as_tensor does not change
+        return fast_linear(as_tensor(x), weight, bias)  # x is a tensor; as_tensor is for the type checker
     if autograd_is_recording():
         return _LinearOfDeferred.apply(source.fn, len(source.maps), weight, bias, *source.maps, *source.parameters)
     return apply_in_chunks(lambda *maps: fast_linear(source.fn(*maps, *source.parameters), weight, bias), *source.maps)
@@ -101,7 +101,7 @@ class _LinearOfDeferred(Function):
         needs_weight, needs_bias, *needs_inputs = needs_grad
         if torch.is_grad_enabled():  # double backward
 
-            def compute(weight, bias, *inputs):  # oneDNN's layer of fast_linear has no derivative
+            def compute(weight, bias, *inputs):  # on a CPU, fast_linear has no derivative
                 return F.linear(ctx.fn(*inputs), weight, bias)
 
             tensors = (weight, bias, *inputs)

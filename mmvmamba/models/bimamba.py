@@ -93,7 +93,7 @@ class BiMamba(nn.Module):
             reverse: convolve and scan from the end; only for a mixer without a backward direction.
         """
         check_layout(self, x, '(B, L, C)', self.channels)
-        u, z = split_linear(self.in_proj, x)  # (B, L, E) each; z is deferred, u only in inference on a CPU
+        u, z = split_linear(self.in_proj, x)  # (B, L, E) each; z is a Deferred, in inference on a CPU also u
         y = self._scan(self._convolve(u, reverse), reverse)
         y = apply_gate(y, z)  # the gate is the same for both directions, so it is applied once, to their sum
         return linear(self.out_proj, y) * self.scale
@@ -111,7 +111,8 @@ class BiMamba(nn.Module):
             return causal_conv_silu(x, weights, biases, from_end)
         x = as_tensor(x)  # a convolution was replaced, wrapped or hooked: call it
         outputs = [F.silu(self._call_causal(conv, x, end)) for conv, end in zip(convs, from_end)]
-        return as_maps(torch.stack(outputs, 1))  # (B, K, L, E); if K is 1, that axis becomes the height
+        stacked = torch.stack(outputs, 1)  # (B, K, L, E) for K convolutions
+        return as_maps(stacked)  # if K is 1, this axis serves as the height, else the height is inserted
 
     def _scan(self, x: Tensor | Deferred, reverse: bool) -> Tensor:
         """Maps of height 1, as `_convolve` returns them -> (B, L, E)."""
@@ -134,6 +135,7 @@ class BiMamba(nn.Module):
         dt, B, C = projected.split(
             (projected.shape[-1] - 2 * d_state, d_state, d_state), -1
         )  # (B, K, 1, L, rank or N) for K directions
+        # the layers apply dt_weight and dt_bias, so the scan receives neither
         dt = torch.stack([dt_proj(low_rank) for dt_proj, low_rank in zip(dt_projs, dt.unbind(1))], 1)
         return selective_scan_2d(x, dt, A, B, C, D, traversals=traversals, out_dtype=scan_dtype(x)).squeeze(1)
 

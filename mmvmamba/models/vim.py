@@ -77,10 +77,10 @@ class Vim(Backbone):
         feature: content of a map: the `residual` stream after the block, the output of the `mixer` alone, or
             `residual_official`, the stream as the official segmentation code returns it: after the rotary embedding at
             the start of the next block. Without `rope_grid`, and for the last block, it is the same as `residual`.
-        pretrained_cls_slot: which entry in the position embedding of a checkpoint belongs to the class token, so that a
-            model without class token drops it: the `middle` one (the released files) or the first one (`head`).
-            `official` also takes the first one, and for models with class tokens, too, as the official code does when
-            it resizes an embedding. For the released files this is wrong: it shifts half of the grid by one token.
+        pretrained_cls_slot: which entry in the position embedding of a checkpoint belongs to the class token. `middle`
+            (the released files) and `head` apply to models without class token, which drop this entry. `official`
+            takes the first entry for all models, as the official code does when it resizes an embedding. For the
+            released files, `official` is wrong: it shifts half of the grid by one token.
         bidirectionality: `ssm_conv` (the released models), or an ablation of the paper: `ssm` (both directions share
             the convolution), `alternating_blocks` (every second block scans backwards), `random_flip` (training scans
             half of the batches backwards) or `none`.
@@ -224,10 +224,10 @@ class Vim(Backbone):
         """Adds the position embedding and inserts class tokens: (B, h, w, C) -> (B, L, C), float32 or wider."""
         height, width = x.shape[1:3]
         pos_embed = self.pos_embed.to(torch.promote_types(self.pos_embed.dtype, torch.float32))
-        grid, class_token_embed = split_tokens(pos_embed, self.grid.class_token_positions(self.grid.side**2))
-        x = x.flatten(1, 2) + resize_pos_embed(grid, height, width)
+        patch_pos_embed, class_pos_embed = split_tokens(pos_embed, self.grid.class_token_positions(self.grid.side**2))
+        x = x.flatten(1, 2) + resize_pos_embed(patch_pos_embed, height, width)
         if self.class_tokens:
-            tokens = torch.cat([getattr(self, name) for name in self.class_tokens], 1) + class_token_embed
+            tokens = torch.cat([getattr(self, name) for name in self.class_tokens], 1) + class_pos_embed
             x = insert_tokens(x, tokens, self.grid.class_token_positions(height * width))
         return x
 
@@ -256,7 +256,8 @@ class Vim(Backbone):
 
     def _pool(self, x: Tensor, patches: int) -> Tensor:
         if self.class_tokens:
-            # Slices, not indices: in a program exported for any image size, the slot is a symbolic integer.
+            # Slices, not indices: in a program exported for any image size, the position is a symbolic integer, which
+            # an index would replace by its value for the example image.
             tokens = [x[:, slot : slot + 1] for slot in self.grid.class_token_positions(patches)]
             return self.norm_f(torch.cat(tokens, 1)).mean(1)
         x = self.norm_f(x)
@@ -311,7 +312,11 @@ class Vim(Backbone):
 
     @classmethod
     def identify_variant(cls, tensors: dict[str, Tensor]) -> dict | None:
-        """Also returns `pooling`, and the sizes for which the position embedding fits without resizing."""
+        """Returns the constructor arguments of the released variant with these tensors, or None.
+
+        They are `arch`, the sizes for which the position embedding fits without resizing, and `pooling`, which is
+        'middle' in all released files.
+        """
         variant = super().identify_variant(tensors)
         if variant is None:
             return None

@@ -160,7 +160,9 @@ class VMamba(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, dims[i], ~H / (4 * 2**i), ~W / (4 * 2**i)) for each i in out_indices."""
-        check_image(x, self.in_channels, self.smallest_image, first_layer=self.patch_embed[0])
+        check_image(
+            x, self.in_channels, self.smallest_image, first_layer=self.patch_embed[0]
+        )  # which has their dtype and device
         x = self.patch_embed(in_channels_last_format(x))
         outs = []
         for i, stage in enumerate(self.layers):
@@ -191,10 +193,10 @@ class VMamba(Backbone):
         return key
 
     def keys_to_skip(self, keys: Iterable[str]) -> set[str]:
-        """Skips the output norm of mmpretrain's classifiers, which store the norm before the head as `outnorm3`.
+        """Skips `outnorm3` of an mmpretrain classifier, unless it is the only output norm of this backbone.
 
-        It was trained for the classification head, so a backbone with other outputs starts with new norms. In the
-        authors' files, this norm has another name.
+        It is the norm before the classification head, which does not suit a backbone that returns several stages. In
+        the authors' files, this norm has another name, so nothing needs to be skipped.
         """
         norms = {key for key in keys if key.startswith('outnorm')}
         is_classifier = all(key.startswith('outnorm3.') for key in norms)

@@ -81,9 +81,9 @@ class Operation:
             inputs: inputs of the operation, for which backends are verified if necessary. None: nothing is verified.
 
         Returns:
-            The backend, and a reason to warn about if plain PyTorch runs instead of a kernel, else None. The reason is
-            that the device has no kernel, or that a kernel for these dtypes is unavailable or failed its verification.
-            It is None if the device has kernels, but none for these dtypes: plain PyTorch is expected then.
+            The backend, and the text of a warning or None. The text explains why plain PyTorch was selected: the device
+            has no kernel, or a kernel for these dtypes is unavailable or failed its verification. If the kernels of the
+            device do not support the dtypes (float64), plain PyTorch is expected, and there is no warning.
 
         Raises:
             ValueError: the named backend does not support the inputs.
@@ -117,7 +117,7 @@ class Operation:
         return backend
 
     def named_or_plain_pytorch(self, name: str) -> Backend:
-        """The backend with this name; plain PyTorch if the operation has none."""
+        """The backend of this name, or that in plain PyTorch if the operation has none of this name."""
         return self.backends.get(name) or self.plain
 
     def runs_without_operator(self, name: str) -> bool:

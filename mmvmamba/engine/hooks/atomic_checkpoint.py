@@ -71,8 +71,8 @@ class _DeferredRemoval(LocalBackend):
 class _AtomicSavingRunner:
     """Proxy of a runner for `CheckpointHook`.
 
-    It replaces `save_checkpoint`, and `work_dir` by a temporary folder that receives `last_checkpoint`. All other
-    attributes are those of the runner.
+    Its `save_checkpoint` saves atomically. Its `work_dir` is a temporary folder, to which `CheckpointHook` writes
+    `last_checkpoint`. All other attributes are those of the runner.
     """
 
     def __init__(self, runner: Runner, outdated: list[Path]):
@@ -94,7 +94,7 @@ class _AtomicSavingRunner:
         """Saves like `Runner.save_checkpoint`, but under a temporary name until the file is complete.
 
         Raises:
-            OSError: the file cannot be written; its `filename` is the final path.
+            OSError: the checkpoint cannot be written. `filename` of the exception is the final path.
         """
         path = Path(out_dir, filename).absolute()
         part = path.with_name(f'{filename}.part')
@@ -126,7 +126,7 @@ class _AtomicSavingRunner:
 
 
 def _replace(part: Path, path: Path) -> None:
-    """Renames a file after its content is on the disk. A folder is only renamed."""
+    """Renames `part` to `path`: a file after it is written to the disk (fsync), a folder instead of an existing one."""
     if part.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

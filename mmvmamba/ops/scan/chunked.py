@@ -45,10 +45,10 @@ def linear_scan(a: Tensor, b: Tensor, reverse: bool = False) -> Tensor:
 
 def selective_scan_2d(inputs: ScanInputs, out_dtype: torch.dtype | None = None) -> Tensor:
     """Computes y (b, H, W, d) in float32, or in float64 if any input is float64. `out_dtype` converts the result."""
-    x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs.in_state_dtype()
+    x, dt, A, B, C, D, dt_bias, dt_weight, traversal_codes, dt_softplus = inputs.in_state_dtype()
     height, width = x.shape[-3:-1]
-    x, total = one_map_per_traversal(x, codes), x.new_zeros(())
-    for k, code in enumerate(codes):
+    x, total = one_map_per_traversal(x, traversal_codes), x.new_zeros(())
+    for k, code in enumerate(traversal_codes):
         u, dt_k, b, c = (to_sequence(t, code) for t in (x[:, k], dt[:, k], B[:, k], C[:, k]))
         z = _delta_before_softplus(dt_k, dt_weight, dt_bias, k)
         delta = F.softplus(z) if dt_softplus else z
@@ -65,15 +65,17 @@ def selective_scan_2d_backward(grad_y: Tensor, inputs: ScanInputs) -> tuple[Tens
 
     The gradient g_t of h_t follows the same recurrence in the opposite direction: g_t = a_{t+1} g_{t+1} + C_t dy_t.
     """
-    x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus = inputs.in_state_dtype()
+    x, dt, A, B, C, D, dt_bias, dt_weight, traversal_codes, dt_softplus = inputs.in_state_dtype()
     height, width = x.shape[-3:-1]
     grad_y = grad_y.to(x.dtype)
     zeros = partial(torch.zeros_like, memory_format=torch.contiguous_format)
     dx, ddt, dA, dB, dC = (zeros(t) for t in (x, dt, A, B, C))
     dD, dbias, dweight = (t if t is None else zeros(t) for t in (D, dt_bias, dt_weight))
-    x = one_map_per_traversal(x, codes)
-    dx_per_traversal = one_map_per_traversal(dx, codes)  # a view: gradients of a shared x are added to the same map
-    for k, code in enumerate(codes):
+    x = one_map_per_traversal(x, traversal_codes)
+    dx_per_traversal = one_map_per_traversal(
+        dx, traversal_codes
+    )  # a view: gradients of a shared x are added to the same map
+    for k, code in enumerate(traversal_codes):
         reverse = is_reversed(code)
         u, dt_k, b, c, dy = (to_sequence(t, code) for t in (x[:, k], dt[:, k], B[:, k], C[:, k], grad_y))
         z = _delta_before_softplus(dt_k, dt_weight, dt_bias, k)

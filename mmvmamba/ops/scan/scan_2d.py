@@ -132,7 +132,8 @@ _library.define(f'selective_scan_2d({_ARGUMENTS}, ScalarType out_dtype, {_BACKEN
 _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACKEND}) -> ({", ".join(["Tensor"] * 8)})')
 
 
-# `check_no_forward_mode` below covers calls of the operator that do not come from `selective_scan_2d`.
+# `selective_scan_2d` rejects transforms and forward-mode derivatives. `check_no_forward_mode` is for code that calls
+# the operator directly.
 def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
     check_no_forward_mode('The selective scan')
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
@@ -142,6 +143,7 @@ def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtyp
 def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend=AUTO):
     check_no_forward_mode('The selective scan')
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
+    # `backend` is the setting of the forward pass; 'auto' selects the same backend for the same inputs
     chosen = SCAN.select(x.device.type, inputs.dtypes, backend, inputs)
     if torch.float64 not in inputs.dtypes and grad_y.dtype == torch.float64:
         grad_y = grad_y.float()  # only out_dtype was float64, so the scan ran in float32
