@@ -7,7 +7,7 @@ for a detector, PNG files with class indices for a segmentor, and `predictions.j
 import json
 import os
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from glob import glob
 from itertools import chain
 from pathlib import Path
@@ -28,7 +28,7 @@ from mmvmamba.engine.arguments import add_arguments, load_config
 from mmvmamba.engine.checks.images import check_regular_file
 from mmvmamba.engine.coco_result import CocoResult
 from mmvmamba.engine.errors import LaunchError
-from mmvmamba.engine.inference import class_map, classification, draw, load_inferencer, predict
+from mmvmamba.engine.inference import class_map, classification, draw, image_loader, load_inferencer, predict
 from mmvmamba.engine.tool_session import tool_session
 
 IMAGES = {'.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp'}
@@ -37,7 +37,7 @@ VIDEOS = {'.avi', '.mkv', '.mov', '.mp4', '.webm'}
 
 class Frame(NamedTuple):
     name: Path  # relative to the common folder of all inputs; clip/000012.png for a frame of clip.mp4
-    image: np.ndarray  # (height, width, 3), BGR
+    image: np.ndarray  # (height, width, 3), BGR, or as the test pipeline of the config loads it
     video: Path | None = None
     fps: float = 0
 
@@ -70,8 +70,10 @@ def main(argv=None):
         if args.batch_size < 1:
             raise LaunchError(f'--batch-size {args.batch_size} must be 1 or more')
         files = find_files(args.input)
-        inferencer = load_inferencer(load_config(args.config, args.cfg_options), args.checkpoint, args.device)
-        frames = chain.from_iterable(map(read_frames, files, files.values()))
+        cfg = load_config(args.config, args.cfg_options)
+        read = image_loader(cfg)
+        inferencer = load_inferencer(cfg, args.checkpoint, args.device)
+        frames = chain.from_iterable(read_frames(file, name, read) for file, name in files.items())
         with Progress() as bar, Output(args.out_dir, inferencer, args.score_thr, args.opacity) as output:
             task = bar.add_task('Inference', total=sum(map(count_frames, files)))
             for batch in batches(frames, args.batch_size):
@@ -103,16 +105,13 @@ def count_frames(file: Path) -> int:
     return len(open_video(file)) if file.suffix.lower() in VIDEOS else 1
 
 
-def read_frames(file: Path, name: Path) -> Iterator[Frame]:
+def read_frames(file: Path, name: Path, read: Callable[[Path], np.ndarray]) -> Iterator[Frame]:
     if file.suffix.lower() in VIDEOS:
         video = open_video(file)
         for number, image in enumerate(video):
             yield Frame(name.with_suffix('') / f'{number:06}.png', image, name.with_suffix('.mp4'), video.fps)
     else:
-        image = mmcv.imread(file)
-        if image is None:
-            raise LaunchError(f'{file} cannot be read as an image: it is damaged or has another format')
-        yield Frame(name, image)
+        yield Frame(name, read(file))
 
 
 def open_video(file: Path) -> mmcv.VideoReader:

@@ -1,21 +1,64 @@
 """Predictions of detectors, segmentors and classifiers with the inferencers of mmdet, mmseg and mmpretrain.
 
-Images are BGR arrays (height, width, 3), as OpenCV reads them.
+Images are arrays as the test pipeline of the config loads them: BGR (height, width, 3) by default.
 """
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
-from mmengine.registry import init_default_scope
+from mmengine.registry import TRANSFORMS, init_default_scope
 from torch import nn
 
 from ..checkpoint import load_checked, read_checkpoint, unwrap_state_dict
 from .class_names import class_info, name_all_labels
 from .errors import LaunchError
+from .patches.dataset_errors import read_image
 from .patches.inferencers import with_checked_weights
+
+
+def image_loader(cfg: Config) -> Callable[[str | Path], np.ndarray]:
+    """Returns a function that reads an image as the test pipeline of a config does.
+
+    Call it before `load_inferencer`, which changes the pipeline.
+
+    Raises:
+        LaunchError: the pipeline has no LoadImageFromFile, which the inferencers of the libraries need.
+        DataError: from the function; it names the file.
+    """
+    pipeline = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline') or []
+    step = next((step for step in pipeline if _name(step['type']).endswith('LoadImageFromFile')), None)
+    if step is None:
+        raise LaunchError(
+            'test_dataloader.dataset.pipeline of this config has no LoadImageFromFile, with which the demos load images'
+        )
+    with TRANSFORMS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+        transform = registry.build(dict(step))
+    return lambda file: read_image(transform, str(file))
+
+
+def _name(kind: str | type) -> str:
+    return kind if isinstance(kind, str) else kind.__name__
+
+
+def displayable(image: np.ndarray) -> np.ndarray:
+    """Returns an image of any number of bands and type as BGR (height, width, 3), uint8, to draw into it.
+
+    8-bit images of three channels are returned unchanged. Otherwise, the first three bands are red, green and blue, or
+    the first one is gray, and their range from the 2nd to the 98th percentile becomes 0 to 255.
+    """
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return image
+    bands = image[..., None] if image.ndim == 2 else image
+    bands = (bands[..., 2::-1] if bands.shape[2] >= 3 else bands[..., [0, 0, 0]]).astype(np.float32)
+    if image.dtype != np.uint8:
+        low, high = np.percentile(bands, (2, 98))
+        bands = (bands - low) * (255 / max(high - low, 1e-6))
+    return np.ascontiguousarray(bands.clip(0, 255).astype(np.uint8))
 
 
 def load_inferencer(cfg: Config, checkpoint: str, device: str) -> BaseInferencer:
@@ -110,16 +153,16 @@ def predict(inferencer: BaseInferencer, images: list[np.ndarray]) -> list[Any]:
 
 
 def draw(inferencer: BaseInferencer, image: np.ndarray, sample: Any, score_thr: float, opacity: float) -> np.ndarray:
-    """Returns the image with the predictions, in the same size.
+    """Returns the image with the predictions, BGR (height, width, 3), uint8.
 
     Args:
         inferencer: from `load_inferencer`.
-        image: the input image.
+        image: the input image, (height, width) or (height, width, bands).
         sample: from `predict`.
         score_thr: lowest score of an object, or of a label of a multi-label classifier.
         opacity: of the class colours of a segmentor, 0 to 1.
     """
-    image = image[..., ::-1]  # the visualizers expect RGB
+    image = displayable(image)[..., ::-1]  # the visualizers expect RGB
     if 'pred_instances' in sample:
         [picture] = inferencer.visualize([image], [sample], return_vis=True, pred_score_thr=score_thr)
     elif 'pred_sem_seg' in sample:

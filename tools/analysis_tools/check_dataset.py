@@ -48,7 +48,7 @@ def main(argv=None):
         stages = [stage for stage in ('train', 'val', 'test') if cfg.get(f'{stage}_dataloader')]
         if not stages:
             raise LaunchError(f'{args.config} has no train_dataloader, val_dataloader or test_dataloader')
-        total, scales, warned = 0, {}, set()
+        total, scales, warned, out = 0, {}, set(), sys.stdout
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
             model = MODELS.build(cfg.model) if cfg.get('model') else None
             for stage in stages:
@@ -58,7 +58,7 @@ def main(argv=None):
 
                 def print_warning(sentence, stage=stage):
                     if sentence not in warned:  # datasets and metrics read the same files
-                        print(f'{stage}: warning: {sentence}', flush=True)
+                        print(f'{stage}: warning: {sentence}', file=out, flush=True)  # `caught` redirects stdout
                     warned.add(sentence)
 
                 found = 0

@@ -130,7 +130,7 @@ def load(transform: Callable[[dict], dict | None], sample: dict, dataset: Any) -
         DataError: names the file.
     """
     kind = type(transform).__name__
-    image, file = sample.get('img_path'), sample.get('seg_map_path') or dataset.ann_file
+    image, file = sample.get('img_path'), sample.get('seg_map_path') or getattr(dataset, 'ann_file', None)
     if getattr(transform, 'with_mask', False):
         raise_first(mask_faults(sample, dataset.ann_file))
     if getattr(transform, 'decode_backend', None) == 'pickle':  # of mmseg's biomedical volumes
@@ -146,6 +146,15 @@ def load(transform: Callable[[dict], dict | None], sample: dict, dataset: Any) -
     if result is not None and kind == 'LoadAnnotations':
         check_map(result, file, dataset.metainfo, getattr(dataset, 'ignore_index', None))  # only in mmseg
     return result
+
+
+def read_image(transform: Callable[[dict], dict | None], file: str) -> Any:
+    """Applies a loading transform to an image that belongs to no dataset, and returns the image as an array.
+
+    Raises:
+        DataError: names the file.
+    """
+    return (load(transform, dict(img_path=file), None) or {}).get('img')
 
 
 def one_line(error: Exception) -> str:
