@@ -88,3 +88,15 @@ def folders(folder: Path, count: int = 4) -> None:
                     str(folder / part / category['name'] / f'{category["name"]} {index}.jpg'),
                     image[y : y + height, x : x + width],
                 )
+
+
+def bands(folder: Path, count: int = 4) -> None:
+    """Converts the images of `masks` to TIFF with four bands of 16 bits."""
+    import tifffile
+
+    masks(folder, count)
+    for file in (folder / 'images').rglob('*.jpg'):
+        image = cv2.imread(str(file)).astype(np.uint16)
+        infrared = 255 - image[..., :1]
+        tifffile.imwrite(file.with_suffix('.tif'), np.concatenate([image, infrared], axis=2) * 40, photometric='rgb')
+        file.unlink()

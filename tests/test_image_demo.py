@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 cv2 = pytest.importorskip('cv2')
 pytest.importorskip('mmdet')
 
-from mmvmamba.engine.inference import class_map  # noqa: E402
+from mmvmamba.engine.inference import class_map, displayable  # noqa: E402
 from mmvmamba.engine.libraries import register_modules  # noqa: E402
 
 SCRIPT = Path(__file__).parents[1] / 'demo' / 'image_demo.py'
@@ -326,3 +326,34 @@ def test_error_names_a_prediction_that_cannot_be_drawn(demo, images, tmp_path):
     with pytest.raises(SystemExit, match='Depths predicts pred_depth_map: the demos support detectors, segmentors and'):
         demo(images / '0.png', config, checkpoint, '--out-dir', tmp_path / 'out', '--device', 'cpu')
     assert not (tmp_path / 'out').exists()
+
+
+def test_images_of_other_bands_and_types_are_displayed():
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    assert displayable(image) is image
+    assert (displayable(image[..., 0]) == image[..., :1]).all()
+    rgb = np.concatenate([image[..., ::-1], image[..., :1]], axis=2)
+    assert (displayable(rgb) == image).all()
+    wide = np.linspace(500, 9000, 4 * 6 * 8).reshape(6, 8, 4).astype(np.uint16)
+    for bands in (wide, wide[..., :2], wide[..., 0], wide.astype(np.float32)):
+        shown = displayable(bands)
+        assert (shown.shape, shown.dtype) == ((6, 8, 3), np.uint8)
+        assert shown.min() == 0 and shown.max() == 255
+    assert displayable(np.zeros((2, 2), np.uint16)).max() == 0
+
+
+def test_images_are_loaded_as_the_test_pipeline_does(demo, images, tmp_path):
+    """Here as floating-point gray: one channel, which the model expects."""
+    text = SEGMENTOR.replace("'LoadImageFromFile'", "'LoadImageFromFile', color_type='grayscale', to_float32=True")
+    text = text.replace('mean=[127.0] * 3, std=[60.0] * 3', 'mean=[127.0], std=[60.0]')
+    text += "model['backbone'] = dict(backbone, in_channels=1)\n"
+    config, checkpoint = save_model(tmp_path, 'mmseg', text)
+    demo(images / '0.png', config, checkpoint, '--out-dir', tmp_path / 'out', '--device', 'cpu')
+    assert cv2.imread(str(tmp_path / 'out/pictures/0.png')).shape == (64, 64, 3)
+
+
+def test_a_test_pipeline_without_the_loading_transform_is_rejected(demo, images, tmp_path):
+    text = SEGMENTOR.replace("dict(type='LoadImageFromFile'), ", '')
+    config, checkpoint = save_model(tmp_path, 'mmseg', text)
+    with pytest.raises(SystemExit, match='has no LoadImageFromFile, with which the demos load images'):
+        demo(images / '0.png', config, checkpoint, '--out-dir', tmp_path / 'out', '--device', 'cpu')

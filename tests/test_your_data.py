@@ -23,7 +23,7 @@ from tests import own_data  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = dict(instances='mmdet', masks='mmseg', folders='mmpretrain')
-METRIC = dict(instances='coco/segm_mAP', masks='mIoU', folders='accuracy/top1')
+METRIC = dict(instances='coco/segm_mAP', masks='mIoU', folders='accuracy/top1', bands='mIoU')
 SHORT = 'train_cfg.max_iters=2 train_cfg.val_interval=2'
 
 
@@ -39,12 +39,11 @@ def kind(request):
 
 
 @pytest.fixture
-def place(kind, tmp_path):
-    """An empty folder with a copy of the configs, the tools and a dataset."""
+def place(tmp_path):
+    """An empty folder with a copy of the configs, and the tools."""
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     for folder in ('tools', 'demo'):
         (tmp_path / folder).symlink_to(ROOT / folder)
-    getattr(own_data, kind)(tmp_path / 'data/mine')
     return tmp_path
 
 
@@ -62,9 +61,9 @@ def pictures_below(folder):
     return [path for path in folder.rglob('*') if path.suffix in ('.png', '.jpg')]
 
 
-@pytest.mark.slow
-def test_commands_of_the_page_run(kind, place):
-    """Only the training is shorter; mmdet's and mmseg's browse_dataset.py draw the same data."""
+def follow(kind, place):
+    """Runs the commands of a page on a new dataset. Only the training is shorter."""
+    getattr(own_data, kind)(place / 'data/mine')
     commands = ''.join(page(kind, 'bash'))
     train = f'tools/train.py configs/your_data/my_{kind}.py'
     assert train in commands
@@ -75,6 +74,12 @@ def test_commands_of_the_page_run(kind, place):
     [metrics] = place.glob('work_dirs/*/*/*.json')
     assert METRIC[kind] in json.loads(metrics.read_text())
     assert pictures_below(place / 'outputs')
+
+
+@pytest.mark.slow
+def test_commands_of_the_page_run(kind, place):
+    """mmdet's and mmseg's browse_dataset.py draw the same data."""
+    follow(kind, place)
     assert len(pictures_below(place / 'pictures')) == dict(instances=2, masks=4, folders=12)[kind]
     if kind != 'folders':  # docs/mm_tools.md: that of mmpretrain does not run with the pinned matplotlib
         tools = Path(importlib.util.find_spec(LIBRARY[kind]).submodule_search_locations[0], '.mim/tools')
@@ -176,3 +181,35 @@ def test_boxes_without_masks_train(tmp_path):
     done = run(f'python {ROOT}/tools/train.py {config} --cfg-options {SHORT}', tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'coco/bbox_mAP:' in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_commands_for_multi_band_images_run(place):
+    """The pictures show the first three bands."""
+    pytest.importorskip('mmseg')
+    pytest.importorskip('tifffile')
+    follow('bands', place)
+    images = [cv2.imread(str(place / f'outputs/pictures/{number}.png')) for number in range(4)]
+    assert {image.shape for image in images} == {(own_data.HEIGHT, own_data.WIDTH, 3)}
+    assert all(image.std() > 10 for image in images)
+
+
+@pytest.mark.slow
+def test_gray_images_with_16_bits_train(place):
+    """The lines of the page for one band; the demo and the pipeline load the same values."""
+    pytest.importorskip('mmseg')
+    own_data.masks(place / 'data/mine')
+    for file in (place / 'data/mine/images').rglob('*.jpg'):
+        cv2.imwrite(str(file.with_suffix('.tif')), cv2.imread(str(file), cv2.IMREAD_GRAYSCALE).astype('uint16') * 200)
+    config = place / 'configs/your_data/my_gray.py'
+    text = (ROOT / 'configs/your_data/four_bands.py').read_text()
+    for line in page('bands', 'python')[0].splitlines():
+        text = re.sub(rf'(?m)^{line.split(" = ")[0]} = .*$', line, text)
+    config.write_text(text)
+    done = run(
+        f'python tools/train.py {config} --cfg-options {SHORT}\n'
+        f'python demo/image_demo.py data/mine/images/validation {config} work_dirs/my_gray/iter_2.pth',
+        place,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(pictures_below(place / 'outputs/labels')) == 4

@@ -22,8 +22,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmvmamba.engine.arguments import add_arguments, load_config
+from mmvmamba.engine.checks.channels import check_channels
 from mmvmamba.engine.checks.class_counts import check_class_counts
-from mmvmamba.engine.checks.image_scale import image_scale, scale_warning
+from mmvmamba.engine.checks.image_scale import image_scale, load_samples, scale_warning
 from mmvmamba.engine.checks.label_maps import MapValues, is_segmentation, map_fault, map_warnings
 from mmvmamba.engine.checks.reporting import warn, warnings_to
 from mmvmamba.engine.config_paths import missing_paths
@@ -63,11 +64,9 @@ def main(argv=None):
 
                 found = 0
                 with warnings_to(print_warning):
-                    for problem in problems(cfg, stage, model):
+                    for problem in problems(cfg, stage, model, scales):
                         print(f'{stage}: {problem}', flush=True)
                         found += 1
-                    if not found:
-                        compare_scales(cfg, stage, scales)
                 print(f'{stage}: {found or "no"} problem{"s" * (found != 1)}')
                 total += found
     if total:
@@ -77,8 +76,8 @@ def main(argv=None):
 PARTS = ('dataloader', 'evaluator')
 
 
-def problems(cfg: Config, stage: str, model: nn.Module | None) -> Iterator[str]:
-    """Yields a sentence for each problem of a stage."""
+def problems(cfg: Config, stage: str, model: nn.Module | None, scales: dict[str, float | None]) -> Iterator[str]:
+    """Yields a sentence for each problem of a stage. `scales` receives the scale of its images."""
     missing = list(missing_paths(cfg, stage))
     yield from missing
     if missing:
@@ -95,6 +94,7 @@ def problems(cfg: Config, stage: str, model: nn.Module | None) -> Iterator[str]:
         evaluators = cfg.get(f'{stage}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             yield from caught(build_and_check_metric, evaluator, metainfo)
+        found = False
         for part in parts(dataset):
             batches = DataLoader(
                 SampleProblems(part), batch_size=16, num_workers=loader.get('num_workers', 0), collate_fn=list
@@ -103,6 +103,7 @@ def problems(cfg: Config, stage: str, model: nn.Module | None) -> Iterator[str]:
             for batch in track_iter_progress((batches, len(batches)), file=sys.stderr):
                 for sentences, values in batch:
                     yield from sentences
+                    found = found or bool(sentences)
                     maps += [values] if values is not None else []
             if is_segmentation(part):
                 if fault := map_fault(maps, part):
@@ -110,11 +111,16 @@ def problems(cfg: Config, stage: str, model: nn.Module | None) -> Iterator[str]:
                 else:
                     for sentence in map_warnings(maps, part):
                         warn(sentence)
+        if not found:
+            yield from caught(check_inputs, dataset, model, stage, scales)
 
 
-def compare_scales(cfg: Config, stage: str, scales: dict[str, float | None]) -> None:
-    """Warns if the images of a stage are resized differently from those of the training."""
-    scales[stage] = image_scale(DATASETS.build(cfg[f'{stage}_dataloader'].dataset))
+def check_inputs(dataset: Any, model: nn.Module | None, stage: str, scales: dict[str, float | None]) -> None:
+    """Checks what the whole pipeline produces: channels, and the scale compared with that of the training."""
+    samples = load_samples(dataset)
+    if model is not None and samples:
+        check_channels(model, samples[0], f'{stage}_dataloader')
+    scales[stage] = image_scale(samples)
     if sentence := scale_warning(scales.get('train'), scales[stage], f'{stage}_dataloader'):
         warn(sentence)
 

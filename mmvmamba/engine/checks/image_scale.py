@@ -16,12 +16,16 @@ SAMPLES = 8
 MOST = 2.0
 
 
-def image_scale(dataset: Any) -> float | None:
-    """Returns the mean of `scale_factor` (resized / original side) of some samples, or None if they have none."""
-    if not isinstance(dataset, Sized) or not len(dataset):
-        return None
+def load_samples(dataset: Any) -> list[Any]:
+    """Returns some samples as the pipeline produces them, without a change of the random numbers of a training."""
+    if not isinstance(dataset, Sized) or not hasattr(dataset, '__getitem__'):
+        return []
     with _random_state_kept():
-        samples = [dataset[index] for index in spread(len(dataset), SAMPLES)]
+        return [dataset[index] for index in spread(len(dataset), SAMPLES)]
+
+
+def image_scale(samples: list[Any]) -> float | None:
+    """Returns the mean of `scale_factor` (resized / original side) of samples, or None if it is missing."""
     factors = [
         sample['data_samples'].metainfo.get('scale_factor')
         for sample in samples

@@ -11,9 +11,10 @@ from mmengine.runner import Runner
 
 from ..checks.annotation_formats import set_trust
 from ..checks.batch_size import batch_size_warning
+from ..checks.channels import check_channels
 from ..checks.class_counts import check_class_counts
 from ..checks.coco_files import mask_evaluation_fault
-from ..checks.image_scale import image_scale, scale_warning
+from ..checks.image_scale import image_scale, load_samples, scale_warning
 from ..checks.label_maps import MapValues, is_segmentation, map_fault, map_warnings, spread
 from ..checks.reporting import warn
 from ..config_values import palette_fault
@@ -49,10 +50,13 @@ class DatasetCheckHook(Hook):
         train = runner.train_loop.dataloader.dataset
         sentences = [batch_size_warning(runner.cfg, get_world_size())]
         check_masks(train)
+        samples = load_samples(train)
+        if samples:
+            check_channels(runner.model, samples[0], 'the training data')
         if runner.val_loop is not None:
             _check(runner.model, runner.val_loop, 'the validation data')
-            val = runner.val_loop.dataloader.dataset
-            sentences.append(scale_warning(image_scale(train), image_scale(val), 'the validation data'))
+            val_samples = load_samples(runner.val_loop.dataloader.dataset)
+            sentences.append(scale_warning(image_scale(samples), image_scale(val_samples), 'the validation data'))
         for sentence in filter(None, sentences):
             warn(sentence)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from mmvmamba.engine.checks.image_scale import image_scale, scale_warning
+from mmvmamba.engine.checks.image_scale import image_scale, load_samples, scale_warning
 
 
 class Images(Dataset):
@@ -25,12 +25,12 @@ class Images(Dataset):
 
 
 def test_the_scale_is_the_geometric_mean():
-    assert image_scale(Images((0.5, 0.5), (2.0, 2.0))) == pytest.approx(1)
-    assert image_scale(Images((0.25, 1.0))) == pytest.approx(0.5)  # width and height
-    assert image_scale(Images((0.5, 0.5), None)) == pytest.approx(0.5)
-    assert image_scale(Images(None)) is None
-    assert image_scale(Images()) is None
-    assert image_scale(iter([1])) is None
+    assert image_scale(load_samples(Images((0.5, 0.5), (2.0, 2.0)))) == pytest.approx(1)
+    assert image_scale(load_samples(Images((0.25, 1.0)))) == pytest.approx(0.5)  # width and height
+    assert image_scale(load_samples(Images((0.5, 0.5), None))) == pytest.approx(0.5)
+    assert image_scale(load_samples(Images(None))) is None
+    assert image_scale(load_samples(Images())) is None
+    assert image_scale(load_samples(iter([1]))) is None
 
 
 @pytest.mark.parametrize('test, is_warned', [(0.2, False), (0.39, False), (0.41, True), (1.0, True), (0.09, True)])
@@ -48,7 +48,7 @@ def test_random_numbers_are_unchanged():
     def numbers(check):
         random.seed(0), np.random.seed(0), torch.manual_seed(0)
         if check:
-            image_scale(Images((0.5, 0.5), (2.0, 2.0)))
+            image_scale(load_samples(Images((0.5, 0.5), (2.0, 2.0))))
         return random.random(), np.random.rand(), torch.rand(1).item()
 
     assert numbers(True) == numbers(False)
