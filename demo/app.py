@@ -26,7 +26,15 @@ from mmvmamba.analysis.scans import TokenLayout, record_scans, scan_attention
 from mmvmamba.checkpoint import CheckpointError
 from mmvmamba.engine.arguments import add_arguments, load_config
 from mmvmamba.engine.errors import DataError, LaunchError
-from mmvmamba.engine.inference import class_map, classification, draw, load_inferencer, predict
+from mmvmamba.engine.inference import (
+    class_map,
+    classification,
+    displayable,
+    draw,
+    image_loader,
+    load_inferencer,
+    predict,
+)
 from mmvmamba.engine.tool_session import tool_session
 
 ROOT = Path(__file__).parents[1]
@@ -54,16 +62,18 @@ def build_page(args: Namespace) -> gr.Blocks:
     configs = [*args.configs, *(str(path.relative_to(ROOT)) for path in shipped)]
     load = lru_cache(maxsize=1)(lambda config, checkpoint: load_model(config, checkpoint, args.device))
 
-    def find(config, checkpoint, image, score_thr):
-        if image is None or not checkpoint:
+    def find(config, checkpoint, file, score_thr):
+        if file is None or not checkpoint:
             raise gr.Error('Upload an image and enter a checkpoint first.')
-        inferencer = shown_on_page(load, config, checkpoint)
-        bgr = np.ascontiguousarray(image[..., ::-1])
-        [sample] = predict(inferencer, [bgr])
-        return draw(inferencer, bgr, sample, score_thr, OPACITY)[..., ::-1], summary(inferencer, sample, score_thr)
+        read, inferencer = shown_on_page(load, config, checkpoint)
+        image = shown_on_page(read, file)
+        [sample] = predict(inferencer, [image])
+        return draw(inferencer, image, sample, score_thr, OPACITY)[..., ::-1], summary(inferencer, sample, score_thr)
 
-    def look(config, checkpoint, image, event: gr.SelectData):
-        return shown_on_page(read_at, shown_on_page(load, config, checkpoint).model.backbone, image, *event.index)
+    def look(config, checkpoint, file, event: gr.SelectData):
+        read, inferencer = shown_on_page(load, config, checkpoint)
+        image = np.ascontiguousarray(displayable(shown_on_page(read, file))[..., ::-1])
+        return shown_on_page(read_at, inferencer.model.backbone, image, *event.index)
 
     with gr.Blocks(title='mmvmamba', analytics_enabled=False) as page:
         gr.Markdown(
@@ -74,7 +84,7 @@ def build_page(args: Namespace) -> gr.Blocks:
             checkpoint = gr.Textbox(args.checkpoint, label='Checkpoint', placeholder='file or URL')
             score_thr = gr.Slider(0, 1, 0.3, label='Lowest score of an object or label')
         with gr.Row():
-            image = gr.Image(label='Image')
+            image = gr.Image(label='Image', type='filepath', image_mode=None)  # the file as it was uploaded
             with gr.Column():
                 picture = gr.Image(label='Predictions', interactive=False)
                 text = gr.Markdown()
@@ -86,9 +96,10 @@ def build_page(args: Namespace) -> gr.Blocks:
 
 
 def load_model(config, checkpoint, device):
+    """Returns a function that reads an image as the config does, and the inferencer."""
     path = config if Path(config).is_file() else str(ROOT / config)
     cfg = load_config(path)
-    return load_inferencer(cfg, checkpoint, device)
+    return image_loader(cfg), load_inferencer(cfg, checkpoint, device)
 
 
 def shown_on_page(function, *arguments):
@@ -117,6 +128,8 @@ def summary(inferencer, sample, score_thr):
 @torch.no_grad()
 def read_at(backbone, image, x, y):
     """Returns the image with a heat map: how much each position influences pixel (x, y), over all traversals."""
+    if getattr(backbone, 'in_channels', 3) != 3:
+        raise LaunchError(f'The influence on a pixel is shown for images of 3 channels, not {backbone.in_channels}')
     height, width = (max(1, round(side / 32)) * 32 for side in image.shape[:2])
     resized = np.asarray(mmcv.imresize(image, (width, height), interpolation='area'))
     scans = record_scans(backbone, to_input(resized, next(backbone.parameters()).device))

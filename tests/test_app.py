@@ -70,6 +70,39 @@ def test_backbone_without_scans_raises_a_one_sentence_error(app):
         app.read_at(app.torch.nn.Conv2d(3, 1, 1), np.zeros((64, 64, 3), np.uint8), 1, 1)
 
 
+def test_models_with_other_channels_raise_a_one_sentence_error(app):
+    with pytest.raises(LaunchError, match='shown for images of 3 channels, not 4'):
+        app.read_at(VMamba(dict(dims=8, depths=(1, 1, 1, 1)), in_channels=4), np.zeros((64, 64, 3), np.uint8), 1, 1)
+
+
+CONFIG = """
+_base_ = ['{root}/configs/your_data/four_bands.py']
+model = dict(backbone=dict(arch=dict(dims=8, depths=(1, 1, 1, 1))), decode_head=dict(in_channels=[8, 16, 32, 64]))
+"""
+
+
+def test_images_are_read_and_drawn_as_the_config_loads_them(app, tmp_path):
+    """Four bands of 16 bits, which OpenCV would convert to three of 8 bits."""
+    tifffile = pytest.importorskip('tifffile')
+    pytest.importorskip('mmseg')
+    from mmengine.config import Config
+    from mmengine.registry import MODELS
+
+    from mmvmamba.engine.libraries import register_modules
+
+    (tmp_path / 'config.py').write_text(CONFIG.format(root=Path(__file__).parents[1]))
+    register_modules('mmseg')
+    model = MODELS.build(dict(Config.fromfile(tmp_path / 'config.py').model, _scope_='mmseg'))
+    torch.save(dict(state_dict=model.state_dict(), meta={}), tmp_path / 'model.pth')
+    image = np.random.default_rng(0).integers(0, 4000, (60, 80, 4), np.uint16)
+    tifffile.imwrite(tmp_path / 'image.tif', image, photometric='rgb')
+    read, inferencer = app.load_model(str(tmp_path / 'config.py'), str(tmp_path / 'model.pth'), 'cpu')
+    assert (read(tmp_path / 'image.tif') == image).all()
+    [sample] = app.predict(inferencer, [read(tmp_path / 'image.tif')])
+    assert app.draw(inferencer, image, sample, 0.3, 0.5).shape == (60, 80, 3)
+    assert app.summary(inferencer, sample, 0.3)
+
+
 def test_page_lists_the_shipped_configs(app):
     pytest.importorskip('gradio')
     page = app.build_page(app.parse_args(['mine.py']))

@@ -114,7 +114,8 @@ def synthetic_batch(cfg, shape=(SIZE, SIZE)):
     else:
         sample, head = classification_sample, cfg.model.head
     samples = [sample(head.num_classes, shape) for _ in range(2)]
-    return dict(inputs=[torch.randint(256, (3, *shape), dtype=torch.uint8) for _ in samples], data_samples=samples)
+    shape = (cfg.model.backbone.get('in_channels', 3), *shape)
+    return dict(inputs=[torch.randint(256, shape, dtype=torch.uint8) for _ in samples], data_samples=samples)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -201,6 +201,7 @@ def test_gray_images_with_16_bits_train(place):
     own_data.masks(place / 'data/mine')
     for file in (place / 'data/mine/images').rglob('*.jpg'):
         cv2.imwrite(str(file.with_suffix('.tif')), cv2.imread(str(file), cv2.IMREAD_GRAYSCALE).astype('uint16') * 200)
+        file.unlink()
     config = place / 'configs/your_data/my_gray.py'
     text = (ROOT / 'configs/your_data/four_bands.py').read_text()
     for line in page('bands', 'python')[0].splitlines():

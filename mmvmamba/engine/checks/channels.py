@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import DataError
 
@@ -18,7 +18,7 @@ def check_channels(model: nn.Module, sample: Any, dataset: str) -> None:
     model = getattr(model, 'module', model)
     expected = getattr(getattr(model, 'backbone', None), 'in_channels', None)
     inputs = sample.get('inputs') if isinstance(sample, dict) else None
-    if not isinstance(expected, int) or getattr(inputs, 'ndim', None) != 3:
+    if not isinstance(expected, int) or not isinstance(inputs, Tensor) or inputs.ndim != 3:
         return
     found = inputs.shape[0]
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)

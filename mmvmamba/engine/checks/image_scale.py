@@ -1,7 +1,7 @@
 """Compares the scales to which the pipelines of training and testing resize images."""
 
 import random
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
 from math import exp, log
 from typing import Any
@@ -18,7 +18,7 @@ MOST = 2.0
 
 def load_samples(dataset: Any) -> list[Any]:
     """Returns some samples as the pipeline produces them, without a change of the random numbers of a training."""
-    if not isinstance(dataset, Sized) or not hasattr(dataset, '__getitem__'):
+    if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__'):  # an iterable dataset
         return []
     with _random_state_kept():
         return [dataset[index] for index in spread(len(dataset), SAMPLES)]

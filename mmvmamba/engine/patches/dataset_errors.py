@@ -130,7 +130,7 @@ def load(transform: Callable[[dict], dict | None], sample: dict, dataset: Any) -
         DataError: names the file.
     """
     kind = type(transform).__name__
-    image, file = sample.get('img_path'), sample.get('seg_map_path') or getattr(dataset, 'ann_file', None)
+    image, file = sample.get('img_path'), str(sample.get('seg_map_path') or getattr(dataset, 'ann_file', ''))
     if getattr(transform, 'with_mask', False):
         raise_first(mask_faults(sample, dataset.ann_file))
     if getattr(transform, 'decode_backend', None) == 'pickle':  # of mmseg's biomedical volumes
