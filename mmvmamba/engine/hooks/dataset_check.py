@@ -46,8 +46,9 @@ class DatasetCheckHook(Hook):
         install_dataset_errors()
 
     def before_train(self, runner: Runner) -> None:
-        _check(runner.model, runner.train_loop, 'the training data')
-        train = runner.train_loop.dataloader.dataset
+        loop: Any = runner.train_loop
+        _check(runner.model, loop, 'the training data')
+        train = loop.dataloader.dataset
         sentences = [batch_size_warning(runner.cfg, get_world_size())]
         check_masks(train)
         samples = load_samples(train)

@@ -79,8 +79,10 @@ def _checking_annotations(load: Callable[..., list]) -> Callable[..., list]:
 def _annotation_faults(dataset: BaseDataset, samples: list, file: str) -> Iterator[str]:
     if not samples:
         suffix = getattr(dataset, 'img_suffix', None)  # of mmseg, which lists the files of a folder
-        what = f'has no image with img_suffix={suffix!r}' if suffix and not dataset.ann_file else 'names no image'
-        yield f'{file} {what} for a {type(dataset).__name__}'
+        if suffix and not dataset.ann_file:
+            yield f'{file} has no image with img_suffix={suffix!r}'
+        else:
+            yield f'{file} names no image for a {type(dataset).__name__}'
         return
     transforms = getattr(dataset.pipeline, 'transforms', ())
     yield from sample_faults(samples, file, dataset.metainfo, any(getattr(t, 'with_mask', False) for t in transforms))
