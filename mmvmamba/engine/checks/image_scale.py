@@ -17,8 +17,11 @@ MOST = 2.0
 
 
 def load_samples(dataset: Any) -> list[Any]:
-    """Returns some samples as the pipeline produces them, without a change of the random numbers of a training."""
-    if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__'):  # an iterable dataset
+    """Returns some samples as the pipeline produces them, without a change of the random numbers of a training.
+
+    Datasets that are not of MMEngine, which have no `metainfo`, are not read.
+    """
+    if not all(hasattr(dataset, name) for name in ('metainfo', '__len__', '__getitem__')):
         return []
     with _random_state_kept():
         return [dataset[index] for index in spread(len(dataset), SAMPLES)]

@@ -12,6 +12,8 @@ from mmvmamba.engine.checks.image_scale import image_scale, load_samples, scale_
 
 
 class Images(Dataset):
+    metainfo = {}
+
     def __init__(self, *factors):
         self.factors = factors
 
@@ -42,6 +44,10 @@ def test_more_than_twice_or_less_than_half_is_unusual(test, is_warned):
             f'the validation data resizes images to {test:.2g} times their size, but that of the training' in sentence
         )
     assert scale_warning(None, test, 'it') is None and scale_warning(0.2, None, 'it') is None
+
+
+def test_other_datasets_are_not_read():
+    assert load_samples([0, 1]) == []
 
 
 def test_random_numbers_are_unchanged():
