@@ -140,7 +140,8 @@ def web_page(config, checkpoint, monkeypatch):
         gradio = ModuleType('gradio')
         gradio.Blocks = gradio.SelectData = object
         monkeypatch.setitem(sys.modules, 'gradio', gradio)
-    return script('demo/app.py').load_model(str(config), str(checkpoint), 'cpu').model
+    _, inferencer = script('demo/app.py').load_model(str(config), str(checkpoint), 'cpu')
+    return inferencer.model
 
 
 def benchmark(config, checkpoint):

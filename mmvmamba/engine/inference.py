@@ -27,11 +27,13 @@ def image_loader(cfg: Config) -> Callable[[str | Path], np.ndarray]:
     Call it before `load_inferencer`, which changes the pipeline.
 
     Raises:
-        LaunchError: the pipeline has no LoadImageFromFile, which the inferencers of the libraries need.
+        LaunchError: the pipeline has no LoadImageFromFile, which the inferencers of mmdet and mmseg need.
         DataError: from the function; it names the file.
     """
     pipeline = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline') or []
     step = next((step for step in pipeline if _name(step['type']).endswith('LoadImageFromFile')), None)
+    if step is None and cfg.get('default_scope') == 'mmpretrain':  # CIFAR and others have their images in memory
+        step = dict(type='LoadImageFromFile')
     if step is None:
         raise LaunchError(
             'test_dataloader.dataset.pipeline of this config has no LoadImageFromFile, with which the demos load images'
