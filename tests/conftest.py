@@ -34,6 +34,14 @@ def refuse_other_machines(event, arguments):
 sys.addaudithook(refuse_other_machines)
 
 
+@pytest.fixture(autouse=True)
+def forget_visualizers():
+    """Removes the visualizers of a test: hooks draw with the one whose name was created last in the process."""
+    yield
+    if 'mmengine.visualization' in sys.modules:
+        sys.modules['mmengine.visualization'].Visualizer._instance_dict.clear()
+
+
 @pytest.fixture
 def load():
     """Returns a function that loads a config in its library's scope and skips the test if the library is missing."""
