@@ -120,6 +120,25 @@ def test_configs_build(block, tmp_path):
     assert all(parameter.grad is not None for parameter in model.backbone.parameters())
 
 
+def test_models_of_the_readme_have_the_published_results_and_weights():
+    published = '\n'.join(path.read_text() for path in ROOT.glob('configs/*/README.md'))
+    table = (ROOT / 'README.md').read_text().partition('\n## Models\n')[2].partition('\n## ')[0]
+    results = re.findall(r'\[([\d. /]+)\]\((https://[^)]+)\)', table)
+    assert len(results) == 11
+    for numbers, weights in results:
+        rows = [row for row in published.splitlines() if f'[official]({weights})' in row]
+        assert rows and all(f'| {number} |' in rows[0] for number in numbers.split(' / ')), weights
+
+
+def test_badges_have_the_supported_versions():
+    badges = (ROOT / 'docs/badges.svg').read_text()
+    project = (ROOT / 'pyproject.toml').read_text()
+    pythons = re.search(r'You need Linux, Python (3\.\d+ to 3\.\d+)', (ROOT / 'README.md').read_text())
+    torch_version = re.search(r'^torch==(\d+\.\d+)', (ROOT / 'requirements.txt').read_text(), re.M)
+    assert f'>{pythons[1]}<' in badges and f'>{torch_version[1]}<' in badges
+    assert 'Apache-2.0' in badges and 'Apache-2.0' in project
+
+
 @pytest.mark.slow
 def test_fsdp_on_two_ranks_trains_and_saves_the_whole_model(tmp_path):
     """Runs FSDP on the CPU as docs/many_gpus.md describes: one step, then a checkpoint of the whole model."""

@@ -75,7 +75,7 @@ class RowMamba(Backbone):
             self.add_module(f'outnorm{i}', nn.LayerNorm(arch['width']))
         not_built = tuple(f'layers.{i}.' for i in range(self.out_indices[-1] + 1, arch['depth']))
         self.unexpected_ok = type(self).unexpected_ok + not_built
-        self._freeze_stages()
+        self.finish_init()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         check_image(x, self.in_channels, 4, self.patch_embed)

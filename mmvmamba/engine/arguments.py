@@ -10,6 +10,7 @@ from mmengine.device import get_device
 
 from .checks.annotation_formats import OPTION
 from .config_values import check_config_values
+from .deferred_pretrained import defer_pretrained
 from .errors import LaunchError
 from .libraries import cannot_import, import_libraries
 
@@ -73,6 +74,7 @@ def load_config(
     cfg.work_dir = work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(path).stem))
     import_libraries(cfg, str(path))
     check_config_values(cfg)
+    defer_pretrained(cfg)
     return cfg
 
 

@@ -43,6 +43,13 @@ class Backbone(BaseModule):
 
     def __init__(self, init_cfg: dict | list | None, pretrained: str | None):
         super().__init__(pretrained_init_cfg(init_cfg, pretrained))
+        self._loads_at_once = pretrained is not None
+
+    def finish_init(self) -> None:
+        """Freezes the stages and loads the weights of `pretrained`: the last statement of a family's constructor."""
+        self._freeze_stages()
+        if self._loads_at_once:
+            self._load_init_cfg()
 
     @staticmethod
     def rename_checkpoint_key(key: str) -> str:
@@ -128,11 +135,17 @@ class Backbone(BaseModule):
         return depth, last + 1
 
     def init_weights(self) -> None:
+        if self._loads_at_once:  # the constructor has loaded the weights
+            return
         if not self.init_cfg:
             print_log(f'{type(self).__name__} starts from random weights: its init_cfg is None.', logger='current')
-        if not isinstance(self.init_cfg, dict) or self.init_cfg['type'] != 'Pretrained':
+        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
+            self._load_init_cfg()
+        else:
             super().init_weights()
-            return
+
+    def _load_init_cfg(self) -> None:
+        assert isinstance(self.init_cfg, dict)
         prefix, ema = self.init_cfg.get('prefix') or '', self.init_cfg.get('ema', False)
         load_pretrained(self, self.init_cfg['checkpoint'], prefix, ema)
         self._is_init = True

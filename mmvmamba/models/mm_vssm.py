@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
+from .validation import pretrained_init_cfg
 from .vmamba import VMamba
 
 # Most of these names differ only in kernels and numeric precision.
@@ -135,8 +136,7 @@ def MM_VSSM(
         drop_path_rate=drop_path_rate,
         traversals=_TRAVERSALS.get(kind['class_v2'], 'cross'),
         with_cp=with_cp or use_checkpoint,
-        init_cfg=_without_swin(init_cfg),
-        pretrained=pretrained or None,
+        init_cfg=pretrained_init_cfg(_without_swin(init_cfg), pretrained or None),  # for MMEngine to load
     )
 
 

@@ -92,9 +92,9 @@ class Vim(Backbone):
         frozen_stages: -1 freezes nothing, 0 the patch and position embeddings and class tokens, i > 0 these and the
             first i blocks.
         with_cp: recompute each block in the backward pass to save memory.
-        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` loads official files unchanged; None starts from
-            random weights.
-        pretrained: FILE_OR_URL, mmseg's short form of such an `init_cfg`.
+        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` loads official files unchanged, in `init_weights()`,
+            which MMEngine calls before a training. None starts from random weights.
+        pretrained: FILE_OR_URL, loaded at once by the constructor; for use without MMEngine.
 
     Raises:
         ValueError: an argument or an image is invalid; the message names it.
@@ -189,7 +189,7 @@ class Vim(Backbone):
             not_loaded.append('rope.freqs_')  # tables of angles, which this model computes in each forward pass
         self.unexpected_ok = ('head.', *not_loaded)
         self._reset_parameters(depth)
-        self._freeze_stages()
+        self.finish_init()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Embeds the patches, applies the blocks and returns maps, or one pooled feature (Algorithm 1).

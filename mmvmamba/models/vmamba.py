@@ -90,9 +90,9 @@ class VMamba(Backbone):
             `mmvmamba.ops.TRAVERSALS`, one for each direction.
         frozen_stages: -1 freezes nothing, 0 the stem, i > 0 the stem and the first i stages.
         with_cp: recompute each block in the backward pass to save memory.
-        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` loads official files unchanged; None starts from
-            random weights.
-        pretrained: FILE_OR_URL, mmseg's short form of such an `init_cfg`.
+        init_cfg: `dict(type='Pretrained', checkpoint=FILE_OR_URL)` loads official files unchanged, in `init_weights()`,
+            which MMEngine calls before a training. None starts from random weights.
+        pretrained: FILE_OR_URL, loaded at once by the constructor; for use without MMEngine.
 
     Raises:
         ValueError: an argument or an image is invalid; the message names it.
@@ -156,7 +156,7 @@ class VMamba(Backbone):
         not_built = (f'layers.{last}.downsample.', *(f'layers.{i}.' for i in range(last + 1, 4)))
         self.unexpected_ok = (*type(self).unexpected_ok, *not_built)
         self.apply(_init_linear)
-        self._freeze_stages()
+        self.finish_init()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> one (B, dims[i], ~H / (4 * 2**i), ~W / (4 * 2**i)) for each i in out_indices."""

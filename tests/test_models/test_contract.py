@@ -148,6 +148,28 @@ def test_weights_load_completely_or_not_at_all(family, spelling, tmp_path):
             loads()
 
 
+def test_constructor_loads_pretrained_at_once_or_raises(family, tmp_path):
+    source = build(family)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(1)
+    path = str(tmp_path / 'file.pth')
+    torch.save(source.state_dict(), path)
+    model = build(family, pretrained=path, frozen_stages=1)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), source.state_dict().values()))
+    assert not next(model.patch_embed.parameters()).requires_grad
+    with torch.no_grad():
+        next(model.parameters()).zero_()
+    model.init_weights()  # MMEngine calls it before a training; the weights are not read a second time
+    assert not next(model.parameters()).any()
+
+    with pytest.raises(CheckpointError, match='none.pth does not exist'):
+        build(family, pretrained=str(tmp_path / 'none.pth'))
+    torch.save(dict(list(source.state_dict().items())[:-1]), path)
+    with pytest.raises(CheckpointError, match='does not fit'):
+        build(family, pretrained=path)
+
+
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2])
 def test_frozen_stages_do_not_train(family, frozen_stages):
     model = build(family, frozen_stages=frozen_stages).train()

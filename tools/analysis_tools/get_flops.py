@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmvmamba.engine.arguments import add_arguments
+from mmvmamba.engine.deferred_pretrained import defer_pretrained
 from mmvmamba.engine.libraries import register_modules
 from mmvmamba.ops import use_backend
 from mmvmamba.ops.scan.flops import scan_flops
@@ -44,6 +45,7 @@ class EmptyWeights(TorchFunctionMode):
 def build_empty(cfg: Config) -> nn.Module:
     """Builds the model of a config in evaluation mode, with parameters and buffers on the meta device."""
     register_modules(cfg.default_scope)
+    defer_pretrained(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope), EmptyWeights():
         return MODELS.build(cfg.model).to('meta').eval()
 

@@ -19,6 +19,7 @@ import mmvmamba  # noqa: F401, registers the backbones
 from mmvmamba.checkpoint import CheckpointError, read_checkpoint, unwrap_state_dict
 from mmvmamba.conversion import to_mmengine, to_official
 from mmvmamba.engine.arguments import add_arguments
+from mmvmamba.engine.deferred_pretrained import defer_pretrained
 from mmvmamba.engine.libraries import register_modules
 
 SUFFIXES = ('.pth', '.safetensors')
@@ -62,6 +63,7 @@ def build(config):
     cfg = Config.fromfile(config)
     scope = cfg.default_scope
     register_modules(scope)
+    defer_pretrained(cfg)
     with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(cfg.model)
 
