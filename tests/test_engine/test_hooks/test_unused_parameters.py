@@ -8,6 +8,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mmvmamba import VMamba
 from mmvmamba.engine.errors import TrainingError
 from mmvmamba.engine.hooks.unused_parameters import UnusedParametersHook
 
@@ -45,11 +46,23 @@ def train(model, iterations=2, accumulative_counts=1):
 
 
 def test_the_parameters_and_the_ways_out_are_named(process_group):
-    message = (
-        r'2 of 4 parameters received no gradient .*\(norm0\.weight, norm0\.bias\).*out_indices.*find_unused_parameters'
-    )
+    message = r'2 of 4 parameters received no gradient .*\(norm0\.weight, norm0\.bias\).*find_unused_parameters'
     with pytest.raises(TrainingError, match=message):
         train(DistributedDataParallel(Maps()))
+
+
+def test_unread_output_of_a_backbone_ends_the_training_before_the_first_step(process_group):
+    model = nn.Module()
+    model.backbone = VMamba(dict(dims=4, depths=(1, 1, 1, 1)), out_indices=(0, 1))
+    model.neck = Last()
+    with pytest.raises(TrainingError, match='reads an output of the backbone, so backbone.outnorm0.weight, backbone.o'):
+        train(DistributedDataParallel(model), iterations=0)
+    train(DistributedDataParallel(model, find_unused_parameters=True), iterations=0)
+
+
+class Last(nn.Module):
+    def forward(self, maps):
+        return maps[1:]
 
 
 def test_pytorch_stops_at_the_second_step(process_group):
