@@ -79,6 +79,52 @@ def test_unrolled_export_contains_no_scan_operator(name):
         torch.testing.assert_close(torch.from_numpy(out), eager, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('opset', [17, 18, 24])
+@pytest.mark.parametrize('name', MODELS)
+def test_file_of_every_opset_is_valid_and_equals_the_model(name, opset):
+    from mmvmamba.export.onnx_model import to_onnx
+
+    torch.manual_seed(0)
+    family, arguments = MODELS[name]
+    model = family(**arguments).eval()
+    onnx = to_onnx(export_program(model), opset)
+    assert onnx.model.opset_imports[''] == opset
+    pytest.importorskip('onnx').checker.check_model(onnx.model_proto, full_check=True)
+    images = torch.randn(1, 3, 57, 101)
+    with torch.no_grad():
+        expected = model(images)
+    for out, eager in zip(session(onnx).run(None, {'images': images.numpy()}), expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(out), eager, atol=2e-5, rtol=1e-5)
+
+
+class Pooled(nn.Module):
+    """A scan and the pooling of a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.scan, self.pool = Scan(CROSS, 1, 2, True), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, images):
+        return self.pool(self.scan(images).permute(0, 3, 1, 2))
+
+
+def test_global_pooling_is_one_node_and_bodies_of_scans_have_types():
+    from mmvmamba.export.onnx_model import to_onnx
+
+    graph = to_onnx(export_program(Pooled())).model.graph
+    assert [node.op_type for node in graph][-1] == 'ReduceMean' and 'Mod' not in {node.op_type for node in graph}
+    bodies = [node.attributes['body'].as_graph() for node in graph if node.op_type == 'Scan']
+    assert len(bodies) == 4 and all(value.type for body in bodies for value in (*body.inputs, *body.outputs))
+
+
+def test_unsupported_opset_is_rejected():
+    from mmvmamba.export.onnx_model import to_onnx
+
+    with pytest.raises(ValueError, match='opset=16 is not supported: choose 17 to 24'):
+        to_onnx(export_program(Pooled()), 16)
+
+
 class Scan(nn.Module):
     """A scan as a model with one argument; all other inputs are computed from x."""
 
@@ -228,6 +274,7 @@ def test_unrolled_detector_contains_no_custom_operators(tmp_path, capsys):
     [
         (['model.pth'], 'must end in .onnx or .pt2'),
         (['model.onnx', '--unrolled'], '--unrolled needs the size of the image'),
+        (['model.pt2', '--opset', '17'], '--opset is for .onnx files'),
     ],
 )
 def test_unsupported_exports_are_rejected(arguments, message):

@@ -11,6 +11,7 @@ from ..ops.conv import torch_conv
 from ..ops.import_failure import in_one_line
 
 try:
+    import onnx_ir
     import onnxscript
 except ModuleNotFoundError as error:
     message = "ONNX needs onnxscript and onnx: run `pip install 'mmvmamba[export]'`."
@@ -19,17 +20,30 @@ except Exception as error:
     raise ImportError(f'ONNX needs onnxscript, which cannot be imported ({in_one_line(error)}).') from error
 
 from .onnx_scan import TRANSLATIONS
+from .opset_17 import to_opset_17
+
+OPSETS = range(17, 25)
 
 
-def to_onnx(program: ExportedProgram) -> torch.onnx.ONNXProgram:
+def to_onnx(program: ExportedProgram, opset: int = 20) -> torch.onnx.ONNXProgram:
     """Converts the result of `export_program` to an ONNX model; call its `save` to write the file.
 
     The input is named `images`. Its dynamic dimensions are named `batch`, `height` and `width`. Subgraphs that depend
     only on weights are constant-folded.
+
+    Args:
+        program: the exported model.
+        opset: version of the ONNX operators, one of `OPSETS`.
+
+    Raises:
+        ValueError: the opset is not supported.
     """
+    if opset not in OPSETS:
+        raise ValueError(f'opset={opset} is not supported: choose {OPSETS[0]} to {OPSETS[-1]}.')
     onnx = torch.onnx.export(
         program.run_decompositions(_DECOMPOSITIONS),
         input_names=['images'],
+        opset_version=max(opset, 18),  # the oldest one that PyTorch writes
         custom_translation_table=TRANSLATIONS,
         dynamo=True,
         verbose=False,
@@ -41,11 +55,25 @@ def to_onnx(program: ExportedProgram) -> torch.onnx.ONNXProgram:
         if not isinstance(shape[axis], int):
             shape[axis] = name
     onnxscript.optimizer.optimize(onnx.model, input_size_limit=2**30, output_size_limit=2**26)
+    _add_types_of_scan_bodies(onnx.model)
+    if opset == 17:
+        to_opset_17(onnx.model)
     return onnx
 
 
+def _add_types_of_scan_bodies(model: onnx_ir.Model) -> None:
+    """onnxruntime infers these types. OpenVINO does not: it would return an empty result without an error."""
+    for node in model.graph.all_nodes():
+        if node.op_type == 'Scan':
+            body = node.attributes['body'].as_graph()
+            for value in (*body.inputs, *body.outputs):
+                value.type = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
+
+
 def _adaptive_avg_pool2d(x: Tensor, output_size: list[int]) -> Tensor:
-    """Adaptive average pooling as two matrix products, for any input size, because ONNX has no such operator."""
+    """Adaptive average pooling for any input size. ONNX has only the global form; the others are matrix products."""
+    if list(output_size) == [1, 1]:
+        return x.mean((2, 3), keepdim=True)
     rows, columns = (_window_means(size, windows, x) for size, windows in zip(x.shape[2:], output_size))
     return rows @ x @ columns.mT
 

@@ -26,7 +26,8 @@ def _linear_scan(start, a, b, directions: Sequence[int], direction: Sequence[int
 
     @graph()
     def step(h, a, b):
-        after = op.Add(op.Mul(a, h), b)
+        # In this order, because OpenVINO 2026.4 overwrites h too early in a graph of fixed size if h is on the left.
+        after = op.Add(b, op.Mul(h, a))
         return after, op.Identity(after)
 
     _, h = op.Scan(

@@ -32,6 +32,7 @@ from mmvmamba.engine.libraries import cannot_import
 from mmvmamba.engine.tool_session import tool_session
 from mmvmamba.export import export_program
 
+OPSET = 20
 OUTPUTS = {'mmdet': 'maps', 'mmseg': 'classes', 'mmpretrain': 'logits'}
 
 
@@ -76,7 +77,7 @@ def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
     return model.eval()
 
 
-def write_onnx(module: nn.Module, shape: tuple[int, int] | None, unrolled: bool, out: str) -> Callable:
+def write_onnx(module: nn.Module, shape: tuple[int, int] | None, unrolled: bool, out: str, opset: int) -> Callable:
     """Writes an ONNX file and returns a function that runs it in onnxruntime."""
     try:
         import onnxruntime
@@ -86,7 +87,7 @@ def write_onnx(module: nn.Module, shape: tuple[int, int] | None, unrolled: bool,
         if isinstance(error, ImportError) and error.name:
             raise LaunchError(f"{error.name} is missing: pip install 'mmvmamba[export]'") from error
         raise cannot_import('a package that ONNX needs', error) from error
-    onnx = to_onnx(export_program(module, shape, unrolled))
+    onnx = to_onnx(export_program(module, shape, unrolled), opset)
     onnx.save(out)
     graph = onnx.model.graph
     print(f'Nodes       {len(graph)}, and {sum(1 for _ in graph.all_nodes()) - len(graph)} in the bodies of scans')
@@ -125,6 +126,18 @@ def compare(module: nn.Module, run: Callable, images: Tensor, label: str, repeat
     print(f'{label:<12}{equality}; model {model:.0f} ms, file {file:.0f} ms', flush=True)
 
 
+def image_size(cfg: Config) -> tuple[int, int]:
+    """The (height, width) of the last crop or resizing in the pipelines of the config, for testing if it has one."""
+    for stage in ('test', 'train'):
+        dataset = (cfg.get(f'{stage}_dataloader') or {}).get('dataset') or {}
+        for step in reversed(dataset.get('pipeline') or []):
+            size = step.get('crop_size') or step.get('scale')
+            if str(step['type']).endswith(('Crop', 'Resize')) and size:
+                width, height = size if isinstance(size, (tuple, list)) else (size, size)
+                return height, width
+    return 224, 224
+
+
 def as_tuple(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, ...]:
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
@@ -146,9 +159,19 @@ def parse_args(argv=None):
         action='store_true',
         help='unroll the scans, for GPUs and runtimes without the Scan operator; requires --shape',
     )
+    parser.add_argument(
+        '--opset',
+        type=int,
+        choices=range(17, 25),
+        metavar='17..24',
+        help=f'version of the ONNX operators (default: {OPSET}); TensorRT 8.5 needs 17',
+    )
     parser.add_argument('--backbone', action='store_true', help='export only the backbone, which returns feature maps')
     parser.add_argument(
-        '--images', nargs='+', metavar='FILE', help='images for the comparison (default: noise of two sizes)'
+        '--images',
+        nargs='+',
+        metavar='FILE',
+        help='images for the comparison (default: noise of the size of the config, and of a smaller one)',
     )
     parser.add_argument('--repeats', type=int, default=3, help='repeats of the comparison (default: %(default)s)')
     add_arguments(parser, 'cfg_options', 'trust_checkpoint')
@@ -158,22 +181,33 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     with tool_session(args):
-        write = {'.onnx': write_onnx, '.pt2': write_program}.get(Path(args.out).suffix)
-        if write is None:
+        suffix = Path(args.out).suffix
+        if suffix not in ('.onnx', '.pt2'):
             raise LaunchError(f'{args.out} must end in .onnx or .pt2')
+        if suffix == '.pt2' and args.opset:
+            raise LaunchError('--opset is for .onnx files')
         if args.unrolled and not args.shape:
             raise LaunchError('--unrolled needs the size of the image: add --shape HEIGHT WIDTH')
         cfg = load_config(args.config, args.cfg_options)
         model = build_model(cfg, None if args.checkpoint == 'none' else args.checkpoint)
         module = Exported(cfg, model, 'backbone' if args.backbone else OUTPUTS[cfg.default_scope])
-        run = write(module, args.shape, args.unrolled, args.out)
-        print(f'Written     {args.out}, {Path(args.out).stat().st_size / 1e6:.1f} MB')
+        begin = time.perf_counter()
+        if suffix == '.onnx':
+            run = write_onnx(module, args.shape, args.unrolled, args.out, args.opset or OPSET)
+        else:
+            run = write_program(module, args.shape, args.unrolled, args.out)
+        seconds = time.perf_counter() - begin
+        print(f'Written     {args.out}, {Path(args.out).stat().st_size / 1e6:.1f} MB, after {seconds:.0f} s')
         if args.images:
             for path in args.images:
                 images = torch.from_numpy(mmcv.imread(path, channel_order='rgb')).permute(2, 0, 1)[None].float()
                 compare(module, run, images, Path(path).name, args.repeats)
             return
-        for height, width in [args.shape] if args.shape else [(224, 224), (512, 512)]:
+        sizes = [args.shape]
+        if not args.shape:
+            height, width = image_size(cfg)
+            sizes = [(height, width), (3 * height // 4, width)]  # the file accepts any size
+        for height, width in sizes:
             compare(module, run, torch.rand(1, 3, height, width) * 255, f'{height} x {width}', args.repeats)
 
 
