@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .errors import LaunchError
+from .patches.import_messages import hide_import_messages
 
 # The command that installs each library that a config may need.
 INSTALL = {
@@ -31,6 +32,8 @@ def import_libraries(cfg: Config, config: str) -> None:
     for library in sorted(_named_by(cfg)):
         if find_spec(library) is None:
             raise LaunchError(f'{config} needs {library}, which is not installed: {INSTALL[library]}')
+    if find_spec('faster_coco_eval') is None and 'FasterCocoMetric' in repr(cfg):
+        raise LaunchError(f'{config} needs faster_coco_eval, which is not installed: pip install faster-coco-eval')
     scope = cfg.get('default_scope')
     if scope in INSTALL:
         register_modules(scope, config)
@@ -44,6 +47,7 @@ def register_modules(scope: str, needed_by: str = 'this model') -> None:
     Raises:
         LaunchError: the library is broken.
     """
+    hide_import_messages()
     try:
         import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
     except Exception as error:  # a library that was built for another PyTorch can raise any error
