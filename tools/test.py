@@ -1,8 +1,12 @@
 """Tests a checkpoint of mmdet, mmseg or mmpretrain: computes metrics, and saves predictions and images."""
 
+import signal
 from argparse import ArgumentParser
 from copy import deepcopy
 from pathlib import Path
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds, needs no traceback
 
 from mmengine.config import ConfigDict
 

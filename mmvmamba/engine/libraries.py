@@ -5,6 +5,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 
 from .errors import LaunchError
@@ -97,10 +98,10 @@ def _named_by(cfg: Config) -> set[str]:
 
 
 def _complete_dataloaders(cfg: Config) -> None:
-    """Adds the settings that the tools of mmpretrain add."""
+    """Adds the settings that the tools of mmpretrain add. Pinned memory needs a GPU; PyTorch would warn without one."""
     for stage in ('train', 'val', 'test'):
         loader = cfg.get(f'{stage}_dataloader')
         if loader:
-            loader.setdefault('pin_memory', True)
+            loader.setdefault('pin_memory', torch.cuda.is_available())
             loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
             loader.setdefault('collate_fn', dict(type='default_collate'))
