@@ -58,13 +58,9 @@ CONFIGS = [config for _, models in GROUPS.values() for config in models]
 
 
 def planned_runs(seeds: list[int]) -> list[tuple[str, int, int]]:
-    """Returns config, seed and threads of each run: all configs on one thread, VMamba's first seed also on two."""
-    runs = []
-    for seed in seeds:
-        runs += [(config, seed, 1) for config in CONFIGS]
-        if seed == seeds[0]:
-            runs += [(config, seed, 2) for config in CONFIGS if 'vmamba' in config]
-    return runs
+    """Returns config, seed and threads of each run: all configs on one thread, then VMamba's first seed on two."""
+    runs = [(config, seed, 1) for seed in seeds for config in CONFIGS]
+    return runs + [(config, seed, 2) for seed in seeds[:1] for config in CONFIGS if 'vmamba' in config]
 
 
 def train_and_test(config: str, seed: int, threads: int) -> dict:

@@ -509,8 +509,8 @@ def test_classification(data, tmp_path):
     show = ['--show-dir', tmp_path / 'pictures']
     test(*command, *show, '--cfg-options', 'visualizer.name=test')
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 4
-    with pytest.raises(SystemExit, match='mmpretrain cannot draw images with --tta'):
-        test(*command, *show, '--tta')
+    with pytest.raises(SystemExit, match='mmpretrain cannot show images with --tta'):
+        test(*command, '--show', '--tta')
 
 
 def test_config_errors(detection, data, tmp_path, monkeypatch):

@@ -50,9 +50,9 @@ class TerminalRunner(Runner):
 def log_header(runner: Runner) -> None:
     """Logs what a run uses: config, folders, device, model and scan backend."""
     log_file = next((h.baseFilename for h in runner.logger.handlers if isinstance(h, logging.FileHandler)), 'none')
-    device = get_device()
+    device, threads = get_device(), torch.get_num_threads()
     lines = {'config': runner.cfg.filename or runner.experiment_name, 'work dir': runner.work_dir, 'log file': log_file}
-    lines['device'] = f'cpu ({torch.get_num_threads()} threads)' if device == 'cpu' else device
+    lines['device'] = f'cpu, {threads} thread{"s" * (threads > 1)}' if device == 'cpu' else device
     if device == 'cuda':
         lines['device'] = torch.cuda.get_device_name()
     if get_world_size() > 1:
