@@ -17,6 +17,7 @@ from pathlib import Path
 
 import measure
 import torch
+from backbone_figure import plot
 from networks import COMPILED, FAMILIES, FPN, PLAIN_ATTENTION, WITH_CP, build
 from torch import Tensor, nn
 
@@ -111,48 +112,6 @@ def show(size: int, training: bool, rows: list[dict], options: argparse.Namespac
             ]
         )
     measure.show(title, header, cells)
-
-
-def plot(file: Path, results: list[dict], batch: int) -> None:
-    """Plots time and memory per pixel over the image size: inference and, below it, training if at several sizes."""
-    try:
-        import matplotlib
-    except ImportError:
-        print('--plot: matplotlib is not installed, so no figure is written; run `pip install matplotlib`.')
-        return
-    matplotlib.use('agg')
-    from matplotlib import pyplot as plt
-
-    kinds = [kind for kind in (False, True) if len({row['size'] for row in results if row['training'] == kind}) > 1]
-    if not kinds:
-        print('--plot: all results have the same image size, so no figure is written; pass several sizes.')
-        return
-    figure, axes = plt.subplots(len(kinds), 2, figsize=(9, 3.6 * len(kinds)), layout='constrained', squeeze=False)
-    for training, (left, right) in zip(kinds, axes):
-        plot_kind(left, right, [row for row in results if row['training'] == training], batch)
-        left.set_title('training step' if training else 'inference', loc='left')
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
-    print(f'Figure written to {file}.')
-
-
-def plot_kind(left, right, rows: list[dict], batch: int) -> None:
-    """Plots time on the left axes and memory on the right axes."""
-    for name in dict.fromkeys(row['model'] for row in rows):
-        mine = [row for row in rows if row['model'] == name]
-        sizes = [row['size'] for row in mine]
-        style = dict(marker='o', linewidth=2.5 if name.startswith(('VMamba', 'Vim')) else 1.2, label=name)
-        pixels = [batch * size**2 for size in sizes]
-        left.plot(sizes, [statistics.median(row['seconds']) / p * 1e9 for row, p in zip(mine, pixels)], **style)
-        if all(row['peak_bytes'] is not None for row in mine):
-            right.plot(sizes, [row['peak_bytes'] / p for row, p in zip(mine, pixels)], **style)
-    ticks = sorted({row['size'] for row in rows})
-    for axes, label in ((left, 'nanoseconds per pixel'), (right, 'peak bytes per pixel')):
-        axes.set(xscale='log', xlabel='image side, pixels', ylabel=label, ylim=(0, None))
-        axes.set_xticks(ticks, ticks)
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-    left.legend()
 
 
 def parse_options() -> argparse.Namespace:

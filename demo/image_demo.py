@@ -80,7 +80,7 @@ def main(argv=None):
                 for frame, sample in zip(batch, predict(inferencer, [frame.image for frame in batch])):
                     output.write(frame, sample)
                 bar.advance(task, len(batch))
-        print(f'Written to {args.out_dir}')
+        print(f'Written to {args.out_dir}{output.summary()}')
 
 
 def find_files(source: str) -> dict[Path, Path]:
@@ -168,6 +168,18 @@ class Output:
                     f'{file} cannot be written: the folder is not writable, or OpenCV does not have the codec'
                 )
         return self.videos[frame.video]
+
+    def summary(self) -> str:
+        """Says how many objects a detector found: with a high threshold, the pictures can be empty."""
+        images, objects = len(self.coco.images), len(self.coco.annotations)
+        if not images:
+            return ''
+        empty = images - len({annotation['image_id'] for annotation in self.coco.annotations})
+        lower = '. Lower --score-thr to draw more' if empty else ''
+        return (
+            f': {objects} objects with a score of at least {self.score_thr} in {images} images, '
+            f'{empty} of them without an object{lower}'
+        )
 
     def __enter__(self):
         return self

@@ -76,7 +76,7 @@ class Job:
     def ranks(self, node: int) -> list[int]:
         """Returns the process ids of the ranks that a launcher has started."""
         pid = self.launchers[node].pid
-        if b'torch.distributed.run' not in Path(f'/proc/{pid}/cmdline').read_bytes():
+        if b'torchrun.py' not in Path(f'/proc/{pid}/cmdline').read_bytes():
             return []  # the process is still the shell
         return sorted(map(int, Path(f'/proc/{pid}/task/{pid}/children').read_text().split()))
 

@@ -1,6 +1,7 @@
 """Runs the analysis tools from the command line on two images and the smallest models."""
 
 import importlib.util
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,14 @@ def test_receptive_field(files, tmp_path, capsys):
     assert all(f'{share} %'.replace(' ', '') in printed for share in (20, 30, 50, 99))
 
 
+def test_titles_of_receptive_fields_have_at_most_two_lines():
+    module = runpy.run_path(str(ROOT / 'tools/analysis_tools/receptive_field.py'))
+    for config in ROOT.glob('configs/demo/*.py'):
+        title = module['wrapped'](config.stem)
+        assert title.replace('\n', '') == config.stem
+        assert title.count('\n') <= 1
+
+
 def test_receptive_field_rejects_a_network_named_twice(files, tmp_path):
     with pytest.raises(SystemExit, match='ResNet-50 is given twice'):
         tool('receptive_field')('--images', files / 'images', 'ResNet-50=a.pth', 'ResNet-50=b.pth')
@@ -99,6 +108,16 @@ def test_activation_map(files, tmp_path, name, traversals):
     assert saved['weights'].shape[:4] == (2, traversals, height, width)
     assert saved['positions'].tolist() == [[0, 0], [height - 1, width - 1]]
     assert out.stat().st_size > 0 and steps.stat().st_size > 0
+
+
+def test_maps_of_a_wide_image_are_below_each_other(files, tmp_path):
+    """Each panel is then about as wide as a page divided by the number of queries."""
+    cv2.imwrite(str(tmp_path / 'wide.png'), np.zeros((64, 160, 3), np.uint8))
+    out = tmp_path / 'maps.png'
+    query = ['--query', 20, 20, '--query', 100, 20]
+    tool('activation_map')(tmp_path / 'wide.png', files / 'vmamba.py', *query, '--out', out, '--device', 'cpu')
+    height, width = cv2.imread(str(out)).shape[:2]
+    assert height > width
 
 
 def test_activation_map_rejects_invalid_arguments(files, tmp_path):

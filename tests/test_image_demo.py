@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,6 +129,23 @@ def test_images_of_a_glob_pattern_are_processed(demo, model, images, tmp_path):
         assert [image['file_name'] for image in coco.loadImgs(coco.getImgIds())] == ['0.png', '1.jpg', 'more/0.png']
         assert [category['name'] for category in coco.loadCats(coco.getCatIds())] == ['a', 'b']
         assert all(coco.getAnnIds(imgIds=[image]) for image in coco.getImgIds())
+
+
+def test_the_number_of_objects_is_reported(demo, model, images, tmp_path, capsys):
+    kind, config, checkpoint = model
+    for score_thr in (0, 1):
+        demo(images / '**/*.*g', config, checkpoint, '--out-dir', tmp_path, '--device', 'cpu', '--score-thr', score_thr)
+    last = [line for line in capsys.readouterr().out.splitlines() if line.startswith('Written to')]
+    if kind != 'detector':
+        assert last == [f'Written to {tmp_path}'] * 2
+        return
+    assert re.fullmatch(
+        r'.*: [1-9]\d* objects with a score of at least 0\.0 in 3 images, 0 of them without.*object', last[0]
+    )
+    assert last[1].endswith(
+        ': 0 objects with a score of at least 1.0 in 3 images, 3 of them without an object. '
+        'Lower --score-thr to draw more'
+    )
 
 
 def test_single_image_gives_the_same_result_as_a_batch(demo, model, images, tmp_path):

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -187,7 +188,7 @@ def trained(detection, tmp_path_factory):
 @pytest.mark.slow
 def test_dist_train(trained):
     work_dir, output = trained
-    assert re.search(r'Distributed training: True\s+GPU number: 2', output)
+    assert re.search(r'device .*, 2 processes', output)
     assert output.count('starts from random weights') == 1
     assert "note = 'word'" in (work_dir / 'detection.py').read_text()
     assert (work_dir / 'last_checkpoint').read_text().endswith('iter_2.pth')
@@ -208,6 +209,22 @@ def test_nothing_outlives_a_killed_process(kill, nodes, count, detection, tmp_pa
         kill(job)
     finally:
         job.end()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_ranks_with_one_line(detection, tmp_path):
+    job = Job(detection, tmp_path, 1, 2)
+    try:
+        job.wait_for_iterations()
+        for process in job.processes():  # a terminal sends the signal to all of them
+            os.kill(process, signal.SIGINT)
+        assert job.launchers[0].wait(60) == 130, job.said()
+        assert not job.processes()
+    finally:
+        job.end()
+    output = job.logs[0].read_text()
+    assert re.search(r'\ntrain\.py: stopped at iteration \d+\. (To continue|No checkpoint).*\.\n$', output)
+    assert 'Traceback' not in output and 'death signal' not in output
 
 
 def test_a_rank_that_lost_its_launcher_ends(monkeypatch):
@@ -493,8 +510,8 @@ def test_classification(data, tmp_path):
     show = ['--show-dir', tmp_path / 'pictures']
     test(*command, *show, '--cfg-options', 'visualizer.name=test')
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 4
-    with pytest.raises(SystemExit, match='mmpretrain cannot draw images with --tta'):
-        test(*command, *show, '--tta')
+    with pytest.raises(SystemExit, match='mmpretrain cannot show images with --tta'):
+        test(*command, '--show', '--tta')
 
 
 def test_config_errors(detection, data, tmp_path, monkeypatch):

@@ -50,4 +50,6 @@ else
     say "held-out coins: box AP $(metric coco/bbox_mAP), box AP50 $(metric coco/bbox_mAP_50)," \
         "mask AP $(metric coco/segm_mAP), mask AP50 $(metric coco/segm_mAP_50)"
 fi
-say "images with predictions: $(find "$work_dir/pictures" -name '*.png' -printf '%h\n' | sort -u)"
+picture=$work_dir/pictures.png
+"$python" tools/analysis_tools/picture_sheet.py "$work_dir/pictures" --out "$picture" >/dev/null
+say "annotations and predictions: $picture"

@@ -12,7 +12,7 @@ export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
 # run_with_torchrun GPUS TOOL [arguments of the tool]
 run_with_torchrun() {
     export MMVMAMBA_LAUNCHER=$$ # a rank detects that its launcher has died if its parent process differs
-    exec "$python" -m torch.distributed.run \
+    exec "$python" "$tools/torchrun.py" \
         --nnodes="${NNODES:-1}" \
         --node_rank="${NODE_RANK:-0}" \
         --master_addr="${MASTER_ADDR:-127.0.0.1}" \

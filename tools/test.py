@@ -1,8 +1,12 @@
 """Tests a checkpoint of mmdet, mmseg or mmpretrain: computes metrics, and saves predictions and images."""
 
+import signal
 from argparse import ArgumentParser
 from copy import deepcopy
 from pathlib import Path
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds, needs no traceback
 
 from mmengine.config import ConfigDict
 
@@ -10,6 +14,7 @@ from mmvmamba.engine.arguments import add_arguments, load_config
 from mmvmamba.engine.config_paths import check_config_paths
 from mmvmamba.engine.distributed import init_process_group, on_main_process
 from mmvmamba.engine.errors import LaunchError
+from mmvmamba.engine.hooks.pictures import PictureHook
 from mmvmamba.engine.runner import build_runner
 from mmvmamba.engine.tool_session import tool_session
 from mmvmamba.engine.work_dir import make_folder
@@ -23,7 +28,7 @@ def parse_args(argv=None):
         '--out', help='save the predictions: a .pkl file (mmdet, mmpretrain) or a folder of label maps (mmseg)'
     )
     parser.add_argument('--show', action='store_true', help='show images with predictions in a window')
-    parser.add_argument('--show-dir', help='write images with predictions to this folder')
+    parser.add_argument('--show-dir', help='write images with annotations and predictions to this folder')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds for which --show displays each image')
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation: tta_model of the config, else a flip'
@@ -36,8 +41,10 @@ def main(argv=None):
     with tool_session(args):
         cfg = load_config(args.config, args.cfg_options, args.work_dir, args.launcher)
         cfg.load_from, cfg.resume = args.checkpoint, False
-        if args.show or args.show_dir:
-            draw_predictions(cfg, args)
+        if args.show:
+            show_predictions(cfg, args)
+        if args.show_dir:
+            write_pictures(cfg, args)
         if args.out:
             save_predictions(cfg, args.out)
         if args.tta:
@@ -48,28 +55,27 @@ def main(argv=None):
         build_runner(cfg).test()
 
 
-def draw_predictions(cfg, args):
+def show_predictions(cfg, args):
+    """Makes the visualization hook of the library open windows."""
     if args.tta and cfg.default_scope == 'mmpretrain':
-        raise LaunchError('mmpretrain cannot draw images with --tta: run once with --tta and once with --show-dir')
+        raise LaunchError('mmpretrain cannot show images with --tta: use --show-dir, or --show without --tta')
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise LaunchError(
-            '--show and --show-dir need a visualization hook: add '
+            '--show needs a visualization hook: add '
             "default_hooks=dict(visualization=dict(type='DetVisualizationHook')) to the config, "
             'SegVisualizationHook for mmseg, VisualizationHook for mmpretrain'
         )
-    if args.show:
-        hook.show, hook.wait_time = True, args.wait_time
+    hook.show, hook.wait_time = True, args.wait_time
     hook['enable' if cfg.default_scope == 'mmpretrain' else 'draw'] = True
-    if not args.show_dir:
-        return
-    # each library has its own setting for this folder
-    if cfg.default_scope == 'mmseg':
-        cfg.visualizer.save_dir = args.show_dir
-    elif cfg.default_scope == 'mmpretrain':
-        hook.out_dir = args.show_dir
-    else:
-        hook.test_out_dir = str(Path(args.show_dir).absolute())  # a relative path would be relative to the work dir
+
+
+def write_pictures(cfg, args):
+    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    score_thr = (hooks.get('visualization') or {}).get('score_thr', 0.3)
+    hooks.pictures = dict(type=PictureHook, out_dir=args.show_dir, score_thr=score_thr)
+    if not args.show:
+        hooks.pop('visualization', None)  # the hook of mmseg would warn that it does not draw
 
 
 def make_output_folders(cfg, args):

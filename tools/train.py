@@ -2,7 +2,11 @@
 
 import argparse
 import logging
+import signal
 from pathlib import Path
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports, which take seconds, needs no traceback
 
 import torch
 from mmengine.device import get_device
@@ -16,6 +20,7 @@ from mmvmamba.engine.full_disk import reporting_full_disk
 from mmvmamba.engine.hooks.resume_report import ResumeReportHook
 from mmvmamba.engine.hooks.stale_checkpoints import StaleCheckpointsHook
 from mmvmamba.engine.hooks.unused_parameters import UnusedParametersHook
+from mmvmamba.engine.interruption import describing_interrupt
 from mmvmamba.engine.newest_checkpoint import newest_complete_checkpoint, path_in_last_checkpoint_file
 from mmvmamba.engine.runner import build_runner, checkpoint_folder
 from mmvmamba.engine.tool_session import tool_session
@@ -66,7 +71,18 @@ def main(argv=None):
             for hook in (ResumeReportHook, StaleCheckpointsHook, UnusedParametersHook):
                 if not any(isinstance(registered, hook) for registered in runner.hooks):
                     runner.register_hook(hook())
-            runner.train()
+            with describing_interrupt(lambda: where_it_stopped(runner, cfg)):
+                runner.train()
+
+
+def where_it_stopped(runner, cfg):
+    checkpoint = checkpoint_to_resume(cfg)
+    way_on = f'To continue from {checkpoint}, pass --resume' if checkpoint else 'No checkpoint has been written yet'
+    return f'stopped at iteration {runner.iter}. {way_on}.'
+
+
+def checkpoint_to_resume(cfg):
+    return newest_complete_checkpoint(checkpoint_folder(cfg)) or path_in_last_checkpoint_file(Path(cfg.work_dir))
 
 
 def choose_precision(cfg, amp):
@@ -120,7 +136,7 @@ def choose_checkpoint(cfg, resume):
     if resume not in (None, 'auto'):
         cfg.resume, cfg.load_from = True, resume
     elif resume == 'auto' or (cfg.get('resume') and not cfg.get('load_from')):
-        newest = newest_complete_checkpoint(checkpoint_folder(cfg)) or path_in_last_checkpoint_file(Path(cfg.work_dir))
+        newest = checkpoint_to_resume(cfg)
         cfg.resume = newest is not None
         if newest:
             cfg.load_from = str(newest)

@@ -30,7 +30,10 @@ def image_loader(cfg: Config) -> Callable[[str | Path], np.ndarray]:
         LaunchError: the pipeline has no LoadImageFromFile, which the inferencers of mmdet and mmseg need.
         DataError: from the function; it names the file.
     """
-    pipeline = ((cfg.get('test_dataloader') or {}).get('dataset') or {}).get('pipeline') or []
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while inner := dataset.get('dataset') or next(iter(dataset.get('datasets') or ()), None):  # such as ConcatDataset
+        dataset = inner
+    pipeline = dataset.get('pipeline') or []
     step = next((step for step in pipeline if _name(step['type']).endswith('LoadImageFromFile')), None)
     if step is None and cfg.get('default_scope') == 'mmpretrain':  # CIFAR and others have their images in memory
         step = dict(type='LoadImageFromFile')

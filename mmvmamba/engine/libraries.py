@@ -5,9 +5,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 
 from .errors import LaunchError
+from .patches.import_messages import hide_import_messages
 
 # The command that installs each library that a config may need.
 INSTALL = {
@@ -31,6 +33,8 @@ def import_libraries(cfg: Config, config: str) -> None:
     for library in sorted(_named_by(cfg)):
         if find_spec(library) is None:
             raise LaunchError(f'{config} needs {library}, which is not installed: {INSTALL[library]}')
+    if find_spec('faster_coco_eval') is None and 'FasterCocoMetric' in repr(cfg):
+        raise LaunchError(f'{config} needs faster_coco_eval, which is not installed: pip install faster-coco-eval')
     scope = cfg.get('default_scope')
     if scope in INSTALL:
         register_modules(scope, config)
@@ -44,6 +48,7 @@ def register_modules(scope: str, needed_by: str = 'this model') -> None:
     Raises:
         LaunchError: the library is broken.
     """
+    hide_import_messages()
     try:
         import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
     except Exception as error:  # a library that was built for another PyTorch can raise any error
@@ -93,10 +98,10 @@ def _named_by(cfg: Config) -> set[str]:
 
 
 def _complete_dataloaders(cfg: Config) -> None:
-    """Adds the settings that the tools of mmpretrain add."""
+    """Adds the settings that the tools of mmpretrain add. Pinned memory needs a GPU; PyTorch would warn without one."""
     for stage in ('train', 'val', 'test'):
         loader = cfg.get(f'{stage}_dataloader')
         if loader:
-            loader.setdefault('pin_memory', True)
+            loader.setdefault('pin_memory', torch.cuda.is_available())
             loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
             loader.setdefault('collate_fn', dict(type='default_collate'))

@@ -15,6 +15,7 @@ from .hooks.dataset_check import DatasetCheckHook
 from .hooks.official_checkpoint import OfficialCheckpointHook
 from .hooks.rank_zero_logger import RankZeroLoggerHook
 from .patches.checkpoint_loader import install_checkpoint_loader
+from .terminal import TerminalRunner, log_header
 from .training_state import check_training_state, sanitize_resume_state
 
 
@@ -53,7 +54,8 @@ def build_runner(cfg: Config, min_loaded_fraction: float = 1.0, needs_training_s
 
 
 def _new_runner(cfg: Config) -> Runner:
-    runner = RUNNERS.build(cfg) if cfg.get('runner_type') else Runner.from_cfg(cfg)  # pyright: ignore[reportArgumentType]
+    runner = RUNNERS.build(cfg) if cfg.get('runner_type') else TerminalRunner.from_cfg(cfg)  # pyright: ignore[reportArgumentType]
+    log_header(runner)
     if not any(isinstance(hook, DatasetCheckHook) for hook in runner.hooks):
         runner.register_hook(DatasetCheckHook())
     return runner

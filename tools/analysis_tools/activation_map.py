@@ -137,21 +137,30 @@ def frame(shape, layout):
 
 
 def draw_maps(photograph, traversals, layout, positions, weights, args, block):
-    """Draws one row per query: the image, the attention of each traversal, and their sum, below the scan paths."""
-    columns = ['query', *traversals, 'all']
+    """Draws one row per query: the image, the attention of each traversal, and their sum, below the scan paths.
+
+    If the image is more than twice as wide as high, the queries are columns, so that the panels can be larger.
+    """
+    names = ['query', *traversals, 'all']
     aspect = photograph.shape[0] / photograph.shape[1]
-    figure, axes = plt.subplots(
-        1 + len(positions),
-        len(columns),
-        figsize=(2.3 * len(columns), 2.3 * aspect * (len(positions) + 0.7) + 0.5),
-        height_ratios=[0.6] + [1] * len(positions),
-        layout='constrained',
-    )
-    for axis, name in zip(axes[0], columns):
-        axis.set_title(name.replace('_', ' '), fontsize=10)
+    is_wide = aspect < 0.5
+    shares = [0.3 if is_wide else 0.6] + [1] * len(positions)
+    if is_wide:
+        size = 4 * sum(shares), 4 * aspect * len(names) + 0.5
+        figure, axes = plt.subplots(len(names), len(shares), figsize=size, width_ratios=shares, layout='constrained')
+        axes = axes.T
+    else:
+        size = 2.3 * len(names), 2.3 * aspect * (len(positions) + 0.7) + 0.5
+        figure, axes = plt.subplots(len(shares), len(names), figsize=size, height_ratios=shares, layout='constrained')
+    for axis, name in zip(axes[0], names):
         axis.set_axis_off()
         if name in traversals:
             draw_path(axis, scan_order(name, 4, 6).numpy())
+        title = name.replace('_', ' ')
+        if is_wide and name not in traversals:
+            axis.text(0.5, 0.5, title, ha='center', transform=axis.transAxes)
+        else:
+            axis.set_title(title, fontsize=10)
     for row, (position, each) in zip(axes[1:], zip(positions, weights)):
         maps = [*each, each.sum(0)]
         row[0].imshow(photograph)
@@ -214,25 +223,30 @@ def draw_path(axis, positions):
 
 
 def draw_statistics(scans, names, out):
-    """Plots time step and memory per block for each traversal: the median, and bands of 50 and 90 %."""
-    figure, axes = plt.subplots(2, 1, figsize=(max(6, 0.45 * len(names) + 2), 5.5), sharex=True, layout='constrained')
+    """Plots time step and memory per block, one column per traversal: the median, and bands of 50 and 90 %."""
+    traversals = scans[0].traversals
     blocks = np.arange(len(names))
     per_scan = [[statistics(scan, k) for k in range(len(scan.codes))] for scan in scans]
-    for axis, field, label in zip(axes, ('step', 'memory'), ('time step', 'memory, positions (-1 / log decay)')):
+    firsts = [index for index in blocks if index == 0 or names[index][0] != names[index - 1][0]]
+    size = max(3, 0.12 * len(names) + 1) * len(traversals), 5.5
+    figure, axes = plt.subplots(2, len(traversals), figsize=size, sharex=True, sharey='row', layout='constrained')
+    for row, field, label in zip(axes, ('step', 'memory'), ('time step', 'memory, positions (-1 / log decay)')):
         values = np.array([[getattr(each, field) for each in block] for block in per_scan])  # (blocks, K, 5)
-        for k, traversal in enumerate(scans[0].traversals):
-            (line,) = axis.plot(blocks, values[:, k, 2], '.-', label=traversal.replace('_', ' '))
-            for low, high in ((0, 4), (1, 3)):
+        for k, axis in enumerate(row):
+            for low, high, alpha, text in ((0, 4, 0.2, '90 %'), (1, 3, 0.4, '50 %')):
                 band = values[:, k, low], values[:, k, high]
-                axis.fill_between(blocks, *band, color=line.get_color(), alpha=0.1, lw=0)
-        for index in range(1, len(names)):
-            if names[index][0] != names[index - 1][0]:
-                axis.axvline(index - 0.5, color='0.7', lw=0.8)
-        axis.set(yscale='log', ylabel=label)
-        axis.grid(axis='y', alpha=0.3)
-    axes[0].legend(fontsize=8, ncols=len(scans[0].codes), loc='lower left', bbox_to_anchor=(0, 1))
-    axes[1].set_xticks(blocks, [f'{stage}.{block}' for stage, block in names], fontsize=8)
-    axes[1].set_xlabel('stage.block')
+                axis.fill_between(blocks, *band, color='C0', alpha=alpha, lw=0, label=text)
+            axis.plot(blocks, values[:, k, 2], '.-', color='C0', label='median')
+            for first in firsts[1:]:
+                axis.axvline(first - 0.5, color='0.7', lw=0.8)
+            axis.set(yscale='log', xticks=firsts)
+            axis.set_xticklabels([f'stage {names[first][0]}' for first in firsts], fontsize=8, ha='left')
+            axis.grid(axis='y', alpha=0.3)
+        row[0].set_ylabel(label)
+    for axis, traversal in zip(axes[0], traversals):
+        axis.set_title(traversal.replace('_', ' '), fontsize=10)
+    figure.supxlabel('block', fontsize=10)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, ncols=3, loc='outside upper right')
     figure.savefig(out, dpi=110)
     plt.close(figure)
 

@@ -10,6 +10,7 @@ If a checkpoint is given, the network is shown before and after loading it.
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -98,6 +99,11 @@ def print_areas(fields):
         print(', '.join(label).ljust(width) + ''.join(f'{area:>8.1%}' for area in areas))
 
 
+def wrapped(name):
+    """Breaks the name of a config after underscores, into lines that fit above a panel."""
+    return fill(name.replace('_', '_ '), 24, break_on_hyphens=False).replace('_ ', '_')
+
+
 def draw(fields, out):
     """Draws one column per network, random above trained weights; each field is normalised by its largest value."""
     matplotlib.use('Agg')
@@ -116,7 +122,7 @@ def draw(fields, out):
                 continue
             shown = axis.imshow((field / field.max()) ** POWER, cmap='magma', vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
-            axis.set_title(name.replace('_', '\n') if weights == rows[0] else '', fontsize=10)
+            axis.set_title(wrapped(name) if weights == rows[0] else '', fontsize=9)
             axis.set_xlabel(f'50% in {area_holding(field, 0.5):.1%} of the image', fontsize=9)
         row[0].set_ylabel(weights)
     figure.colorbar(shown, ax=axes, label=f'(gradient / largest)$^{{{POWER}}}$', shrink=0.8)

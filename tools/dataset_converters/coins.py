@@ -23,6 +23,7 @@ Output, in the layouts of COCO (detection) and ADE20K (segmentation; 0 is backgr
 
 import argparse
 import json
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -175,4 +176,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends without a traceback
     main()

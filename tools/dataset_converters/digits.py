@@ -13,6 +13,7 @@ Output, one folder per class as in ImageNet::
 """
 
 import argparse
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -43,4 +44,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends without a traceback
     main()
