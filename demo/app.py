@@ -42,17 +42,19 @@ OPACITY = 0.5
 EXAMPLES = 'data/coins/images/{}/*.png'
 PICTURE: dict[str, Any] = dict(show_label=False, height=320, format='png', image_mode=None, buttons=[])
 STYLE = """
-.gradio-container {max-width: 1280px !important; margin: auto; padding: 0 !important}
+.gradio-container {max-width: 1280px !important; margin: auto; width: 100%; padding: 0 !important}
 .title h2 {font-size: 1rem; margin: 0}
-.status {min-height: 3.6rem}
-.status p {margin: 0; overflow-wrap: anywhere}
-.status .error {color: #b91c1c; font-weight: 600}
-.dark .status .error {color: #fca5a5}
-input[role=combobox] {text-overflow: ellipsis}
+.title p {margin: 0}
+#status {min-height: 3.6rem; padding: 0 !important}
+#status .prose {padding: 0 !important}
+#status p {margin: 0; overflow-wrap: anywhere}
+#status .error {color: #b91c1c; font-weight: 600}
+.dark #status .error {color: #fca5a5}
+input[role=combobox] {text-overflow: ellipsis; padding-right: 1.25rem !important}
 @media (max-width: 500px) {
-    .main {padding: 1rem !important}
-    .status {min-height: 5.5rem}
-    input[role=combobox] {font-size: 0.75rem !important}
+    .gradio-container > .main {padding: 1rem !important}
+    #status {min-height: 5.5rem}
+    input[role=combobox] {font-size: 0.7rem !important}
 }
 """
 
@@ -163,7 +165,7 @@ def build_page(args: Namespace) -> gr.Blocks:
                 with gr.Row():
                     find_button = gr.Button('Find', variant='primary', min_width=100)
                     cancel_button = gr.Button('Cancel', interactive=False, min_width=100)
-                text = gr.HTML(status(), elem_classes='status')
+                text = gr.HTML(status(), elem_id='status', padding=False)
                 title('Predictions')
                 picture = gr.Image(**PICTURE, elem_id='predictions', interactive=False)
                 threshold = gr.Slider(0, 1, 0.3, step=0.01, label='Confidence threshold')
@@ -228,9 +230,9 @@ def name(config):
 def saved_checkpoints():
     """Returns (label, path) of the last checkpoint of each training in work_dirs: DEMO first, then the newest."""
     folders = [Path(file).parent for file in glob('work_dirs/**/last_checkpoint', recursive=True)]
-    files = [file for file in map(path_in_last_checkpoint_file, folders) if file]
-    files.sort(key=lambda file: (file.parent.name != DEMO, -file.stat().st_mtime))
-    return [(f'{file.parent.name}/{file.name}', str(file)) for file in files]
+    saved = [(folder, file) for folder in folders if (file := path_in_last_checkpoint_file(folder))]
+    saved.sort(key=lambda each: (each[0].name != DEMO, -each[1].stat().st_mtime))
+    return [(str(folder.relative_to('work_dirs')), str(file)) for folder, file in saved]
 
 
 def load_model(config, checkpoint, device):
