@@ -82,7 +82,7 @@ build/audit/bin/uv: .ci/requirements_audit.lock
 # mkdocs has its own environment and reads the docstrings from the source, so .venv is not needed.
 docs: build/docs/bin/mkdocs
 	rm -rf build/pages && mkdir -p build/pages
-	cp -r --parents *.md LICENSE benchmarks/*.md benchmarks/results/*.png configs docs build/pages
+	cp -r --parents *.md LICENSE benchmarks/*.md benchmarks/results configs docs build/pages
 	NO_MKDOCS_2_WARNING=1 $< build --strict --quiet
 	@echo 'build/site/index.html'
 

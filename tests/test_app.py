@@ -1,6 +1,7 @@
-"""Tests the content that demo/app.py shows; the page itself needs gradio (extra `web`)."""
+"""Tests the content that demo/app.py shows. `test_web_page.py` tests the page in a browser."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -11,8 +12,9 @@ import torch
 
 pytest.importorskip('mmdet')
 
-from mmvmamba import Vim, VMamba
-from mmvmamba.engine.errors import LaunchError
+from mmvmamba import VMamba
+from mmvmamba.checkpoint import CheckpointError
+from mmvmamba.engine.errors import DataError, LaunchError
 
 
 @pytest.fixture(scope='module')
@@ -20,7 +22,7 @@ def app():
     with pytest.MonkeyPatch.context() as patch:
         if importlib.util.find_spec('gradio') is None:
             gradio = ModuleType('gradio')
-            gradio.Blocks, gradio.Error = object, RuntimeError
+            gradio.Blocks = gradio.Request = gradio.SelectData = object
             patch.setitem(sys.modules, 'gradio', gradio)
         return load()
 
@@ -51,28 +53,61 @@ def test_summary_of_a_multi_label_classifier(app):
     inferencer, sample = classifier('MultiLabelLinearClsHead', [0.4, 0.7, 0.2], [1])
     assert app.summary(inferencer, sample, 0.3) == 'b (0.70), a (0.40)'
     assert app.summary(inferencer, sample, 0.5) == 'b (0.70)'
-    assert app.summary(inferencer, sample, 0.9) == 'nothing'
+    assert app.summary(inferencer, sample, 0.9) == 'nothing above 0.90'
 
 
-@pytest.mark.parametrize(
-    'backbone', [VMamba(dict(dims=8, depths=(1, 1, 2, 1))), Vim(dict(embed_dims=16, depth=2))], ids=['VMamba', 'Vim']
-)
-def test_pixel_depends_mostly_on_its_neighbourhood(app, backbone):
-    image = np.random.default_rng(0).integers(0, 256, (70, 130, 3), np.uint8)
-    shown = app.read_at(backbone.eval(), image, 100, 20)
-    assert shown.shape == image.shape
-    brightness = (shown.astype(float) - 0.4 * image).sum(-1)
-    assert brightness[4:36, 84:116].mean() > brightness[40:, :64].mean()
+def test_heat_map_marks_the_clicked_pixel(app):
+    image = np.zeros((70, 130, 3), np.uint8)
+    shown = app.draw_attention(VMamba(dict(dims=8, depths=(1, 1, 2, 1))).eval(), image, 100, 20)
+    assert shown.shape == image.shape and shown.any()
+    assert (shown[20, 92:109] == 255).all(), 'a white cross'
 
 
-def test_backbone_without_scans_raises_a_one_sentence_error(app):
-    with pytest.raises(LaunchError, match='Conv2d has no selective scan whose influence could be shown'):
-        app.read_at(app.torch.nn.Conv2d(3, 1, 1), np.zeros((64, 64, 3), np.uint8), 1, 1)
+def test_large_images_are_reduced_with_a_note(app):
+    reduced, note = app.reduce(np.zeros((2800, 7000, 4), np.uint16))
+    assert reduced.shape == (410, 1024, 4) and reduced.dtype == np.uint16
+    assert note == 'Reduced from 7000 x 2800 to 1024 x 410 pixels; image_demo.py uses the full size.'
+    assert app.reduce(np.zeros((1, 20000), np.uint8))[0].shape == (1, 1024)
 
 
-def test_models_with_other_channels_raise_a_one_sentence_error(app):
-    with pytest.raises(LaunchError, match='shown for images of 3 channels, not 4'):
-        app.read_at(VMamba(dict(dims=8, depths=(1, 1, 1, 1)), in_channels=4), np.zeros((64, 64, 3), np.uint8), 1, 1)
+def test_images_of_the_largest_size_are_unchanged(app):
+    image = np.zeros((1024, 1024, 3), np.uint8)
+    assert app.reduce(image) == (image, '') and app.reduce(image)[0] is image
+
+
+@pytest.mark.parametrize('kind', [LaunchError, DataError, CheckpointError])
+def test_known_errors_become_text_without_a_traceback(app, capsys, kind):
+    def fail():
+        raise kind('The file is empty.')
+
+    assert app.attempt(fail) == (None, 'The file is empty.')
+    assert not capsys.readouterr().err
+
+
+def test_unexpected_errors_become_text_too(app, capsys):
+    result, text = app.attempt(lambda: {}['palette'])
+    assert result is None
+    assert text == "Unexpected error, KeyError: 'palette'. Details are in the terminal."
+    assert 'Traceback' in capsys.readouterr().err
+
+
+def test_texts_on_the_page_are_not_markup(app):
+    assert app.status(error='<b>.png') == '<p class="error" role="alert">&lt;b&gt;.png</p>'
+    assert app.status('<b>') == '<p>&lt;b&gt;</p>'
+
+
+def test_checkpoint_of_the_demo_comes_before_newer_ones(app, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for age, folder in enumerate(['mine/newest', 'mine/older', f'demo/{app.DEMO}']):
+        file = tmp_path / 'work_dirs' / folder / 'iter_1.pth'
+        file.parent.mkdir(parents=True)
+        file.touch()
+        os.utime(file, (1000 - age, 1000 - age))
+        (file.parent / 'last_checkpoint').write_text(str(file))
+    (tmp_path / 'work_dirs/mine/deleted').mkdir()
+    (tmp_path / 'work_dirs/mine/deleted/last_checkpoint').write_text('gone.pth')
+    labels = [label for label, _ in app.saved_checkpoints()]
+    assert labels == [f'demo/{app.DEMO}', 'mine/newest', 'mine/older']
 
 
 CONFIG = """
@@ -101,12 +136,3 @@ def test_images_are_read_and_drawn_as_the_config_loads_them(app, tmp_path):
     [sample] = app.predict(inferencer, [read(tmp_path / 'image.tif')])
     assert app.draw(inferencer, image, sample, 0.3, 0.5).shape == (60, 80, 3)
     assert app.summary(inferencer, sample, 0.3)
-
-
-def test_page_lists_the_shipped_configs(app):
-    pytest.importorskip('gradio')
-    page = app.build_page(app.parse_args(['mine.py']))
-    [choices] = [block.choices for block in page.blocks.values() if isinstance(block, app.gr.Dropdown)]
-    names = [value for _, value in choices]
-    assert names[0] == 'mine.py'
-    assert 'configs/demo/mask-rcnn_vmamba-demo_fpn_coins.py' in names and not any('_base_' in name for name in names)

@@ -18,7 +18,11 @@ NEEDED = {
     'tools/dataset_converters/to_coco.py': ['supervision'],
     'tools/deployment/export.py': ['mmcv'],
 }
-COMMANDS = {'cv2': 'pip install opencv-python', 'mmcv': 'pip install --no-build-isolation onedl-mmcv'}
+COMMANDS = {
+    'cv2': 'pip install opencv-python',
+    'gradio': "pip install 'mmvmamba[web]'",
+    'mmcv': 'pip install --no-build-isolation onedl-mmcv',
+}
 
 
 @pytest.mark.parametrize('script, package', [(script, name) for script, names in NEEDED.items() for name in names])

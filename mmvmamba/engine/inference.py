@@ -3,6 +3,7 @@
 Images are arrays as the test pipeline of the config loads them: BGR (height, width, 3) by default.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,25 @@ def classification(inferencer: BaseInferencer, sample: Any, score_thr: float) ->
         for label in _labels(inferencer, sample, score_thr)
     ]
     return dict(labels=found) if _is_multi_label(inferencer) else found[0]
+
+
+def summary(inferencer: BaseInferencer, sample: Any, score_thr: float) -> str:
+    """Describes a prediction in a line: objects per class, the share of each class, or labels with their scores."""
+    model: Any = inferencer.model
+    if 'pred_instances' in sample:
+        found, classes = sample.pred_instances, model.dataset_meta['classes']
+        counts = Counter(classes[label] for label in found.labels[found.scores >= score_thr].tolist())
+        return ', '.join(f'{count} {name}' for name, count in counts.most_common()) or f'nothing above {score_thr:.2f}'
+    if 'pred_sem_seg' in sample:
+        labels, classes = class_map(sample), model.dataset_meta['classes']
+        shares = Counter({classes[label]: (labels == label).mean() for label in np.unique(labels)})
+        return ', '.join(f'{share:.1%} {name}' for name, share in shares.most_common())
+    found = classification(inferencer, sample, score_thr)
+    labels = found.get('labels', [found])
+    return (
+        ', '.join(f'{each.get("class", each["label"])} ({each["score"]:.2f})' for each in labels)
+        or f'nothing above {score_thr:.2f}'
+    )
 
 
 def _labels(inferencer: BaseInferencer, sample: Any, score_thr: float) -> list[int]:

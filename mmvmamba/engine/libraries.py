@@ -59,7 +59,7 @@ def register_modules(scope: str, needed_by: str = 'this model') -> None:
 PACKAGES = {
     **INSTALL,
     'cv2': 'pip install opencv-python',
-    'gradio': 'pip install gradio',
+    'gradio': "pip install 'mmvmamba[web]'",
     'matplotlib': 'pip install matplotlib',
     'pycocotools': 'pip install pycocotools',
     'supervision': 'pip install supervision',
