@@ -15,10 +15,15 @@ NEEDED = {
     'tools/analysis_tools/benchmark.py': ['mmcv'],
     'tools/analysis_tools/receptive_field.py': ['matplotlib', 'mmcv'],
     'tools/dataset_converters/coco_to_masks.py': ['pycocotools'],
+    'tools/dataset_converters/fashion_scenes.py': ['pycocotools', 'skimage'],
     'tools/dataset_converters/to_coco.py': ['supervision'],
     'tools/deployment/export.py': ['mmcv'],
 }
-COMMANDS = {'cv2': 'pip install opencv-python', 'mmcv': 'pip install --no-build-isolation onedl-mmcv'}
+COMMANDS = {
+    'cv2': 'pip install opencv-python',
+    'mmcv': 'pip install --no-build-isolation onedl-mmcv',
+    'skimage': 'pip install scikit-image',
+}
 
 
 @pytest.mark.parametrize('script, package', [(script, name) for script, names in NEEDED.items() for name in names])

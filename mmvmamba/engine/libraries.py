@@ -57,6 +57,7 @@ PACKAGES = {
     'gradio': 'pip install gradio',
     'matplotlib': 'pip install matplotlib',
     'pycocotools': 'pip install pycocotools',
+    'skimage': 'pip install scikit-image',
     'supervision': 'pip install supervision',
 }
 
