@@ -1,19 +1,24 @@
-"""Measures Mask R-CNN on 12, 50 and 200 images: frozen stages, learning rate, training length, pre-trained weights.
+"""Measures a detector trained on 12, 50 and 200 images: frozen stages, learning rate, length, pre-trained weights.
 
     python benchmarks/small_data.py data/scenes CHECKPOINT
 
 docs/small_data.md describes the experiment and how to create the scenes and the checkpoint. All trainings run in one
-process. Each result is added to the JSON file at once, and a second call continues with the missing ones.
+process. Each result is stored at once, and a second call continues with the missing ones. After the last one, the
+script prints the tables of the page and draws its figure. With `--report`, it does only this, with the stored results.
 """
 
 import argparse
 import json
 import re
+import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
+
+matplotlib.use('agg')
+from matplotlib import pyplot as plt
 from measure import machine
 from mmengine.config import Config
 
@@ -27,6 +32,7 @@ POOL = 200  # seed s trains on the first images from number s * POOL on
 SIZES = (12, 50, 200)
 SEEDS = (0, 1, 2)
 LENGTH = 160  # iterations of most trainings
+CURVES = dict(pretrained=0, random=-1)  # weights, and `frozen_stages` in the comparison of lengths
 FASTER = {  # fewer proposals than in the config: a scene has at most six objects
     'model.train_cfg.rpn_proposal.nms_pre': 500,
     'model.train_cfg.rpn_proposal.max_per_img': 200,
@@ -85,42 +91,83 @@ def config(run: Run, scenes: Path, checkpoint: Path, work_dir: str) -> Config:
     return cfg
 
 
-def train_and_test(run: Run, scenes: Path, checkpoint: Path) -> dict:
-    """Returns the average precisions on the validation scenes, and the seconds that the run took."""
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as work_dir:
-        runner = build_runner(config(run, scenes, checkpoint, work_dir))
-        runner.train()
-        trained = time.perf_counter()
-        metrics = runner.test()
-    return dict(
-        run._asdict(),
-        box_ap=metrics['coco/bbox_mAP'],
-        box_ap50=metrics['coco/bbox_mAP_50'],
-        seconds=round(trained - begin, 1),
-        test_seconds=round(time.perf_counter() - trained, 1),
-    )
+def train_and_test(run: Run, scenes: Path, checkpoint: Path, work_dir: str) -> dict:
+    """Returns the settings of a training and the average precisions on the validation scenes."""
+    runner = build_runner(config(run, scenes, checkpoint, work_dir))
+    runner.train()
+    metrics = runner.test()
+    return dict(run._asdict(), box_ap=metrics['coco/bbox_mAP'], box_ap50=metrics['coco/bbox_mAP_50'])
 
 
 def planned() -> list[Run]:
     """Returns all trainings, the most informative first."""
 
-    def grid(lr: float, seed: int) -> list[Run]:
-        return [Run(images, 'pretrained', frozen, lr, LENGTH, seed) for frozen in (0, 4, 2) for images in SIZES]
+    def grid(weights: str, frozen: int, lr: float, seed: int, iterations: int = LENGTH) -> list[Run]:
+        return [Run(images, weights, frozen, lr, iterations, seed) for images in SIZES]
 
-    def random(lr: float, seed: int, frozen: int = -1, sizes: tuple[int, ...] = SIZES) -> list[Run]:
-        return [Run(images, 'random', frozen, lr, LENGTH, seed) for images in sizes]
+    def main_grid(seed: int) -> list[Run]:
+        settings = (('pretrained', 0), ('random', -1), ('pretrained', 4), ('pretrained', 2))
+        return [run for weights, frozen in settings for run in grid(weights, frozen, 5e-4, seed)]
 
-    def longer(weights: str, frozen: int, iterations: tuple[int, ...]) -> list[Run]:
-        return [Run(images, weights, frozen, 5e-4, length, 0) for length in iterations for images in SIZES]
+    def lengths(iterations: int) -> list[Run]:
+        return [run for weights, frozen in CURVES.items() for run in grid(weights, frozen, 5e-4, 0, iterations)]
 
-    high = [Run(images, 'pretrained', 0, 1e-3, LENGTH, 0) for images in SIZES]
     return [
-        *[*grid(5e-4, 0)[:3], *random(5e-4, 0), *high, *grid(5e-4, 0), *grid(1e-4, 0)],
-        *[*random(5e-4, 1), *grid(5e-4, 1), *longer('pretrained', 0, (320, 640))],
-        *[*random(5e-4, 2), *grid(5e-4, 2), *longer('random', -1, (320, 640)), *longer('pretrained', 0, (80,))],
-        *[*grid(1e-4, 1), *grid(1e-4, 2), *random(5e-4, 0, 2, (50,)), *random(5e-4, 0, 4, (50,)), *random(1e-4, 0)],
+        *[*main_grid(0), *grid('pretrained', 0, 1e-4, 0), *grid('pretrained', 0, 1e-3, 0)],
+        *[*main_grid(1), *lengths(640), *main_grid(2), *lengths(320)],
+        *[run for frozen in (4, 2) for run in grid('pretrained', frozen, 1e-4, 0)],
+        *[run for seed in SEEDS[1:] for frozen in (0, 4, 2) for run in grid('pretrained', frozen, 1e-4, seed)],
+        *[Run(50, 'random', frozen, 5e-4, LENGTH, 0) for frozen in (2, 4)],
     ]
+
+
+def cell(results: list[dict], **setting) -> str:
+    """Formats the box AP of the trainings with a setting in percent: the mean, and the range over the seeds."""
+    found = [100 * each['box_ap'] for each in results if setting.items() <= each.items()]
+    if len(found) < 2:
+        return f'{found[0]:.1f}' if found else ''
+    few = f'; {len(found)} seeds' if len(found) < len(SEEDS) else ''
+    return f'{statistics.mean(found):.1f} ({min(found):.1f}-{max(found):.1f}{few})'
+
+
+def print_tables(results: list[dict]) -> None:
+    """Prints Markdown: the box AP for each setting, and for each length of training."""
+    print('| Weights | Learning rate | `frozen_stages` |', *(f'{images} images |' for images in SIZES))
+    print('| :-- | :-: | :-: |', *(':-: |' for _ in SIZES))
+    grid = {(each['weights'], -each['lr'], each['frozen']) for each in results if each['iterations'] == LENGTH}
+    for weights, lr, frozen in sorted(grid):
+        setting = dict(weights=weights, lr=-lr, frozen=frozen, iterations=LENGTH)
+        print(f'| {weights} | {-lr:g} | {frozen} |', *(cell(results, images=n, **setting) + ' |' for n in SIZES))
+    lengths = sorted({each['iterations'] for each in results})
+    print('\n| Weights | Images |', *(f'{length} iterations |' for length in lengths))
+    print('| :-- | :-: |', *(':-: |' for _ in lengths))
+    for weights, frozen in CURVES.items():
+        for n in SIZES:
+            setting = dict(weights=weights, frozen=frozen, lr=5e-4, images=n, seed=0)
+            print(f'| {weights} | {n} |', *(cell(results, iterations=length, **setting) + ' |' for length in lengths))
+
+
+def draw(results: list[dict], file: Path) -> None:
+    """Draws the box AP over the length of the training, one curve for each number of images."""
+    figure, panels = plt.subplots(1, len(CURVES), figsize=(9, 3.4), sharey=True, layout='constrained')
+    for axes, (weights, frozen) in zip(panels, CURVES.items()):
+        for images, color in zip(SIZES, ('tab:gray', 'tab:blue', 'tab:red')):
+            setting = dict(weights=weights, frozen=frozen, lr=5e-4, images=images, seed=0)
+            found = {each['iterations']: 100 * each['box_ap'] for each in results if setting.items() <= each.items()}
+            lengths = sorted(found)
+            axes.plot(lengths, [found[length] for length in lengths], marker='o', color=color)
+            if lengths:
+                text = f' {images} images'
+                axes.text(lengths[-1] * 1.05, found[lengths[-1]], text, color=color, verticalalignment='center')
+        axes.set_xscale('log')
+        axes.set_xlim(right=1400)
+        axes.set_xticks(ticks := sorted({each['iterations'] for each in results}), ticks)
+        axes.minorticks_off()
+        axes.set(title=f'{weights} weights', xlabel='iterations of two images', ylim=(0, None))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel('box AP in percent')
+    figure.savefig(file, dpi=110)
+    print(f'\nFigure written to {file}.')
 
 
 def main() -> None:
@@ -128,16 +175,23 @@ def main() -> None:
     parser.add_argument('scenes', type=Path, help='output of tools/dataset_converters/fashion_scenes.py')
     parser.add_argument('checkpoint', type=Path, help='pre-trained classifier')
     parser.add_argument('--json', type=Path, default=ROOT / 'benchmarks/results/small_data.json')
+    parser.add_argument('--figure', type=Path, default=ROOT / 'docs/small_data.png')
+    parser.add_argument('--report', action='store_true', help='train nothing, only print tables and draw the figure')
     options = parser.parse_args()
     install_checkpoint_loader()
-    stored = json.loads(options.json.read_text()) if options.json.exists() else dict(machine=machine('cpu'), results=[])
-    done = {tuple(result[field] for field in Run._fields) for result in stored['results']}
-    for run in planned():
-        if run not in done:
-            done.add(run)
-            stored['results'].append(train_and_test(run, options.scenes.resolve(), options.checkpoint))
-            options.json.write_text(json.dumps(stored, indent=1) + '\n')
-            print(stored['results'][-1], flush=True)
+    stored: dict = (
+        json.loads(options.json.read_text()) if options.json.exists() else dict(machine=machine('cpu'), results=[])
+    )
+    results = stored['results']
+    done = {tuple(each[field] for field in Run._fields) for each in results}
+    with tempfile.TemporaryDirectory() as work_dir:  # one for all trainings, because they share MMEngine's visualizer
+        for run in [] if options.report else planned():
+            if run not in done:
+                results.append(train_and_test(run, options.scenes.resolve(), options.checkpoint, work_dir))
+                options.json.write_text(json.dumps(stored, indent=1) + '\n')
+                print(results[-1], flush=True)
+    print_tables(results)
+    draw(results, options.figure)
 
 
 if __name__ == '__main__':
