@@ -15,6 +15,7 @@ NEEDED = {
     'tools/analysis_tools/benchmark.py': ['mmcv'],
     'tools/analysis_tools/receptive_field.py': ['matplotlib', 'mmcv'],
     'tools/dataset_converters/coco_to_masks.py': ['pycocotools'],
+    'tools/dataset_converters/fashion_scenes.py': ['pycocotools', 'skimage'],
     'tools/dataset_converters/to_coco.py': ['supervision'],
     'tools/deployment/export.py': ['mmcv'],
 }
@@ -22,6 +23,7 @@ COMMANDS = {
     'cv2': 'pip install opencv-python',
     'gradio': "pip install 'mmvmamba[web]'",
     'mmcv': 'pip install --no-build-isolation onedl-mmcv',
+    'skimage': 'pip install scikit-image',
 }
 
 

@@ -152,6 +152,14 @@ def test_vmamba_t_trains_on_the_same_data(kind, tmp_path, monkeypatch):
     assert '_delete_' not in cfg.pretty_text
 
 
+def test_weights_to_start_from_can_be_set_on_the_command_line(kind):
+    cfg = Config.fromfile(ROOT / f'configs/your_data/{kind}.py')
+    options = {'init_cfg.type': 'Pretrained', 'init_cfg.checkpoint': 'weights.pth', 'frozen_stages': 2}
+    cfg.merge_from_dict({f'model.backbone.{name}': value for name, value in options.items()})
+    assert cfg.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='weights.pth')
+    assert cfg.model.backbone.frozen_stages == 2
+
+
 def test_images_without_objects_are_used(tmp_path, monkeypatch):
     pytest.importorskip('mmdet')
     own_data.instances(tmp_path / 'data/mine')

@@ -62,6 +62,7 @@ PACKAGES = {
     'gradio': "pip install 'mmvmamba[web]'",
     'matplotlib': 'pip install matplotlib',
     'pycocotools': 'pip install pycocotools',
+    'skimage': 'pip install scikit-image',
     'supervision': 'pip install supervision',
 }
 

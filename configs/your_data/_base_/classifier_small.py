@@ -7,7 +7,6 @@ model = dict(
         arch=dict(dims=32, depths=(1, 1, 2, 1), ssm_ratio=1.0),
         out_indices=(3,),
         drop_path_rate=0.0,
-        init_cfg=None,
     ),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(in_channels=256),

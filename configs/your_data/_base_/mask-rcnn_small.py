@@ -6,8 +6,6 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmvmamba'], allow_failed_imports=False)
 model = dict(
-    backbone=dict(
-        type='VMamba', arch=dict(dims=32, depths=(1, 1, 2, 1), ssm_ratio=1.0), drop_path_rate=0.0, init_cfg=None
-    ),
+    backbone=dict(type='VMamba', arch=dict(dims=32, depths=(1, 1, 2, 1), ssm_ratio=1.0), drop_path_rate=0.0),
     neck=dict(in_channels=[32, 64, 128, 256]),
 )
