@@ -169,7 +169,17 @@ def paint(make):
             lambda _: Path('data/mine/masks/training/0.png').unlink(),
             'masks/training/0.png cannot be read as annotation of data/mine/images/training/0.jpg: No such file',
         ),
-        (write("img_suffix='.jpg'", "img_suffix='.tif'"), "has no image with img_suffix='.tif'"),
+        (
+            write("img_suffix='.jpg'", "img_suffix='.tif'"),
+            "data/mine/images/training has no image with img_suffix='.tif'; its files end in .jpg",
+        ),
+        (
+            write(
+                "    dict(type='PackSegInputs')",
+                "    dict(type='Normalize', mean=[0] * 4, std=[1] * 4), dict(type='PackSegInputs')",
+            ),
+            '0.jpg has 3 channels, but Normalize has 4 values in mean: change mean and std, or the loading transform',
+        ),
         (
             write('metainfo=dict(classes=classes)', 'metainfo=dict(classes=classes, palette=[[0, 0, 0]])'),
             'metainfo.palette of train_dataloader.dataset has 1 colour, but metainfo.classes has 3 names',
@@ -214,6 +224,10 @@ def empty(part):
             lambda _: shutil.rmtree('data/mine/validation/box'),
             'data/mine/validation has the folders ball, wedge, but the classes are ball, box, wedge: there is no '
             'folder for box',
+        ),
+        (
+            write("classes = ['ball', 'box', 'wedge']", "classes = ('ball')"),
+            "train_dataloader.dataset.classes is the string 'ball', which mmpretrain reads as the name of a file, but",
         ),
         (empty('training'), 'data/mine/training cannot be read as annotations of a CustomDataset: Found 0 files in'),
         (

@@ -109,8 +109,8 @@ class TestCocoToMasks:
             categories=own_data.CATEGORIES,
         )
         (tmp_path / 'a.json').write_text(json.dumps(content))
-        tool('coco_to_masks')(tmp_path / 'a.json', tmp_path)
-        mask = cv2.imread(str(tmp_path / 'a.png'), cv2.IMREAD_UNCHANGED)
+        tool('coco_to_masks')(tmp_path / 'a.json', tmp_path / 'masks')
+        mask = cv2.imread(str(tmp_path / 'masks/a.png'), cv2.IMREAD_UNCHANGED)
         assert (mask[1, 1], mask[6, 6], mask[9, 9]) == (2, 1, 0)
 
     def test_an_object_without_a_mask_is_named(self, mine):
@@ -120,6 +120,14 @@ class TestCocoToMasks:
         (mine / 'annotations.json').write_text(json.dumps(content))
         with pytest.raises(SystemExit, match='annotations.json: annotation 4 has no segmentation, which a mask needs'):
             tool('coco_to_masks')(mine / 'annotations.json', mine / 'masks')
+
+    def test_existing_masks_are_kept(self, mine):
+        pytest.importorskip('pycocotools')
+        (mine / 'masks').mkdir()
+        (mine / 'masks/photo 0.png').write_text('precious')
+        with pytest.raises(SystemExit, match='masks is not empty: choose a new folder'):
+            tool('coco_to_masks')(mine / 'annotations.json', mine / 'masks')
+        assert (mine / 'masks/photo 0.png').read_text() == 'precious'
 
 
 class TestMaskValues:
@@ -157,6 +165,14 @@ class TestMaskValues:
         self.write(tmp_path, np.zeros((4, 4, 3), np.uint8))
         with pytest.raises(SystemExit, match=r'a\.png has 3 channels: give --values as colours'):
             self.convert(tmp_path, '--values', 0, 255)
+
+    def test_existing_masks_are_kept(self, labels, tmp_path):
+        self.write(tmp_path, labels)
+        (tmp_path / 'out').mkdir()
+        (tmp_path / 'out/a.png').write_text('precious')
+        with pytest.raises(SystemExit, match='out is not empty: choose a new folder'):
+            self.convert(tmp_path, '--values', 0, 1, 2)
+        assert (tmp_path / 'out/a.png').read_text() == 'precious'
 
     @pytest.mark.parametrize(
         'options, message',

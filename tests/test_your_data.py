@@ -212,7 +212,7 @@ def test_gray_images_with_16_bits_train(place):
         file.unlink()
     config = place / 'configs/your_data/my_gray.py'
     text = (ROOT / 'configs/your_data/four_bands.py').read_text()
-    for line in page('bands', 'python')[0].splitlines():
+    for line in page('bands', 'python')[1].splitlines():
         text = re.sub(rf'(?m)^{line.split(" = ")[0]} = .*$', line, text)
     config.write_text(text)
     done = run(

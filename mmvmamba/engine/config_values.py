@@ -1,6 +1,7 @@
 """Checks settings of a config whose faults would end in an error of a library, before anything is built."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -17,7 +18,7 @@ def check_config_values(cfg: Config) -> None:
     for stage in ('train', 'val', 'test'):
         loader = cfg.get(f'{stage}_dataloader') or {}
         for option, dataset in _datasets(loader.get('dataset'), f'{stage}_dataloader.dataset'):
-            if fault := palette_fault(dataset.get('metainfo') or {}, option):
+            if fault := palette_fault(dataset.get('metainfo') or {}, option) or _classes_fault(dataset, option):
                 raise LaunchError(fault)
     if cfg.get('default_scope') == 'mmpretrain':  # its preprocessor normalises any number of channels
         return
@@ -41,6 +42,17 @@ def palette_fault(metainfo: Mapping, dataset: str) -> str | None:
         f'metainfo.palette of {dataset} has {len(palette)} colour{"s" * (len(palette) > 1)}, but metainfo.classes has '
         f'{len(classes)} names: give one colour for each class, or '
         'set palette=None (mmseg: palette=[]) for random colours'
+    )
+
+
+def _classes_fault(dataset: Mapping, option: str) -> str | None:
+    """Returns a sentence if mmpretrain would read a class name as the name of a file, else None."""
+    classes = dataset.get('classes')
+    if not isinstance(classes, str) or Path(classes).is_file():
+        return None
+    return (
+        f'{option}.classes is the string {classes!r}, which mmpretrain reads as the name of a file, but it is no file: '
+        f'write [{classes!r}] for a single class'
     )
 
 

@@ -30,13 +30,15 @@ IGNORED = 255
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('annotations', type=Path, help='COCO annotation file')
-    parser.add_argument('out_dir', type=Path, help='folder for the masks')
+    parser.add_argument('out_dir', type=Path, help='new folder for the masks')
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
     with tool_session(args):
+        if args.out_dir.is_dir() and any(args.out_dir.iterdir()):
+            raise LaunchError(f'{args.out_dir} is not empty: choose a new folder, so that no mask is overwritten')
         content = read_coco(args.annotations)
         if fault := mask_evaluation_fault(content):
             raise DataError(f'{args.annotations}: {fault.replace("the evaluation of masks needs", "a mask needs")}')

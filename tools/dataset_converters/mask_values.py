@@ -34,7 +34,7 @@ def parse_value(text: str) -> tuple[int, ...]:
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', type=Path, help='folder with masks; subfolders are included')
-    parser.add_argument('out_dir', type=Path, help='folder for the converted masks')
+    parser.add_argument('out_dir', type=Path, help='new folder for the converted masks')
     parser.add_argument('--values', type=parse_value, nargs='+', required=True, help='values or colours, by class')
     parser.add_argument('--ignore', type=parse_value, nargs='*', default=[], help='values or colours to ignore')
     return parser.parse_args(argv)
@@ -47,8 +47,8 @@ def main(argv=None):
             raise LaunchError('--values and --ignore mix values and colours: a mask has either')
         if len(args.values) > IGNORED or len({*args.values, *args.ignore}) < len(args.values) + len(args.ignore):
             raise LaunchError('--values and --ignore must name at most 255 classes, and each value once')
-        if args.out_dir.resolve() == args.source.resolve():
-            raise LaunchError(f'{args.out_dir} is the folder of the source masks: choose another one')
+        if args.out_dir.is_dir() and any(args.out_dir.iterdir()):
+            raise LaunchError(f'{args.out_dir} is not empty: choose a new folder, so that no mask is overwritten')
         files = sorted(file for file in args.source.rglob('*') if file.suffix.lower() in SUFFIXES)
         if not files:
             raise LaunchError(f'{args.source} contains no mask ({", ".join(sorted(SUFFIXES))})')

@@ -35,6 +35,8 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     with tool_session(args):
+        if args.out.exists():
+            raise LaunchError(f'{args.out} exists: delete it, or choose another name')
         dataset = load(args)
         if not len(dataset):
             raise DataError(f'{args.images} and {args.annotations} contain no image with annotations')
@@ -47,7 +49,8 @@ def main(argv=None):
     names = {category['id']: category['name'] for category in content['categories']}
     counts = Counter(names[annotation['category_id']] for annotation in content['annotations'])
     objects = ', '.join(f'{counts[name]} {name}' for name in names.values())
-    print(f'{args.out}: {len(content["images"])} images with {objects}')
+    classes = ', '.join(map(repr, names.values()))
+    print(f'{args.out}: {len(content["images"])} images with {objects}; in the config: classes = ({classes})')
 
 
 def load(args):

@@ -1,7 +1,8 @@
-"""Compares the channels of the images with those that the backbone expects."""
+"""Compares the channels of the images with those that the transform `Normalize` and the backbone expect."""
 
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from ..errors import DataError
@@ -29,4 +30,21 @@ def check_channels(model: nn.Module, sample: Any, dataset: str) -> None:
         raise DataError(
             f'{file} has {found} channel{"s" * (found > 1)} after its pipeline, but the backbone has '
             f'in_channels={expected}: change in_channels, or the loading transform of {dataset}'
+        )
+
+
+def check_normalization(transform: Any, sample: dict) -> None:
+    """Compares an image with the mean of the transform `Normalize`, for which OpenCV reports a wrong size only.
+
+    Raises:
+        DataError: names the image, what was found and what was expected.
+    """
+    image = sample.get('img')
+    if type(transform).__name__ != 'Normalize' or not isinstance(image, np.ndarray) or image.ndim > 3:
+        return
+    found, expected = image.shape[2] if image.ndim == 3 else 1, np.size(transform.mean)
+    if found != expected:
+        raise DataError(
+            f'{sample.get("img_path", "an image")} has {found} channel{"s" * (found > 1)}, but Normalize has '
+            f'{expected} value{"s" * (expected > 1)} in mean: change mean and std, or the loading transform'
         )

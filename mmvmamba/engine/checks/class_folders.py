@@ -34,3 +34,14 @@ def folder_fault(folder: str | Path, classes: Sequence[str]) -> str | None:
         f'{folder} has the folders {listed(names)}, but the classes are {listed(classes)}: there is '
         f'{" and ".join(details)}'
     )
+
+
+def folder_warning(folder: str | Path, classes: Sequence[str]) -> str | None:
+    """Returns a sentence if the folders fit the classes in number, but no folder has the name of a class, else None."""
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    if not names or {name.casefold() for name in names} & {name.casefold() for name in classes}:
+        return None
+    return (
+        f'{folder} has the folders {listed(names)}, but the classes are {listed(classes)}: the first folder is called '
+        f'{classes[0]}, and so on. To use the names of the folders, write them into `classes`'
+    )

@@ -6,13 +6,17 @@ an annotation file is invalid. Some of these errors go unnoticed. The checks the
 
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from mmengine.dataset import BaseDataset, Compose
 
 from ..checks.annotation_formats import check_array, check_trusted, set_trust, trusts_annotations
-from ..checks.class_folders import folder_fault
+from ..checks.channels import check_normalization
+from ..checks.class_folders import folder_fault, folder_warning
 from ..checks.images import check_regular_file
+from ..checks.quoting import listed
+from ..checks.reporting import warn
 from ..checks.samples import check_map, mask_faults, sample_faults
 from ..errors import DataError, raise_first
 from .file_readers import install_file_readers
@@ -62,6 +66,9 @@ def _checking_annotations(load: Callable[..., list]) -> Callable[..., list]:
         elif getattr(self, 'with_label', False) and self.CLASSES:  # of mmpretrain: a folder per class
             if fault := folder_fault(self.img_prefix, self.CLASSES):
                 raise DataError(fault)
+            has_own_names = not type(self).METAINFO.get('classes')  # not those of ImageNet, whose folders are codes
+            if has_own_names and (sentence := folder_warning(self.img_prefix, self.CLASSES)):
+                warn(sentence)
         try:
             samples = load(self, *args)
         except DataError:
@@ -80,7 +87,9 @@ def _annotation_faults(dataset: BaseDataset, samples: list, file: str) -> Iterat
     if not samples:
         suffix = getattr(dataset, 'img_suffix', None)  # of mmseg, which lists the files of a folder
         if suffix and not dataset.ann_file:
-            yield f'{file} has no image with img_suffix={suffix!r}'
+            folder = Path(dataset.data_prefix['img_path'])
+            found = sorted({path.suffix for path in folder.rglob('*') if path.is_file()})
+            yield f'{folder} has no image with img_suffix={suffix!r}; its files end in {listed(found) or "nothing"}'
         else:
             yield f'{file} names no image for a {type(dataset).__name__}'
         return
@@ -105,6 +114,7 @@ def _prepare_data(self: BaseDataset, index: int) -> Any:
         return _original(self, index)
     sample = self.get_data_info(index)
     for transform in self.pipeline.transforms:
+        check_normalization(transform, sample)
         sample = load(transform, sample, self) if is_loading(transform) else transform(sample)
         if sample is None:
             return None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmvmamba.engine.checks.class_folders import folder_fault
+from mmvmamba.engine.checks.class_folders import folder_fault, folder_warning
 
 
 def fault(tmp_path, folders, classes):
@@ -44,3 +44,9 @@ def test_others_are_rejected(folders, classes, sentence, tmp_path):
 
 def test_a_missing_folder_is_reported_elsewhere(tmp_path):
     assert folder_fault(tmp_path / 'none', ['ball']) is None
+
+
+def test_folders_without_the_name_of_any_class_are_a_warning(tmp_path):
+    assert fault(tmp_path, ['brick', 'disc'], ['ball', 'box']) is None
+    assert 'the classes are ball, box: the first folder is called ball' in folder_warning(tmp_path, ['ball', 'box'])
+    assert folder_warning(tmp_path, ['Brick', 'Disc']) is None
