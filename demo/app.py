@@ -137,6 +137,8 @@ def build_page(args: Namespace) -> gr.Blocks:
         return picture, status(text, problem)
 
     def look(found, event: gr.SelectData):
+        if found is None:  # the picture is about to be removed
+            return gr.skip(), gr.skip()
         image = np.ascontiguousarray(displayable(found.image)[..., ::-1])
         picture, problem = attempt(lambda: draw_attention(found.inferencer.model.backbone, image, *event.index))
         return picture, status(error=problem) if problem else gr.skip()
