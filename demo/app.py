@@ -45,7 +45,7 @@ STYLE = """
 .gradio-container {max-width: 1280px !important; margin: auto; width: 100%; padding: 0 !important}
 .title h2 {font-size: 1rem; margin: 0}
 .title p {margin: 0}
-#status {min-height: 3.6rem; padding: 0 !important}
+#status {min-height: 4.2rem; padding: 0 !important}
 #status .prose {padding: 0 !important}
 #status p {margin: 0; overflow-wrap: anywhere}
 #status .error {color: #b91c1c; font-weight: 600}
@@ -53,7 +53,7 @@ STYLE = """
 input[role=combobox] {text-overflow: ellipsis; padding-right: 1.25rem !important}
 @media (max-width: 500px) {
     .gradio-container > .main {padding: 1rem !important}
-    #status {min-height: 5.5rem}
+    #status {min-height: 6rem}
     input[role=combobox] {font-size: 0.7rem !important}
 }
 """
@@ -137,6 +137,8 @@ def build_page(args: Namespace) -> gr.Blocks:
         return picture, status(text, problem)
 
     def look(found, event: gr.SelectData):
+        if found is None:  # the picture is about to be removed
+            return gr.skip(), gr.skip()
         image = np.ascontiguousarray(displayable(found.image)[..., ::-1])
         picture, problem = attempt(lambda: draw_attention(found.inferencer.model.backbone, image, *event.index))
         return picture, status(error=problem) if problem else gr.skip()

@@ -162,7 +162,9 @@ def test_predictions_threshold_and_attention(visit):
     set_threshold(page, '1')
     expect(status(page)).to_have_text('nothing above 1.00')
     assert not page.locator('#attention img').count()
-    page.locator('#predictions img').click()
+    picture = page.locator('#predictions img')
+    picture.evaluate('image => image.decode()')  # only a loaded picture has positions to click
+    picture.click()
     page.locator('#attention img').wait_for()
 
 
