@@ -54,6 +54,7 @@ GROUPS = {
         },
     ),
 }
+LEAST_FREEDOM = 4  # with fewer repeated runs, an estimated deviation is not reliable
 CONFIGS = [config for _, models in GROUPS.values() for config in models]
 
 
@@ -86,13 +87,14 @@ def expected_ranges(results: list[dict], group: str, metric: str) -> dict[str, t
     """Returns the range, for each config of a group, in which a further run falls with a probability of 95 %.
 
     This is the prediction interval of a normal distribution, cut off at the highest possible value. The standard
-    deviation is that of all runs of the group around the means of their configs, because each config has few runs.
+    deviation is that of all runs of the group around the means of their configs, because each config has few runs. The
+    result is empty if a group has fewer than four runs that repeat another one.
     """
     models = GROUPS[group][1]
     values = {config: [row[metric] for row in results if row['config'] == config] for config in models}
     values = {config: runs for config, runs in values.items() if runs}
     freedom = sum(len(runs) - 1 for runs in values.values())
-    if not freedom:
+    if freedom < LEAST_FREEDOM:
         return {}
     squares = sum((value - statistics.mean(runs)) ** 2 for runs in values.values() for value in runs)
     deviation = (squares / freedom) ** 0.5
@@ -109,10 +111,9 @@ def number(value: float, metric: str) -> str:
 
 
 def interval(values: tuple[float, float], metric: str) -> str:
-    low, high = values
-    if metric in (BOX_AP, MASK_AP):
-        return f'{low:.2f} to {high:.2f}'
-    return f'{low:.1f} to {high:.1f} %'
+    digits, unit = (2, '') if metric in (BOX_AP, MASK_AP) else (1, ' %')
+    low, high = (f'{value:.{digits}f}' for value in values)
+    return f'{low}{unit}' if low == high else f'{low} to {high}{unit}'
 
 
 def table(results: list[dict]) -> str:
@@ -146,13 +147,15 @@ def fill(text: str, results: list[dict]) -> str:
     """Returns the text of a README with its table and its quoted ranges replaced by those of the results.
 
     The table is between `<!-- demos -->` and `<!-- end of demos -->`. A quote is the expected range between
-    `<!-- demo: CONFIG, METRIC -->` and `<!-- / -->`, with the title of the metric.
+    `<!-- demo: CONFIG, METRIC -->` and `<!-- / -->`, with the title of the metric. If there is none, it is the range
+    of the results.
     """
 
     def quote(found: re.Match) -> str:
         metric = next(key for key, title in TITLES.items() if title == found['metric'])
         group = next(name for name, (_, models) in GROUPS.items() if found['config'] in models)
-        expected = expected_ranges(results, group, metric)[found['config']]
+        values = [row[metric] for row in results if row['config'] == found['config']]
+        expected = expected_ranges(results, group, metric).get(found['config'], (min(values), max(values)))
         return f'{found["marker"]}{interval(expected, metric)}<!-- / -->'
 
     marker = r'(?P<marker><!-- demo: (?P<config>[\w-]+), (?P<metric>[\w ]+) -->)[^<]*<!-- / -->'

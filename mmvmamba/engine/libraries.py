@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 
 from .errors import LaunchError
-from .patches.import_messages import hide_import_messages
+from .patches.library_messages import hide_library_messages
 
 # The command that installs each library that a config may need.
 INSTALL = {
@@ -48,7 +48,7 @@ def register_modules(scope: str, needed_by: str = 'this model') -> None:
     Raises:
         LaunchError: the library is broken.
     """
-    hide_import_messages()
+    hide_library_messages()
     try:
         import_module(f'{scope}.utils').register_all_modules(init_default_scope=False)
     except Exception as error:  # a library that was built for another PyTorch can raise any error

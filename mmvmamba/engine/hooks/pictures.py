@@ -20,7 +20,8 @@ from ..errors import LaunchError
 from ..inference import displayable, image_loader
 from ..panels import arranged, titled
 
-ANNOTATIONS = ('gt_instances', 'gt_sem_seg', 'gt_panoptic_seg')
+ANNOTATIONS = ('gt_instances', 'gt_sem_seg', 'gt_panoptic_seg', 'gt_depth_map')
+MAPS = ('pred_sem_seg', 'pred_panoptic_seg', 'pred_depth_map')
 OPACITY = 0.4  # of masks, so that the objects below them are visible
 
 
@@ -81,7 +82,7 @@ class PictureHook(Hook):
             count = int((sample.pred_instances.scores >= self.score_thr).sum())
             self._counts.update(objects=count, detections=1)
             title += f': {_counted(count, "object")} with a score of at least {self.score_thr}'
-        elif not any(key in sample for key in ('pred_sem_seg', 'pred_panoptic_seg')):
+        elif not any(key in sample for key in MAPS):
             raise LaunchError(
                 f'--show-dir draws objects, masks and classes, but this model predicts {", ".join(sample.keys())}'
             )

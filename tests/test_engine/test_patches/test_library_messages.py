@@ -16,9 +16,21 @@ def test_importing_a_library_prints_nothing(library):
     assert (run.returncode, run.stdout, run.stderr) == (0, '', '')
 
 
+def test_a_visualization_hook_that_does_not_draw_prints_nothing():
+    pytest.importorskip('mmseg')
+    code = (
+        "from mmvmamba.engine.libraries import register_modules; register_modules('mmseg')\n"
+        'from mmseg.engine.hooks import SegVisualizationHook\n'
+        "from mmseg.visualization import SegLocalVisualizer; SegLocalVisualizer.get_instance('visualizer')\n"
+        'SegVisualizationHook()'
+    )
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, '')
+
+
 def test_other_messages_and_warnings_are_printed():
     code = (
-        'from mmvmamba.engine.patches.import_messages import hide_import_messages; hide_import_messages()\n'
+        'from mmvmamba.engine.patches.library_messages import hide_library_messages; hide_library_messages()\n'
         'import warnings; from mmengine.logging import print_log\n'
         'print_log("a message"); warnings.warn("a warning")'
     )
