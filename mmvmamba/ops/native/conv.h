@@ -10,7 +10,8 @@
 #include "scan.h"
 
 /* The kernel index takes the place of a scan's traversal index. Parameters are contiguous. All outputs are overwritten;
- * y and grad_x have the dtype of their maps. bias may be null. d is the number of channels. */
+ * y and grad_x have the dtype of their maps. bias may be null. d is the number of channels. threads and pool are those
+ * of scan_args. */
 #define CONV_ARGS(FIELD)                                                                                               \
     FIELD(int64_t, batch)                                                                                              \
     FIELD(int64_t, height)                                                                                             \
@@ -20,6 +21,7 @@
     FIELD(int64_t, rows)                                                                                               \
     FIELD(int64_t, columns)                                                                                            \
     FIELD(int64_t, threads)                                                                                            \
+    FIELD(const scan_pool *, pool)                                                                                     \
     FIELD(const int64_t *, left) /* (K) */                                                                             \
     FIELD(scan_map, x)                                                                                                 \
     FIELD(scan_map, y)                                                                                                 \

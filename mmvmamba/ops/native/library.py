@@ -35,7 +35,7 @@ class ScanArgs(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in SIZES),
-        ('codes', ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ('pool', 'codes')),
         *((name, ScanMap) for name in MAPS),
         *((name, ctypes.c_void_p) for name in (*PARAMETERS, 'y', *GRADIENTS)),
     ]
@@ -51,7 +51,7 @@ class ConvArgs(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in CONV_SIZES),
-        ('left', ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ('pool', 'left')),
         *((name, ScanMap) for name in CONV_MAPS),
         *((name, ctypes.c_void_p) for name in CONV_PARAMETERS),
     ]

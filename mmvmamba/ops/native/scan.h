@@ -36,9 +36,17 @@
     FIELD(int64_t, row)                                                                                                \
     FIELD(int64_t, col)
 
+/* The threads of a caller. run() calls job(data, 0) ... job(data, count - 1), in any order and on any threads, and returns
+ * when all calls have returned. */
+typedef struct scan_pool scan_pool;
+struct scan_pool {
+    void (*run)(const scan_pool *, int64_t count, void (*job)(void *data, int64_t index), void *data);
+};
+
 /* All arrays except the maps are contiguous. B, C and a low-rank dt are float32; dt has `rank` channels if rank > 0.
  * The kernels overwrite all outputs, which are float32. D, bias and weight may be null. Sizes: K traversals, d
- * channels, d16 channels with padding, n states, rank r. */
+ * channels, d16 channels with padding, n states, rank r. Forward kernels run on `pool`, or on OpenMP if it is null.
+ * `threads` limits the threads of OpenMP, and is the expected number of those of a pool. */
 #define SCAN_ARGS(FIELD)                                                                                               \
     FIELD(int64_t, batch)                                                                                              \
     FIELD(int64_t, height)                                                                                             \
@@ -50,6 +58,7 @@
     FIELD(int64_t, shared_x)                                                                                           \
     FIELD(int64_t, softplus)                                                                                           \
     FIELD(int64_t, threads)                                                                                            \
+    FIELD(const scan_pool *, pool)                                                                                     \
     FIELD(const int64_t *, codes) /* (K) */                                                                            \
     FIELD(scan_map, x)                                                                                                 \
     FIELD(scan_map, dt)                                                                                                \
