@@ -9,7 +9,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError, LinkError
 
-NATIVE = 'mmvmamba/ops/native'
+KERNELS, ONNXRUNTIME = 'mmvmamba/ops/native', 'mmvmamba/export/native'
 
 # No -ffast-math: the code relies on exact rounding and NaN handling. No contraction: fused operations are explicit.
 FLAGS = ['-std=c11', '-O3', '-g0', '-fno-math-errno', '-fno-trapping-math', '-ffp-contract=off', '-fvisibility=hidden']
@@ -55,6 +55,9 @@ class BuildExt(build_ext):
         return fullname.replace('.', '/') + '.so'  # loaded with ctypes, so it does not depend on the Python version
 
     def build_extension(self, ext):
+        if ext is onnxruntime_ops:
+            self.compile_and_link(ext, [])  # uses the threads of onnxruntime
+            return
         try:
             self.compile_and_link(ext, ['-fopenmp'])
         except (CompileError, LinkError):
@@ -66,7 +69,12 @@ class BuildExt(build_ext):
         for source in ext.sources:
             own = INSTRUCTION_SETS.get(Path(source).name, []) if self.plat_name.endswith('x86_64') else []
             objects += self.compiler.compile(
-                [source], output_dir=self.build_temp, extra_postargs=[*FLAGS, *own, *openmp], depends=ext.depends
+                [source],
+                output_dir=f'{self.build_temp}/{ext.name}',
+                macros=ext.define_macros,
+                include_dirs=ext.include_dirs,
+                extra_postargs=[*FLAGS, *own, *(openmp or ['-Wno-unknown-pragmas'])],
+                depends=ext.depends,
             )
         # Code from GCC uses the OpenMP runtime bundled with torch, whatever its file name, which library.py loads. Code
         # from Clang requires Clang's own runtime.
@@ -83,12 +91,26 @@ class BdistWheel(bdist_wheel):
         return 'py3', 'none', super().get_tag()[2]
 
 
+def files(pattern, *folders):
+    return sorted(str(path) for folder in folders for path in Path(folder).glob(pattern))
+
+
 # optional: without a working compiler, the package is still installed and uses the chunked PyTorch scan.
 scan = Extension(
     'mmvmamba.ops.native._scan',
-    sources=sorted(map(str, Path(NATIVE).glob('*.c'))),
-    depends=sorted(str(path) for pattern in ('*.h', '*.inc') for path in Path(NATIVE).glob(pattern)),
+    sources=files('*.c', KERNELS),
+    depends=files('*.[hi]*', KERNELS),  # .h and .inc
     optional=True,
 )
 
-setup(ext_modules=[scan], cmdclass=dict(build_py=BuildPy, build_ext=BuildExt, bdist_wheel=BdistWheel))
+# The operators for onnxruntime contain the kernels, so that they also work without Python and OpenMP.
+onnxruntime_ops = Extension(
+    'mmvmamba.export.native.onnxruntime_ops',
+    sources=files('*.c', KERNELS, ONNXRUNTIME),
+    depends=files('*.[hi]*', KERNELS, ONNXRUNTIME),
+    include_dirs=[KERNELS],
+    define_macros=[('EXPORT', '')],
+    optional=True,
+)
+
+setup(ext_modules=[scan, onnxruntime_ops], cmdclass=dict(build_py=BuildPy, build_ext=BuildExt, bdist_wheel=BdistWheel))

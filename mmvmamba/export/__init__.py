@@ -1,8 +1,9 @@
 """Export of models to `torch.export` programs and ONNX files.
 
-`onnx_model` and `onnx_scan` require the extra `export`.
+`onnx_model`, `onnx_scan` and `onnx_operators` require the extra `export`.
 """
 
+from .custom_op_library import custom_op_library
 from .program import export_program
 
-__all__ = ['export_program']
+__all__ = ['custom_op_library', 'export_program']

@@ -19,13 +19,13 @@ except ModuleNotFoundError as error:
 except Exception as error:
     raise ImportError(f'ONNX needs onnxscript, which cannot be imported ({in_one_line(error)}).') from error
 
-from .onnx_scan import TRANSLATIONS
+from . import onnx_operators, onnx_scan
 from .opset_17 import to_opset_17
 
 OPSETS = range(17, 25)
 
 
-def to_onnx(program: ExportedProgram, opset: int = 20) -> torch.onnx.ONNXProgram:
+def to_onnx(program: ExportedProgram, opset: int = 20, custom_op: bool = False) -> torch.onnx.ONNXProgram:
     """Converts the result of `export_program` to an ONNX model; call its `save` to write the file.
 
     The input is named `images`. Its dynamic dimensions are named `batch`, `height` and `width`. Subgraphs that depend
@@ -34,17 +34,21 @@ def to_onnx(program: ExportedProgram, opset: int = 20) -> torch.onnx.ONNXProgram
     Args:
         program: the exported model.
         opset: version of the ONNX operators, one of `OPSETS`.
+        custom_op: whether to write each scan, and each convolution with SiLU, as one node of the domain `mmvmamba`.
+            Such a file runs only in onnxruntime, with the library of `custom_op_library`.
 
     Raises:
         ValueError: the opset is not supported.
     """
     if opset not in OPSETS:
         raise ValueError(f'opset={opset} is not supported: choose {OPSETS[0]} to {OPSETS[-1]}.')
+    translations = onnx_operators.TRANSLATIONS if custom_op else onnx_scan.TRANSLATIONS
+    decompositions = {operator: f for operator, f in _DECOMPOSITIONS.items() if operator not in translations}
     onnx = torch.onnx.export(
-        program.run_decompositions(_DECOMPOSITIONS),
+        program.run_decompositions(decompositions),
         input_names=['images'],
         opset_version=max(opset, 18),  # the oldest one that PyTorch writes
-        custom_translation_table=TRANSLATIONS,
+        custom_translation_table=translations,
         dynamo=True,
         verbose=False,
     )

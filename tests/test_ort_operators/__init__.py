@@ -1,0 +1,4 @@
+import pytest
+
+pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')

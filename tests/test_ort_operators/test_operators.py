@@ -1,0 +1,225 @@
+"""Tests the operators for onnxruntime against the operators of PyTorch, which run the same kernels on OpenMP."""
+
+import random
+import re
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+from mmvmamba.export import custom_op_library
+from mmvmamba.ops import native
+from mmvmamba.ops.conv import native as native_conv
+from mmvmamba.ops.scan import native as native_scan
+from mmvmamba.ops.scan.scan_inputs import ScanInputs
+from tests.test_ops import test_depthwise_conv, test_native
+from tests.test_ops.test_native import isa  # noqa: F401  (a fixture)
+
+from .fuzz import ERROR, run_case
+from .single_node import CONV, SCAN, convolve, node_model, scan, session
+
+pytestmark = pytest.mark.skipif(native.unavailable_reason() is not None, reason=str(native.unavailable_reason()))
+
+
+@pytest.mark.usefixtures('isa')
+@pytest.mark.parametrize('name', test_native.CASES)
+def test_scan_equals_the_pytorch_operator_for_any_number_of_threads(name):
+    """The results are identical, because the arithmetic does not depend on the threads or the strides."""
+    inputs, codes, softplus = test_native.case(**test_native.CASES[name])
+    expected = native_scan.selective_scan_2d(ScanInputs(*inputs, codes, softplus), torch.float32)
+    for threads in (1, 2, 4):
+        assert torch.equal(scan(inputs, codes, softplus, threads=threads), expected)
+
+
+@pytest.mark.usefixtures('isa')
+@pytest.mark.parametrize('name', test_depthwise_conv.CASES)
+def test_convolution_equals_the_pytorch_operator_for_any_number_of_threads(name):
+    _, *tensors, left = test_depthwise_conv.make(*test_depthwise_conv.CASES[name])
+    for bias in (tensors[2], None):
+        tensors[2] = bias
+        expected = native_conv.conv_silu(*tensors, left)
+        for threads in (1, 2, 4):
+            assert torch.equal(convolve(tensors, left, threads=threads), expected)
+
+
+def scan_case(**options):
+    return test_native.case(2, 5, 7, 18, 2, test_native.CROSS, **options)
+
+
+def test_repeated_runs_of_a_session_are_identical():
+    inputs, codes, softplus = scan_case(rank=3)
+    opened = session(node_model(SCAN, inputs, codes=codes, softplus=1), threads=4)
+    feed = {name: t.numpy() for name, t in zip(SCAN[1], inputs)}
+    first = opened.run(None, feed)[0].copy()
+    assert all((opened.run(None, feed)[0] == first).all() for _ in range(100))
+
+
+def test_output_shapes_are_inferred_from_named_sizes():
+    inputs, codes, _ = scan_case(per_traversal=True)
+    for shape in (['batch', 4, 'height', 'width', 18], ['batch', 'height', 'width', 18]):
+        model = node_model(SCAN, inputs, codes=codes, softplus=1, shapes=dict(x=shape))
+        assert session(model).get_outputs()[0].shape == ['batch', 'height', 'width', 18]
+    tensors = [torch.empty(1, 5, 7, 8), torch.empty(2, 8, 3, 3), None]
+    model = node_model(CONV, tensors, left=[1, 1], shapes=dict(x=['batch', 5, 'width', 8], weight=[2, 8, 3, 3]))
+    assert session(model).get_outputs()[0].shape == ['batch', 2, 5, 'width', 8]
+
+
+def error_of(call, *arguments, **options):
+    """Returns the message of the operator's error."""
+    with pytest.raises(InvalidArgument) as caught:
+        call(*arguments, **options)
+    match = ERROR.search(str(caught.value))
+    assert match, caught.value
+    return match[0]
+
+
+def edited(tensors, index, shape):
+    return [torch.zeros(shape) if i == index else t for i, t in enumerate(tensors)]
+
+
+@pytest.mark.parametrize(
+    'index, shape, message',
+    [
+        (0, (5, 7, 18), 'x is (5, 7, 18), expected (b, H, W, d) or (b, K, H, W, d).'),
+        (0, (1,) * 7, 'x is of rank 7, expected (b, H, W, d) or (b, K, H, W, d).'),
+        (0, (), 'x is (), expected (b, H, W, d) or (b, K, H, W, d).'),
+        (0, (2, 0, 7, 18), 'x is (2, 0, 7, 18), expected at least one position and one channel.'),
+        (
+            0,
+            (2, 5, 7, 17),
+            'A has the shape (4, 18, 2), expected (4, 17, 2) for x (2, 5, 7, 17), A (4, 18, 2), dt (2, 4, 5, 7, 3) and '
+            '4 traversals.',
+        ),
+        (
+            3,
+            (2, 4, 5, 7, 1),
+            'B has the shape (2, 4, 5, 7, 1), expected (2, 4, 5, 7, 2) for x (2, 5, 7, 18), A (4, 18, 2), '
+            'dt (2, 4, 5, 7, 3) and 4 traversals.',
+        ),
+        (2, (4, 18), 'A is (4, 18), expected (K, d, n).'),
+        (2, (4, 18, 0), 'A is (4, 18, 0) and dt (2, 4, 5, 7, 3), expected a state size and a rank of at least 1.'),
+    ],
+)
+def test_wrong_scan_inputs_raise_one_sentence(index, shape, message):
+    inputs, codes, softplus = scan_case(rank=3)
+    found = error_of(scan, edited(inputs, index, shape), codes, softplus)
+    assert found == f'mmvmamba::SelectiveScan2D: {message}'
+
+
+@pytest.mark.parametrize(
+    'index, shape, message',
+    [
+        (0, (5, 7, 8), 'x is (5, 7, 8), expected (b, H, W, e).'),
+        (0, (1, 5, 0, 8), 'x is (1, 5, 0, 8), expected at least one position and one channel.'),
+        (0, (1, 5, 7, 9), 'weight has the shape (1, 8, 3, 3), expected (1, 9, 3, 3) for x (1, 5, 7, 9) and 1 kernels.'),
+        (
+            1,
+            (1, 8, 3, 0),
+            'weight is (1, 8, 3, 0), expected (K, e, rows, columns) with at least one row and column.',
+        ),
+        (1, (1, 8, 3, 1), 'the attribute left contains 1, expected 0 to 0 for weight (1, 8, 3, 1).'),
+        (2, (1, 7), 'bias has the shape (1, 7), expected (1, 8) for x (1, 5, 7, 8) and 1 kernels.'),
+    ],
+)
+def test_wrong_convolution_inputs_raise_one_sentence(index, shape, message):
+    tensors = [torch.randn(1, 5, 7, 8), torch.randn(1, 8, 3, 3), torch.randn(1, 8)]
+    assert error_of(convolve, edited(tensors, index, shape), [1]) == f'mmvmamba::ConvSiLU: {message}'
+
+
+@pytest.mark.parametrize(
+    'attributes, message',
+    [
+        (
+            dict(version=2),
+            'the file contains version 2 of this operator, but the library implements version 1; export the model '
+            'again, or use the library of the mmvmamba that exported it.',
+        ),
+        (dict(version='1'), 'the attribute version is missing or not an integer; export the model again.'),
+        (dict(codes=None), 'the attribute codes must be a list of at least one integer.'),
+        (dict(codes=[0, 1, 2, 4]), 'the attribute codes contains 4, expected 0 to 3.'),
+        (dict(softplus=None), 'the attribute softplus is missing or not an integer.'),
+    ],
+)
+def test_wrong_attributes_are_rejected_when_the_session_opens(attributes, message):
+    inputs, codes, _ = scan_case()
+    model = node_model(SCAN, inputs, **{'codes': codes, 'softplus': 1} | attributes)
+    with pytest.raises(Exception, match=re.escape(f'mmvmamba::SelectiveScan2D: {message}')):
+        session(model)
+    if 'version' in attributes:
+        with pytest.raises(Exception, match=re.escape(f'mmvmamba::ConvSiLU: {message}')):
+            session(node_model(CONV, [torch.empty(1)] * 3, left=[1], **attributes))
+
+
+def test_another_type_is_rejected_when_the_session_opens():
+    inputs, codes, _ = scan_case()
+    model = node_model(SCAN, inputs, codes=codes, softplus=1, types=dict(x=TensorProto.DOUBLE))
+    with pytest.raises(
+        Exception, match=r"Type 'tensor\(double\)' of input parameter \(x\) of operator \(SelectiveScan"
+    ):
+        session(model)
+
+
+def test_session_without_the_library_names_the_operator():
+    inputs, codes, _ = scan_case()
+    model = node_model(SCAN, inputs, codes=codes, softplus=1)
+    with pytest.raises(Exception, match=r'mmvmamba:SelectiveScan2D\(-1\) is not a registered function/op'):
+        onnxruntime.InferenceSession(model, providers=['CPUExecutionProvider'])
+
+
+@contextmanager
+def limited_memory(megabytes):
+    """Limits the address space of this process to its current size and some more."""
+    resource = pytest.importorskip('resource')
+    limits, pages = resource.getrlimit(resource.RLIMIT_AS), int(Path('/proc/self/statm').read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + megabytes * 2**20, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs Linux')
+def test_lack_of_memory_raises_an_error():
+    """The scan pads one channel to 16, in 256 MiB; the convolution prepares 256 tiles with a halo of 63, in 350 MiB."""
+    size = (1, 1, 2048, 2048, 1)
+    inputs = [torch.zeros(shape) for shape in (size[1:], size, (1, 1, 1), size, size)] + [None] * 3
+    opened = session(node_model(SCAN, inputs, codes=[0], softplus=1))
+    feed = {name: t.numpy() for name, t in zip(SCAN[1], inputs) if t is not None}
+    with limited_memory(150), pytest.raises(Exception, match='mmvmamba::SelectiveScan2D: not enough memory for'):
+        opened.run(None, feed)
+    tensors = [torch.zeros(1, 1024, 256, 1), torch.zeros(1, 1, 64, 64), None]
+    opened = session(node_model(CONV, tensors, left=[0]))
+    feed = {name: t.numpy() for name, t in zip(CONV[1], tensors) if t is not None}
+    with limited_memory(150), pytest.raises(Exception, match='mmvmamba::ConvSiLU: not enough memory for'):
+        opened.run(None, feed)
+
+
+def test_random_shapes_return_the_right_result_or_one_sentence():
+    draw = random.Random(0)
+    outcomes = [run_case(draw, threads=2) for _ in range(500)]
+    assert 150 < outcomes.count('refused') < 350
+
+
+def test_library_needs_neither_openmp_nor_python():
+    done = subprocess.run(['ldd', custom_op_library()], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert {line.split()[0].split('.')[0].rpartition('/')[2] for line in done.stdout.splitlines()} <= {
+        'linux-vdso',
+        'libc',
+        'libm',
+        'libpthread',
+        'ld-linux-x86-64',
+        'ld-linux-aarch64',
+    }
+    assert b'GOMP' not in Path(custom_op_library()).read_bytes()
+
+
+def test_missing_library_raises_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setitem(custom_op_library.__globals__, 'LIBRARY', tmp_path / 'none.so')
+    with pytest.raises(FileNotFoundError, match=r'not built: none\.so is missing in .*; install mmvmamba from source'):
+        custom_op_library()
