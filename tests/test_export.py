@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmvmamba.export import export_program
+from mmvmamba.export import custom_op_library, export_program
 from mmvmamba.models import Vim, VMamba
 from mmvmamba.models.vmamba import ARCHS
 from mmvmamba.ops import CROSS, selective_scan_2d
@@ -31,9 +31,11 @@ MODELS = {
 }
 
 
-def session(onnx):
+def session(onnx, threads=1, custom_op=False):
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
+    if custom_op:
+        options.register_custom_ops_library(custom_op_library())
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(onnx.model_proto.SerializeToString(), options, ['CPUExecutionProvider'])
 
@@ -56,6 +58,31 @@ def test_export_supports_any_size_and_batch(name):
         for out, y, eager in zip(onnx.run(None, {'images': images.numpy()}), program.module()(images), expected):
             torch.testing.assert_close(torch.from_numpy(out), eager, atol=2e-5, rtol=1e-5)
             torch.testing.assert_close(y, eager, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', MODELS)
+def test_export_with_custom_operators_supports_any_size_batch_and_number_of_threads(name):
+    from mmvmamba.export.onnx_model import to_onnx
+
+    torch.manual_seed(0)
+    family, arguments = MODELS[name]
+    model = family(**arguments).eval()
+    onnx = to_onnx(export_program(model), custom_op=True)
+    nodes = list(onnx.model.graph.all_nodes())
+    scans = sum(module.__class__.__name__ in ('SS2D', 'BiMamba') for module in model.modules())
+    for operator in ('SelectiveScan2D', 'ConvSiLU'):
+        assert sum(node.op_type == operator and node.domain == 'mmvmamba' for node in nodes) == scans
+    assert 'Scan' not in {node.op_type for node in nodes}
+    sessions = [session(onnx, threads, custom_op=True) for threads in (1, 2, 4)]
+    for size in ((1, 3, 224, 224), (3, 3, 57, 101)):
+        images = torch.randn(size)
+        with torch.no_grad():
+            expected = model(images)
+        first, *others = (opened.run(None, {'images': images.numpy()}) for opened in sessions)
+        for out, eager in zip(first, expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(out), eager, atol=2e-5, rtol=1e-5)
+        assert all((a == b).all() for other in others for a, b in zip(first, other, strict=True))
 
 
 @pytest.mark.slow
@@ -275,6 +302,11 @@ def test_unrolled_detector_contains_no_custom_operators(tmp_path, capsys):
         (['model.pth'], 'must end in .onnx or .pt2'),
         (['model.onnx', '--unrolled'], '--unrolled needs the size of the image'),
         (['model.pt2', '--opset', '17'], '--opset is for .onnx files'),
+        (['model.pt2', '--custom-op'], '--custom-op writes operators of onnxruntime'),
+        (
+            ['model.onnx', '--custom-op', '--unrolled', '--shape', '8', '8'],
+            '--custom-op writes operators of onnxruntime',
+        ),
     ],
 )
 def test_unsupported_exports_are_rejected(arguments, message):

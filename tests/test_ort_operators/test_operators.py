@@ -1,5 +1,6 @@
 """Tests the operators for onnxruntime against the operators of PyTorch, which run the same kernels on OpenMP."""
 
+import ctypes
 import random
 import re
 import subprocess
@@ -197,6 +198,33 @@ def test_lack_of_memory_raises_an_error():
     feed = {name: t.numpy() for name, t in zip(CONV[1], tensors) if t is not None}
     with limited_memory(150), pytest.raises(Exception, match='mmvmamba::ConvSiLU: not enough memory for'):
         opened.run(None, feed)
+
+
+class OrtApiBase(ctypes.Structure):
+    """The C struct of the same name, of an onnxruntime without the functions of version 17."""
+
+    GET_API = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)
+    GET_VERSION = ctypes.CFUNCTYPE(ctypes.c_void_p)
+    CREATE_STATUS = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+    _fields_ = [('get_api', GET_API), ('get_version', GET_VERSION)]
+
+    def __init__(self):
+        self.messages, self.version = [], ctypes.create_string_buffer(b'1.16.3')
+        self.functions = (self.CREATE_STATUS * 1)(self.CREATE_STATUS(self._create_status))
+        super().__init__(self.GET_API(self._get_api), self.GET_VERSION(lambda: ctypes.addressof(self.version)))
+
+    def _get_api(self, version):
+        return ctypes.addressof(self.functions) if version <= 16 else None
+
+    def _create_status(self, code, message):
+        self.messages.append(message.decode())
+        return 1
+
+
+def test_older_onnxruntime_is_rejected_by_name():
+    base = OrtApiBase()
+    assert ctypes.CDLL(custom_op_library()).RegisterCustomOps(None, ctypes.byref(base))
+    assert base.messages == ['mmvmamba: the operators need onnxruntime 1.17 or later, this is 1.16.3.']
 
 
 def test_random_shapes_return_the_right_result_or_one_sentence():

@@ -34,12 +34,19 @@ static OrtStatus *fill(registration *r) {
     return ORT_CALL(r->api, CustomOpDomain_Add)(r->domain, &r->conv.op);
 }
 
-static OrtStatus *find_or_create(const OrtApi *api, registration **found) {
+/* Before 1.25, onnxruntime crashes in the shape inference of a node that lacks an optional input. */
+static int infers_shapes(const OrtApiBase *base) {
+    int major = 0, minor = 0;
+    return sscanf(base->GetVersionString(), "%d.%d", &major, &minor) == 2 && (major > 1 || minor >= 25);
+}
+
+static OrtStatus *find_or_create(const OrtApi *api, const OrtApiBase *base, registration **found) {
     for (registration *r = registrations; r; r = r->next)
         if (r->api == api) return *found = r, NULL;
-    registration *r = malloc(sizeof *r);
+    registration *r = calloc(1, sizeof *r);
     if (!r) return ORT_CALL(api, CreateStatus)(ORT_FAIL, "mmvmamba: not enough memory to register the operators.");
     *r = (registration){.api = api, .scan = selective_scan_operator(api), .conv = conv_silu_operator(api)};
+    if (!infers_shapes(base)) r->scan.op.InferOutputShapeFn = r->conv.op.InferOutputShapeFn = NULL;
     OrtStatus *status = fill(r);
     if (status) {
         release(r);
@@ -61,6 +68,6 @@ __attribute__((visibility("default"))) OrtStatus *RegisterCustomOps(OrtSessionOp
         return ORT_CALL(base->GetApi(1), CreateStatus)(ORT_FAIL, message);
     }
     registration *r = NULL;
-    TRY(find_or_create(api, &r));
+    TRY(find_or_create(api, base, &r));
     return ORT_CALL(api, AddCustomOpDomain)(options, r->domain);
 }
