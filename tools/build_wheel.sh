@@ -20,7 +20,8 @@ mkdir build/plain && tar -xzf "$source" -C build/plain --strip-components 1
 "$venv/bin/python" -m build --no-isolation --wheel --outdir build/plain/dist build/plain >>build/wheel.log
 
 plain=$(echo build/plain/dist/*.whl)
-unzip -l "$plain" | grep -q native/_scan.so ||
+contents=$(unzip -l "$plain")
+[[ $contents == *native/_scan.so* && $contents == *native/onnxruntime_ops.so* ]] ||
     { tail -n 30 build/wheel.log; echo 'build_wheel: the kernels were not compiled; all output is in build/wheel.log' >&2; exit 1; } >&2
 # The kernels link only to the C library. OpenMP is provided by torch, see mmvmamba/ops/native/library.py.
 PATH="$PWD/$venv/bin:$PATH" "$venv/bin/auditwheel" repair --plat "manylinux_2_17_$(uname -m)" --wheel-dir dist "$plain" >>build/wheel.log 2>&1 ||
