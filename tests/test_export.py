@@ -268,16 +268,20 @@ def test_node_count_of_vmamba_t_matches_the_docs():
         pytest.skip('other versions than those of the page write other nodes')
     export, root = tool(), Path(__file__).parent.parent
     page = (root / 'docs/export.md').read_text()
-    stated = re.search(r'The file has (\d+) nodes, and (\d+) in the bodies of its (\d+) scans', page).groups()
+    pattern = (
+        r'The file has (\d+) nodes, and (\d+) in the bodies of its (\d+) scans.*?`--custom-op`, it has (\d+) nodes'
+    )
+    stated = re.search(pattern, page, re.S).groups()
     config = str(root / 'configs/vmamba/vmamba-t_8xb128_in1k.py')
     counts = []
     for depth in (1, 2):
         cfg = export.load_config(config)
         cfg.model.backbone.arch = dict(dims=8, depths=(1, 1, depth, 1), ssm_ratio=1.0)
         cfg.model.head.in_channels = 64
-        graph = to_onnx(export_program(export.Exported(cfg, export.build_model(cfg, None), 'logits'))).model.graph
+        program = export_program(export.Exported(cfg, export.build_model(cfg, None), 'logits'))
+        graph, with_operators = (to_onnx(program, custom_op=custom_op).model.graph for custom_op in (False, True))
         scans = sum(node.op_type == 'Scan' for node in graph)
-        counts.append((len(graph), sum(1 for _ in graph.all_nodes()) - len(graph), scans))
+        counts.append((len(graph), sum(1 for _ in graph.all_nodes()) - len(graph), scans, len(with_operators)))
     more = sum(ARCHS['tiny']['depths']) - 4
     assert [one + more * (two - one) for one, two in zip(*counts)] == [int(count) for count in stated]
 
