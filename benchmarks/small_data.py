@@ -105,19 +105,18 @@ def planned() -> list[Run]:
     def grid(weights: str, frozen: int, lr: float, seed: int, iterations: int = LENGTH) -> list[Run]:
         return [Run(images, weights, frozen, lr, iterations, seed) for images in SIZES]
 
-    def main_grid(seed: int) -> list[Run]:
-        settings = (('pretrained', 0), ('random', -1), ('pretrained', 4), ('pretrained', 2))
-        return [run for weights, frozen in settings for run in grid(weights, frozen, 5e-4, seed)]
+    def frozen(lr: float, seed: int) -> list[Run]:
+        return [run for stages in (0, 4, 2) for run in grid('pretrained', stages, lr, seed)]
 
     def lengths(iterations: int) -> list[Run]:
-        return [run for weights, frozen in CURVES.items() for run in grid(weights, frozen, 5e-4, 0, iterations)]
+        return [run for weights, stages in CURVES.items() for run in grid(weights, stages, 5e-4, 0, iterations)]
 
     return [
-        *[*main_grid(0), *grid('pretrained', 0, 1e-4, 0), *grid('pretrained', 0, 1e-3, 0)],
-        *[*main_grid(1), *lengths(640), *main_grid(2), *lengths(320)],
-        *[run for frozen in (4, 2) for run in grid('pretrained', frozen, 1e-4, 0)],
-        *[run for seed in SEEDS[1:] for frozen in (0, 4, 2) for run in grid('pretrained', frozen, 1e-4, seed)],
-        *[Run(50, 'random', frozen, 5e-4, LENGTH, 0) for frozen in (2, 4)],
+        *[*frozen(5e-4, 0), *grid('random', -1, 5e-4, 0), *grid('pretrained', 0, 1e-4, 0)],
+        *[*frozen(5e-4, 1), *frozen(5e-4, 2), *grid('pretrained', 0, 1e-3, 0)],
+        *[*lengths(640), *lengths(320), *grid('random', -1, 5e-4, 1), *grid('random', -1, 5e-4, 2)],
+        *[*frozen(1e-4, 0)[3:], *frozen(1e-4, 1), *frozen(1e-4, 2)],
+        *[Run(50, 'random', stages, 5e-4, LENGTH, 0) for stages in (2, 4)],
     ]
 
 
