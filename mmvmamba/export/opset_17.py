@@ -1,6 +1,7 @@
 """Conversion of an ONNX model from opset 18 to opset 17, for older runtimes such as TensorRT 8."""
 
 from onnx_ir import AttrInt64s, Model, Node
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 
 def to_opset_17(model: Model) -> None:
@@ -21,6 +22,7 @@ def to_opset_17(model: Model) -> None:
                 attribute = node.attributes.pop(name, None)
                 if attribute is not None and attribute.value != default:
                     raise ValueError(f'{node.op_type} with {name}={attribute.value} needs --opset 18 or newer.')
+    RemoveUnusedNodesPass()(model)  # the axes that are attributes now
     model.opset_imports[''] = 17
 
 
