@@ -17,7 +17,7 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 # --- exit early if .venv is up to date --------------------------------------------------------------------------------
 inputs=(requirements.lock tests/requirements_peft.lock pyproject.toml tools/setup_venv.sh)
 [[ -f setup.py ]] && inputs+=(setup.py)
-while IFS= read -r source; do inputs+=("$source"); done < <(find mmvmamba/ops/native -name '*.[ch]' -o -name '*.inc' 2>/dev/null | sort)
+while IFS= read -r source; do inputs+=("$source"); done < <(find mmvmamba/ops/native mmvmamba/export/native -name '*.[ch]' -o -name '*.inc' 2>/dev/null | sort)
 # The path is part of the key because an editable installation points to it.
 key=$({ pwd; cat "${inputs[@]}"; } | sha256sum)
 # The choice of an index is kept until TORCH_INDEX_URL names another; TORCH_INDEX_URL= returns to PyPI.
