@@ -147,8 +147,8 @@ def fill(text: str, results: list[dict]) -> str:
     """Returns the text of a README with its table and its quoted ranges replaced by those of the results.
 
     The table is between `<!-- demos -->` and `<!-- end of demos -->`. A quote is the expected range between
-    `<!-- demo: CONFIG, METRIC -->` and `<!-- / -->`, with the title of the metric. If there is none, it is the range
-    of the results.
+    `<!-- demo: CONFIG, METRIC -->` and `<!-- / -->`, with the title of the metric. A group
+    with too few runs for an expected range quotes the range of its results.
     """
 
     def quote(found: re.Match) -> str:

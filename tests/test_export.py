@@ -31,6 +31,12 @@ MODELS = {
 }
 
 
+def small_model(name):
+    torch.manual_seed(0)
+    family, arguments = MODELS[name]
+    return family(**arguments).eval()
+
+
 def session(onnx, threads=1, custom_op=False):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -45,9 +51,7 @@ def session(onnx, threads=1, custom_op=False):
 def test_export_supports_any_size_and_batch(name):
     from mmvmamba.export.onnx_model import to_onnx
 
-    torch.manual_seed(0)
-    family, arguments = MODELS[name]
-    model = family(**arguments).eval()
+    model = small_model(name)
     program = export_program(model)
     onnx = session(to_onnx(program))
     assert onnx.get_inputs()[0].shape == ['batch', 3, 'height', 'width']
@@ -65,9 +69,7 @@ def test_export_supports_any_size_and_batch(name):
 def test_export_with_custom_operators_supports_any_size_batch_and_number_of_threads(name):
     from mmvmamba.export.onnx_model import to_onnx
 
-    torch.manual_seed(0)
-    family, arguments = MODELS[name]
-    model = family(**arguments).eval()
+    model = small_model(name)
     onnx = to_onnx(export_program(model), custom_op=True)
     nodes = list(onnx.model.graph.all_nodes())
     scans = sum(module.__class__.__name__ in ('SS2D', 'BiMamba') for module in model.modules())
@@ -91,9 +93,7 @@ def test_unrolled_export_contains_no_scan_operator(name):
     """The file uses standard operators only, for one image of one size."""
     from mmvmamba.export.onnx_model import to_onnx
 
-    torch.manual_seed(0)
-    family, arguments = MODELS[name]
-    model = family(**arguments).eval()
+    model = small_model(name)
     onnx = to_onnx(export_program(model, (32, 48), unrolled=True))
     nodes = list(onnx.model.graph.all_nodes())
     assert {node.domain for node in nodes} == {''} and 'Scan' not in {node.op_type for node in nodes}
@@ -112,9 +112,7 @@ def test_unrolled_export_contains_no_scan_operator(name):
 def test_file_of_every_opset_is_valid_and_equals_the_model(name, opset):
     from mmvmamba.export.onnx_model import to_onnx
 
-    torch.manual_seed(0)
-    family, arguments = MODELS[name]
-    model = family(**arguments).eval()
+    model = small_model(name)
     onnx = to_onnx(export_program(model), opset)
     assert onnx.model.opset_imports[''] == opset
     pytest.importorskip('onnx').checker.check_model(onnx.model_proto, full_check=True)

@@ -251,6 +251,7 @@ def test_an_unread_output_ends_distributed_training_with_one_sentence(detection,
     sentence = r'^train\.py: no neck or head reads an output of the backbone, so backbone\.outnorm1\.weight, .*$'
     assert re.search(sentence, done.stderr, re.M)
     assert 'Iter(train)' not in done.stdout + done.stderr
+    assert not list((tmp_path / 'run').glob('*.pth'))
     done = shell(*command, 'find_unused_parameters=True', cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 

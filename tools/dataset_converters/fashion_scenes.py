@@ -4,9 +4,9 @@
     python tools/dataset_converters/fashion_scenes.py data/scenes --images 200 100 --sizes 256 512 --seed 0
 
 Each scene shows one to six objects with random class, size, colour, flip and position. Later objects cover earlier
-ones; masks and boxes describe the visible part. Training and validation scenes have no photograph and no object image
-in common: their objects come from the training and test part of Fashion-MNIST, of which the Debian package contains
-both. The same seed gives the same files, and scene i does not depend on the number of scenes.
+ones; masks and boxes describe the visible part. Training and validation scenes share no photograph and no object image:
+training objects come from the training part of Fashion-MNIST, validation objects from its test part. The same seed
+gives the same files, and scene i does not depend on the number of scenes.
 
 Output, for configs/your_data/instances.py (COCO format) and masks.py (0 is background, 1 the first class)::
 
