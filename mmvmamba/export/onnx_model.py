@@ -20,6 +20,7 @@ except Exception as error:
     raise ImportError(f'ONNX needs onnxscript, which cannot be imported ({in_one_line(error)}).') from error
 
 from . import onnx_operators, onnx_scan
+from .operator_fusion import fuse_operators
 from .opset_17 import to_opset_17
 
 OPSETS = range(17, 25)
@@ -59,6 +60,8 @@ def to_onnx(program: ExportedProgram, opset: int = 20, custom_op: bool = False) 
         if not isinstance(shape[axis], int):
             shape[axis] = name
     onnxscript.optimizer.optimize(onnx.model, input_size_limit=2**30, output_size_limit=2**26)
+    if custom_op:
+        fuse_operators(onnx.model)
     _add_types_of_scan_bodies(onnx.model)
     if opset == 17:
         to_opset_17(onnx.model)
@@ -97,8 +100,14 @@ def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int], 
     return torch_conv.conv_silu(x, weight, bias, left)
 
 
+def _split(x: Tensor, size: int, dim: int = 0) -> list[Tensor]:
+    """Slices, because the optimizer of onnxscript does not fold a Split of a weight."""
+    return [x.narrow(dim, start, min(size, x.shape[dim] - start)) for start in range(0, x.shape[dim], size)]
+
+
 # Operators that are composed of other operators, because ONNX has no counterpart.
 _DECOMPOSITIONS: dict[Any, Callable] = {
     torch.ops.aten.adaptive_avg_pool2d.default: _adaptive_avg_pool2d,
+    torch.ops.aten.split.Tensor: _split,
     torch.ops.mmvmamba.conv_silu.default: _conv_silu,
 }

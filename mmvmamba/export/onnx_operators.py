@@ -11,15 +11,17 @@ from collections.abc import Sequence
 import torch
 from onnx.defs import OpSchema
 from onnxscript import FLOAT
+from onnxscript import opset18 as op
 from onnxscript.values import Op, Opset
 
 from ..ops.conv import conv_silu  # noqa: F401  (defines the operator)
 from ..ops.scan import scan_2d  # noqa: F401  (defines the operator)
 
 # Version of the inputs, attributes and results of the operators: OPERATORS_VERSION in native/ort_operator.h.
-VERSION = 1
+VERSION = 2
 
-_DOMAIN = Opset('mmvmamba', 1)
+DOMAIN = 'mmvmamba'
+_OPSET = Opset(DOMAIN, 1)
 
 
 def _operator(name: str, inputs: Sequence[str], optional: Sequence[str], **attributes: OpSchema.AttrType) -> Op:
@@ -28,26 +30,26 @@ def _operator(name: str, inputs: Sequence[str], optional: Sequence[str], **attri
 
     schema = OpSchema(
         name,
-        _DOMAIN.domain,
-        _DOMAIN.version,
+        DOMAIN,
+        _OPSET.version,
         inputs=[parameter(input, OpSchema.FormalParameterOption.Single) for input in inputs]
         + [parameter(input, OpSchema.FormalParameterOption.Optional) for input in optional],
         outputs=[parameter('y', OpSchema.FormalParameterOption.Single)],
         attributes=[OpSchema.Attribute(attribute, type_) for attribute, type_ in attributes.items()],
     )
-    return Op(_DOMAIN, name, schema)
+    return Op(_OPSET, name, schema)
 
 
-_INT, _INTS = OpSchema.AttrType.INT, OpSchema.AttrType.INTS
-_SCAN = _operator(
+_INT, _INTS, _FLOAT = OpSchema.AttrType.INT, OpSchema.AttrType.INTS, OpSchema.AttrType.FLOAT
+SELECTIVE_SCAN_2D = _operator(
     'SelectiveScan2D',
-    ('x', 'dt', 'A', 'B', 'C'),
+    ('x', 'projected', 'A'),
     ('D', 'dt_bias', 'dt_weight'),
     codes=_INTS,
     softplus=_INT,
     version=_INT,
 )
-_CONV = _operator('ConvSiLU', ('x', 'weight'), ('bias',), left=_INTS, version=_INT)
+CONV_SILU = _operator('ConvSiLU', ('x', 'weight'), ('bias',), left=_INTS, version=_INT)
 
 
 def _selective_scan_2d(
@@ -65,13 +67,15 @@ def _selective_scan_2d(
     backend: str = 'auto',
 ) -> FLOAT[...]:
     _check_float32('scan', x)
-    inputs = (x, dt, A, B, C, D, dt_bias, dt_weight)
-    return _SCAN(*inputs, codes=list(codes), softplus=int(dt_softplus), version=VERSION)
+    projected = op.Concat(dt, B, C, axis=-1)  # operator_fusion removes it if they are parts of one map
+    inputs = (x, projected, A, D, dt_bias, dt_weight)
+    return SELECTIVE_SCAN_2D(*inputs, codes=list(codes), softplus=int(dt_softplus), version=VERSION)
 
 
 def _conv_silu(x: FLOAT, weight: FLOAT, bias: FLOAT | None, left: Sequence[int], backend: str = 'auto') -> FLOAT[...]:
     _check_float32('convolution', x)
-    return _CONV(x, weight, bias, left=list(left), version=VERSION)
+    y = CONV_SILU(x, weight, bias, left=list(left), version=VERSION)
+    return op.Unsqueeze(y, op.Constant(value_ints=[1])) if len(left) == 1 else y
 
 
 def _check_float32(operation: str, x: FLOAT) -> None:

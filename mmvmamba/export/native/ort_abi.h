@@ -45,8 +45,10 @@ typedef struct OrtCustomOp OrtCustomOp;
     FUNCTION(62, OrtStatus *, GetDimensions, (const OrtTensorTypeAndShapeInfo *, int64_t *, size_t))                   \
     FUNCTION(63, OrtStatus *, GetSymbolicDimensions, (const OrtTensorTypeAndShapeInfo *, const char **, size_t))       \
     FUNCTION(65, OrtStatus *, GetTensorTypeAndShape, (const OrtValue *, OrtTensorTypeAndShapeInfo **))                 \
+    FUNCTION(85, OrtStatus *, KernelInfoGetAttribute_float, (const OrtKernelInfo *, const char *, float *))            \
     FUNCTION(86, OrtStatus *, KernelInfoGetAttribute_int64, (const OrtKernelInfo *, const char *, int64_t *))          \
     FUNCTION(88, OrtStatus *, KernelContext_GetInputCount, (const OrtKernelContext *, size_t *))                       \
+    FUNCTION(89, OrtStatus *, KernelContext_GetOutputCount, (const OrtKernelContext *, size_t *))                      \
     FUNCTION(90, OrtStatus *, KernelContext_GetInput, (const OrtKernelContext *, size_t, const OrtValue **))           \
     FUNCTION(91, OrtStatus *, KernelContext_GetOutput,                                                                 \
              (OrtKernelContext *, size_t, const int64_t *, size_t, OrtValue **))                                       \

@@ -1,7 +1,8 @@
 /* mmvmamba::ConvSiLU, the depthwise convolution with SiLU of conv.h in float32.
  *
- * Inputs: x (b, H, W, e), weight (K, e, rows, columns) and optionally bias (K, e). Output: (b, K, H, W, e). Attributes:
- * version, left (for each of the K kernels, its number of columns to the left of a position).
+ * Inputs: x (b, H, W, e), weight (K, e, rows, columns) and optionally bias (K, e). Output: (b, H, W, e) for one
+ * kernel, else (b, K, H, W, e). Attributes: version, left (for each of the K kernels, its number of columns to the left
+ * of a position).
  */
 #include <stdio.h>
 
@@ -10,7 +11,7 @@
 enum { X, WEIGHT, BIAS, INPUTS };
 
 static const char *const NAMES[INPUTS] = {"x", "weight", "bias"};
-static const signature CONV = {"ConvSiLU", NAMES, INPUTS, BIAS};
+static const signature CONV = {"ConvSiLU", NAMES, INPUTS, BIAS, 1};
 
 typedef struct {
     const OrtApi *api;
@@ -70,7 +71,8 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     const int64_t *x = in[X].shape, *weight = in[WEIGHT].shape;
     int64_t shape[] = {x[0], weight[0], x[1], x[2], x[3]};
     float *y;
-    TRY(create_output(api, context, shape, 5, &y));
+    if (weight[0] == 1) TRY(create_output(api, context, 0, x, 4, &y));
+    else TRY(create_output(api, context, 0, shape, 5, &y));
     if (!x[0]) return NULL;
     session_pool session = session_pool_of(api, context);
     int failed = conv_forward(&(conv_args){
@@ -97,13 +99,14 @@ static OrtStatus *infer(const OrtCustomOp *op, OrtShapeInferContext *context) {
     inferred x, weight;
     TRY(inferred_input(api, context, X, &x));
     TRY(inferred_input(api, context, WEIGHT, &weight));
-    if (x.rank != 4 || weight.rank != 4) return NULL; /* compute() raises the error */
+    if (x.rank != 4 || weight.rank != 4 || weight.size[0] < 0) return NULL; /* compute() raises an error, if any */
+    if (weight.size[0] == 1) return infer_output(api, context, 0, &x);
     inferred y = {
         .rank = 5,
         .size = {x.size[0], weight.size[0], x.size[1], x.size[2], x.size[3]},
         .name = {x.name[0], weight.name[0], x.name[1], x.name[2], x.name[3]},
     };
-    return infer_output(api, context, &y);
+    return infer_output(api, context, 0, &y);
 }
 
 operator conv_silu_operator(const OrtApi *api) {

@@ -11,13 +11,15 @@ static const signature *signature_of(const OrtCustomOp *op) { return ((const ope
 static const char *name_of(const OrtCustomOp *op) { return signature_of(op)->name; }
 static const char *provider_of(const OrtCustomOp *op) { return (void)op, NULL; /* the CPU */ }
 static size_t input_count(const OrtCustomOp *op) { return signature_of(op)->count; }
-static size_t output_count(const OrtCustomOp *op) { return (void)op, 1; }
+static size_t output_count(const OrtCustomOp *op) { return signature_of(op)->outputs; }
 static int tensor_type(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_FLOAT; }
 static int memory_type(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_MEMORY_DEFAULT; }
 static int is_optional(const OrtCustomOp *op, size_t index) {
     return index < signature_of(op)->required ? ORT_INPUT_REQUIRED : ORT_INPUT_OPTIONAL;
 }
-static int is_required(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_INPUT_REQUIRED; }
+static int is_optional_output(const OrtCustomOp *op, size_t index) {
+    return (void)op, index ? ORT_INPUT_OPTIONAL : ORT_INPUT_REQUIRED;
+}
 static int one(const OrtCustomOp *op) { return (void)op, 1; }
 static int any_version(const OrtCustomOp *op) { return (void)op, INT_MAX; } /* check_version() has a better error */
 
@@ -35,7 +37,7 @@ operator operator_of(const signature *signature, const OrtApi *api) {
                 .GetOutputType = tensor_type,
                 .GetOutputTypeCount = output_count,
                 .GetInputCharacteristic = is_optional,
-                .GetOutputCharacteristic = is_required,
+                .GetOutputCharacteristic = is_optional_output,
                 .GetInputMemoryType = memory_type,
                 .GetVariadicInputMinArity = one,
                 .GetVariadicInputHomogeneity = one,
@@ -46,6 +48,8 @@ operator operator_of(const signature *signature, const OrtApi *api) {
             },
     };
 }
+
+void destroy_nothing(void *kernel) { (void)kernel; }
 
 /* ---- errors ---- */
 
@@ -79,6 +83,14 @@ OrtStatus *check_version(const OrtApi *api, const signature *s, const OrtKernelI
                    "the file contains version %lld of this operator, but the library implements version %d; export the "
                    "model again, or use the library of the mmvmamba that exported it.",
                    (long long)version, OPERATORS_VERSION);
+}
+
+OrtStatus *read_integer(const OrtApi *api, const signature *s, const OrtKernelInfo *info, const char *name,
+                        int64_t *value) {
+    OrtStatus *missing = ORT_CALL(api, KernelInfoGetAttribute_int64)(info, name, value);
+    if (!missing) return NULL;
+    ORT_CALL(api, ReleaseStatus)(missing);
+    return invalid(api, s, "the attribute %s is missing or not an integer.", name);
 }
 
 OrtStatus *read_integers(const OrtApi *api, const signature *s, const OrtKernelInfo *info, const char *name,
@@ -144,11 +156,11 @@ OrtStatus *read_inputs(const OrtApi *api, const signature *s, OrtKernelContext *
     return NULL;
 }
 
-OrtStatus *create_output(const OrtApi *api, OrtKernelContext *context, const int64_t *shape, size_t rank,
+OrtStatus *create_output(const OrtApi *api, OrtKernelContext *context, size_t index, const int64_t *shape, size_t rank,
                          float **data) {
     OrtValue *value;
     void *memory;
-    TRY(ORT_CALL(api, KernelContext_GetOutput)(context, 0, shape, rank, &value));
+    TRY(ORT_CALL(api, KernelContext_GetOutput)(context, index, shape, rank, &value));
     TRY(ORT_CALL(api, GetTensorMutableData)(value, &memory));
     *data = memory;
     return NULL;
@@ -159,6 +171,22 @@ OrtStatus *check_shape(const OrtApi *api, const signature *s, const tensor *t, c
     if (!t->data || (t->rank == rank && !memcmp(t->shape, shape, rank * sizeof *shape))) return NULL;
     return invalid(api, s, "%s has the shape %s, expected %s for %s.", t->name, describe(t->shape, t->rank).text,
                    describe(shape, rank).text, context);
+}
+
+OrtStatus *read_rows(const OrtApi *api, const signature *s, const tensor *x, int64_t *rows, int64_t *channels) {
+    if (!x->rank || x->rank > MAX_RANK || !x->shape[x->rank - 1])
+        return invalid(api, s, "%s is %s, expected 1 to %d dimensions and at least one channel.", x->name,
+                       describe(x->shape, x->rank).text, MAX_RANK);
+    *channels = x->shape[x->rank - 1];
+    *rows = 1;
+    for (size_t i = 0; i + 1 < x->rank; i++) *rows *= x->shape[i];
+    return NULL;
+}
+
+OrtStatus *check_channels(const OrtApi *api, const signature *s, const tensor *t, const tensor *x) {
+    char context[200];
+    snprintf(context, sizeof context, "%s %s", x->name, describe(x->shape, x->rank).text);
+    return check_shape(api, s, t, &x->shape[x->rank - 1], 1, context);
 }
 
 scan_map map_of(const void *data, const int64_t *shape, size_t rank) {
@@ -187,23 +215,31 @@ OrtStatus *inferred_input(const OrtApi *api, const OrtShapeInferContext *context
     return ORT_CALL(api, GetSymbolicDimensions)(info, shape->name, rank);
 }
 
-static OrtStatus *set_output(const OrtApi *api, const OrtShapeInferContext *context, const inferred *shape,
-                             OrtTensorTypeAndShapeInfo *info) {
+static OrtStatus *set_output(const OrtApi *api, const OrtShapeInferContext *context, size_t index,
+                             const inferred *shape, OrtTensorTypeAndShapeInfo *info) {
     TRY(ORT_CALL(api, SetTensorElementType)(info, ORT_FLOAT));
     TRY(ORT_CALL(api, SetDimensions)(info, shape->size, shape->rank));
     TRY(ORT_CALL(api, SetSymbolicDimensions)(info, (const char **)shape->name, shape->rank));
-    return ORT_CALL(api, ShapeInferContext_SetOutputTypeShape)(context, 0, info);
+    return ORT_CALL(api, ShapeInferContext_SetOutputTypeShape)(context, index, info);
 }
 
 /* The interface cannot express a size that has neither a value nor a name, so such an output has no inferred shape. */
-OrtStatus *infer_output(const OrtApi *api, const OrtShapeInferContext *context, const inferred *shape) {
+OrtStatus *infer_output(const OrtApi *api, const OrtShapeInferContext *context, size_t index, const inferred *shape) {
     for (size_t i = 0; i < shape->rank; i++)
         if (shape->size[i] < 0 && !*shape->name[i]) return NULL;
     OrtTensorTypeAndShapeInfo *info;
     TRY(ORT_CALL(api, CreateTensorTypeAndShapeInfo)(&info));
-    OrtStatus *status = set_output(api, context, shape, info);
+    OrtStatus *status = set_output(api, context, index, shape, info);
     ORT_CALL(api, ReleaseTensorTypeAndShapeInfo)(info);
     return status;
+}
+
+OrtStatus *infer_shape_of_first_input(const OrtCustomOp *op, OrtShapeInferContext *context) {
+    const operator *o = (const operator *)op;
+    inferred x;
+    TRY(inferred_input(o->api, context, 0, &x));
+    for (size_t i = 0; x.rank && i < o->signature->outputs; i++) TRY(infer_output(o->api, context, i, &x));
+    return NULL;
 }
 
 /* ---- threads ---- */

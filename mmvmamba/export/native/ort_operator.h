@@ -6,19 +6,21 @@
 
 #include "conv.h"
 #include "ort_abi.h"
+#include "rowwise.h"
 #include "scan.h"
 
 /* The version of the operators' inputs, attributes and results. The exporter writes it into each node as the attribute
  * `version`, so a file from an incompatible version raises an error. See onnx_operators.py. */
-#define OPERATORS_VERSION 1
+#define OPERATORS_VERSION 2
 
 #define MAX_RANK 5
 
-/* Name and number of inputs of an operator. The inputs after the first `required` ones are optional. */
+/* Name, inputs and number of outputs of an operator. The inputs after the first `required` ones and the outputs after
+ * the first one are optional. */
 typedef struct {
     const char *name;
     const char *const *inputs;
-    size_t count, required;
+    size_t count, required, outputs;
 } signature;
 
 /* An operator as registered with onnxruntime. */
@@ -30,9 +32,12 @@ typedef struct {
 
 operator selective_scan_operator(const OrtApi *api);
 operator conv_silu_operator(const OrtApi *api);
+operator bias_gelu_operator(const OrtApi *api);
+operator add_norm_operator(const OrtApi *api);
 
 /* Callbacks that do not depend on the operator. */
 operator operator_of(const signature *signature, const OrtApi *api);
+void destroy_nothing(void *kernel);
 
 /* ---- errors ---- */
 
@@ -50,6 +55,8 @@ OrtStatus *out_of_memory(const OrtApi *api, const signature *s);
 /* ---- attributes ---- */
 
 OrtStatus *check_version(const OrtApi *api, const signature *s, const OrtKernelInfo *info);
+OrtStatus *read_integer(const OrtApi *api, const signature *s, const OrtKernelInfo *info, const char *name,
+                        int64_t *value);
 
 /* Reads a list of integers into memory that the caller frees. */
 OrtStatus *read_integers(const OrtApi *api, const signature *s, const OrtKernelInfo *info, const char *name,
@@ -66,11 +73,18 @@ typedef struct {
 
 /* Reads all inputs of the node, each in float32 and contiguous. */
 OrtStatus *read_inputs(const OrtApi *api, const signature *s, OrtKernelContext *context, tensor *inputs);
-OrtStatus *create_output(const OrtApi *api, OrtKernelContext *context, const int64_t *shape, size_t rank, float **data);
+OrtStatus *create_output(const OrtApi *api, OrtKernelContext *context, size_t index, const int64_t *shape, size_t rank,
+                         float **data);
 
 /* Returns an error unless the tensor is absent or has this shape. `context` completes the sentence. */
 OrtStatus *check_shape(const OrtApi *api, const signature *s, const tensor *t, const int64_t *shape, size_t rank,
                        const char *context);
+
+/* The rows and channels of x, (..., channels), as a matrix; an error unless there is at least one channel. */
+OrtStatus *read_rows(const OrtApi *api, const signature *s, const tensor *x, int64_t *rows, int64_t *channels);
+
+/* Returns an error unless the tensor is absent or has one value for each channel of x. */
+OrtStatus *check_channels(const OrtApi *api, const signature *s, const tensor *t, const tensor *x);
 
 typedef struct {
     char text[120];
@@ -90,7 +104,10 @@ typedef struct {
 } inferred;
 
 OrtStatus *inferred_input(const OrtApi *api, const OrtShapeInferContext *context, size_t index, inferred *shape);
-OrtStatus *infer_output(const OrtApi *api, const OrtShapeInferContext *context, const inferred *shape);
+OrtStatus *infer_output(const OrtApi *api, const OrtShapeInferContext *context, size_t index, const inferred *shape);
+
+/* For operators whose outputs all have the shape of the first input. */
+OrtStatus *infer_shape_of_first_input(const OrtCustomOp *op, OrtShapeInferContext *context);
 
 /* ---- threads ---- */
 

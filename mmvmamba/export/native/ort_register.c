@@ -4,13 +4,15 @@
 
 #include "ort_operator.h"
 
+enum { OPERATORS = 4 };
+
 /* The operators as registered with one onnxruntime; a process may contain several. Sessions refer to it, so it is freed
  * when the library is unloaded. */
 typedef struct registration registration;
 struct registration {
     const OrtApi *api;
     OrtCustomOpDomain *domain;
-    operator scan, conv;
+    operator operators[OPERATORS];
     registration *next;
 };
 
@@ -30,8 +32,8 @@ __attribute__((destructor)) static void release_all(void) {
 
 static OrtStatus *fill(registration *r) {
     TRY(ORT_CALL(r->api, CreateCustomOpDomain)("mmvmamba", &r->domain));
-    TRY(ORT_CALL(r->api, CustomOpDomain_Add)(r->domain, &r->scan.op));
-    return ORT_CALL(r->api, CustomOpDomain_Add)(r->domain, &r->conv.op);
+    for (int i = 0; i < OPERATORS; i++) TRY(ORT_CALL(r->api, CustomOpDomain_Add)(r->domain, &r->operators[i].op));
+    return NULL;
 }
 
 /* Before 1.25, onnxruntime crashes in the shape inference of a node that lacks an optional input. */
@@ -45,8 +47,10 @@ static OrtStatus *find_or_create(const OrtApi *api, const OrtApiBase *base, regi
         if (r->api == api) return *found = r, NULL;
     registration *r = calloc(1, sizeof *r);
     if (!r) return ORT_CALL(api, CreateStatus)(ORT_FAIL, "mmvmamba: not enough memory to register the operators.");
-    *r = (registration){.api = api, .scan = selective_scan_operator(api), .conv = conv_silu_operator(api)};
-    if (!infers_shapes(base)) r->scan.op.InferOutputShapeFn = r->conv.op.InferOutputShapeFn = NULL;
+    *r = (registration){.api = api,
+                        .operators = {selective_scan_operator(api), conv_silu_operator(api), bias_gelu_operator(api),
+                                      add_norm_operator(api)}};
+    for (int i = 0; i < OPERATORS && !infers_shapes(base); i++) r->operators[i].op.InferOutputShapeFn = NULL;
     OrtStatus *status = fill(r);
     if (status) {
         release(r);

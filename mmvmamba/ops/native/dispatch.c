@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "conv.h"
+#include "rowwise.h"
 #include "scan.h"
 
 #ifndef EXPORT /* empty in libraries that contain the kernels for their own use */
@@ -44,3 +45,5 @@ EXPORT int scan_forward(const scan_args *args) { return kernels()->forward(args)
 EXPORT int scan_backward(const scan_args *args) { return kernels()->backward(args); }
 EXPORT int conv_forward(const conv_args *args) { return kernels()->conv_forward(args); }
 EXPORT int conv_backward(const conv_args *args) { return kernels()->conv_backward(args); }
+EXPORT void bias_gelu(const gelu_args *args) { kernels()->bias_gelu(args); }
+EXPORT void add_norm(const norm_args *args) { kernels()->add_norm(args); }

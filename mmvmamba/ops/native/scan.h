@@ -91,14 +91,19 @@ typedef struct {
 } scan_args;
 
 typedef struct conv_args conv_args; /* conv.h */
+typedef struct gelu_args gelu_args; /* rowwise.h */
+typedef struct norm_args norm_args;
 
-/* The kernels for one instruction set. Each returns 0 on success and 1 if it cannot allocate memory. */
+/* The kernels for one instruction set. A kernel returns 0 on success and 1 if it cannot allocate memory, or nothing if it
+ * needs no memory. */
 typedef struct {
     const char *name;
     int (*forward)(const scan_args *);
     int (*backward)(const scan_args *);
     int (*conv_forward)(const conv_args *);
     int (*conv_backward)(const conv_args *);
+    void (*bias_gelu)(const gelu_args *);
+    void (*add_norm)(const norm_args *);
 } scan_kernels;
 
 extern const scan_kernels scan_baseline, scan_avx2, scan_avx512;
