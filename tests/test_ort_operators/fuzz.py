@@ -15,9 +15,10 @@ from mmvmamba.ops.scan import native as native_scan
 from mmvmamba.ops.scan.scan_inputs import ScanInputs
 from tests.test_ops.cases import scan_inputs
 
-from .single_node import CONV, SCAN, convolve, scan
+from .rowwise import agrees, expected_gelu, expected_norm
+from .single_node import CONV, GELU, NORM, SCAN, convolve, gelu, norm, scan, scan_tensors
 
-ERROR = re.compile(r'mmvmamba::(SelectiveScan2D|ConvSiLU): (the attribute )?(\w+) [^\n]+\.$')
+ERROR = re.compile(r'mmvmamba::(SelectiveScan2D|ConvSiLU|BiasGelu|AddNorm): (the attribute )?(\w+) [^\n]+\.$')
 
 
 def scan_case(draw):
@@ -38,8 +39,9 @@ def scan_case(draw):
         dtype=torch.float32,
         seed=draw.randrange(1000),
     )
-    tensors = [named[name] for name in SCAN[1]]
-    expected = native_scan.selective_scan_2d(ScanInputs(*tensors, codes, True), torch.float32)
+    inputs = [named[name] for name in ('x', 'dt', 'A', 'B', 'C', 'D', 'dt_bias', 'dt_weight')]
+    expected = native_scan.selective_scan_2d(ScanInputs(*inputs, codes, True), torch.float32)
+    tensors = scan_tensors(*inputs, side_by_side=draw.random() < 0.5)
     return lambda tensors, **options: scan(tensors, codes, True, **options), SCAN[1], tensors, expected
 
 
@@ -53,19 +55,36 @@ def conv_case(draw):
     return lambda tensors, **options: convolve(tensors, left, **options), CONV[1], tensors, expected
 
 
+def rows(draw):
+    """Returns a map of 1 to 4 dimensions."""
+    return torch.randn([draw.choice((0, 1, 2, 9)) for _ in range(draw.randrange(4))] + [draw.randint(1, 70)])
+
+
+def gelu_case(draw):
+    x = rows(draw)
+    tensors = [x, torch.randn(x.shape[-1])]
+    return gelu, GELU[1], tensors, expected_gelu(*tensors)
+
+
+def norm_case(draw):
+    x, rms = rows(draw), draw.random() < 0.5
+    vectors = [torch.randn(x.shape[-1]) if i == 0 or draw.random() < 0.5 else None for i in range(3)]
+    residual = torch.randn_like(x) if draw.random() < 0.5 else None
+    tensors = [x, *vectors[:2], residual, vectors[2]]
+    return lambda tensors, **options: norm(tensors, rms, **options), NORM[1], tensors, expected_norm(*tensors, rms)
+
+
 def damage(draw, name, tensor):
     """Returns the tensor with a shape that no valid call has, for any shapes of the other inputs."""
     shape = list(tensor.shape)
     # the batch and the size of x determine those of the other inputs, and the kernel size is free
-    axes = {'x': [len(shape) - 1], 'weight': [0, 1]}.get(name, range(len(shape)))
+    axes = {'x': [len(shape) - 1], 'weight': range(min(2, len(shape)))}.get(name, range(len(shape)))
     axis = draw.choice(list(axes))
     change = draw.choice(('remove', 'add', 'larger', 'zero'))
-    if change == 'remove':
-        del shape[axis]
-        if name == 'x' and len(shape) == 4:  # (b, K, H, W, d) became a shared map
-            shape = shape[:2]
+    if change == 'remove':  # without its last dimension, no map has a valid shape for any operator
+        shape = [] if name == 'x' else shape[:-1]
     elif change == 'add':
-        shape = [1, 1, *shape]
+        shape = [1, 1, 1, 1, 1, *shape]
     elif change == 'larger' or not shape[axis]:  # the batch of an empty input is zero already
         shape[axis] += draw.randint(1, 3)
     else:
@@ -79,10 +98,10 @@ def run_case(draw, threads=1, library=None):
     Raises:
         AssertionError: a result or an error message is wrong.
     """
-    call, names, tensors, expected = draw.choice((scan_case, conv_case))(draw)
+    call, names, tensors, expected = draw.choice((scan_case, conv_case, gelu_case, norm_case))(draw)
     if draw.random() < 0.4:
         y = call(tensors, threads=threads, library=library)
-        assert torch.equal(y, expected), f'{[None if t is None else tuple(t.shape) for t in tensors]}'
+        assert agrees(y, expected), f'{[None if t is None else tuple(t.shape) for t in tensors]}'
         return 'right'
     damaged = draw.choice([name for name, t in zip(names, tensors) if t is not None])
     tensors = [damage(draw, name, t) if name == damaged else t for name, t in zip(names, tensors)]

@@ -7,18 +7,20 @@ from onnx import TensorProto, helper
 from mmvmamba.export import custom_op_library
 from mmvmamba.export.onnx_operators import VERSION
 
-SCAN = ('SelectiveScan2D', ('x', 'dt', 'A', 'B', 'C', 'D', 'dt_bias', 'dt_weight'))
+SCAN = ('SelectiveScan2D', ('x', 'projected', 'A', 'D', 'dt_bias', 'dt_weight'))
 CONV = ('ConvSiLU', ('x', 'weight', 'bias'))
+GELU = ('BiasGelu', ('x', 'bias'))
+NORM = ('AddNorm', ('x', 'weight', 'shift', 'residual', 'bias'))
 
 
-def node_model(operator, tensors, shapes=None, out_shape=None, types=None, **attributes):
+def node_model(operator, tensors, shapes=None, types=None, outputs=('y',), **attributes):
     """Returns the bytes of a model. `tensors` are the inputs in order, None for a missing one."""
     name, inputs = operator
     present = [i for i, t in zip(inputs, tensors) if t is not None]
     node = helper.make_node(
         name,
         [i if i in present else '' for i in inputs],
-        ['y'],
+        outputs,
         domain='mmvmamba',
         **{'version': VERSION} | {key: value for key, value in attributes.items() if value is not None},
     )
@@ -29,7 +31,7 @@ def node_model(operator, tensors, shapes=None, out_shape=None, types=None, **att
             helper.make_tensor_value_info(i, (types or {}).get(i, TensorProto.FLOAT), (shapes or {}).get(i))
             for i in present
         ],
-        [helper.make_tensor_value_info('y', TensorProto.FLOAT, out_shape)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None) for output in outputs],
     )
     opsets = [helper.make_opsetid('', 20), helper.make_opsetid('mmvmamba', 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
@@ -44,9 +46,18 @@ def session(model, threads=1, library=None):
 
 
 def run(model, operator, tensors, threads=1, library=None):
+    """Returns the output, or the list of outputs if there are several."""
     feed = {i: t.contiguous().numpy() for i, t in zip(operator[1], tensors) if t is not None}
-    [y] = session(model, threads, library).run(None, feed)
-    return torch.from_numpy(y)
+    outputs = [torch.from_numpy(y) for y in session(model, threads, library).run(None, feed)]
+    return outputs if len(outputs) > 1 else outputs[0]
+
+
+def scan_tensors(x, dt, A, B, C, D, dt_bias, dt_weight, side_by_side=False):
+    """Converts the inputs of the PyTorch operator to those of the node."""
+    projected = torch.cat([dt, B, C], -1)  # (b, K, H, W, c)
+    if side_by_side:
+        projected = projected.permute(0, 2, 3, 1, 4).flatten(3)
+    return [x, projected, A, D, dt_bias, dt_weight]
 
 
 def scan(tensors, codes, softplus, **options):
@@ -54,4 +65,16 @@ def scan(tensors, codes, softplus, **options):
 
 
 def convolve(tensors, left, **options):
-    return run(node_model(CONV, tensors, left=left), CONV, tensors, **options)
+    """Returns (b, K, H, W, e) also for one kernel."""
+    y = run(node_model(CONV, tensors, left=left), CONV, tensors, **options)
+    return y if len(left) > 1 else y.unsqueeze(1)
+
+
+def gelu(tensors, **options):
+    return run(node_model(GELU, tensors), GELU, tensors, **options)
+
+
+def norm(tensors, rms, with_sum=False, **options):
+    outputs = ('y', 'sum') if with_sum else ('y',)
+    model = node_model(NORM, tensors, outputs=outputs, rms=int(rms), epsilon=1e-5)
+    return run(model, NORM, tensors, **options)

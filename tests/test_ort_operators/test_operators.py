@@ -22,7 +22,8 @@ from tests.test_ops import test_depthwise_conv, test_native
 from tests.test_ops.test_native import isa  # noqa: F401  (a fixture)
 
 from .fuzz import ERROR, run_case
-from .single_node import CONV, SCAN, convolve, node_model, scan, session
+from .rowwise import agrees, expected_gelu, expected_norm
+from .single_node import CONV, GELU, NORM, SCAN, convolve, gelu, node_model, norm, scan, scan_tensors, session
 
 pytestmark = pytest.mark.skipif(native.unavailable_reason() is not None, reason=str(native.unavailable_reason()))
 
@@ -33,8 +34,10 @@ def test_scan_equals_the_pytorch_operator_for_any_number_of_threads(name):
     """The results are identical, because the arithmetic does not depend on the threads or the strides."""
     inputs, codes, softplus = test_native.case(**test_native.CASES[name])
     expected = native_scan.selective_scan_2d(ScanInputs(*inputs, codes, softplus), torch.float32)
-    for threads in (1, 2, 4):
-        assert torch.equal(scan(inputs, codes, softplus, threads=threads), expected)
+    for side_by_side in (False, True):
+        tensors = scan_tensors(*inputs, side_by_side)
+        for threads in (1, 2, 4):
+            assert torch.equal(scan(tensors, codes, softplus, threads=threads), expected)
 
 
 @pytest.mark.usefixtures('isa')
@@ -48,8 +51,63 @@ def test_convolution_equals_the_pytorch_operator_for_any_number_of_threads(name)
             assert torch.equal(convolve(tensors, left, threads=threads), expected)
 
 
+ROWS = dict(
+    one_vector=(16,),
+    part_of_a_vector=(3, 5),
+    a_vector_and_a_part=(2, 3, 18),
+    several_blocks=(7, 5, 13, 37),
+    longer_than_a_block=(3, 17000),
+    five_dimensions=(2, 1, 3, 2, 96),
+    no_rows=(0, 8),
+)
+
+
+@pytest.mark.usefixtures('isa')
+@pytest.mark.parametrize('shape', ROWS.values(), ids=ROWS)
+def test_gelu_with_bias_equals_float64_for_any_number_of_threads(shape):
+    tensors = [3 * torch.randn(shape), torch.randn(shape[-1])]
+    y = gelu(tensors)
+    assert agrees(y, expected_gelu(*tensors))
+    assert all(torch.equal(gelu(tensors, threads=threads), y) for threads in (2, 4))
+
+
+@pytest.mark.usefixtures('isa')
+def test_gelu_is_accurate_everywhere():
+    x = torch.cat(
+        [torch.linspace(-14, 14, 200001), torch.tensor([0.0, -0.0, 1e-30, 1e30, -1e30, torch.inf, -torch.inf])]
+    )
+    y, exact = gelu([x[:, None], torch.zeros(1)])[:, 0].double(), x.double() * torch.special.ndtr(x.double())
+    exact[-1] = 0  # -infinity * 0
+    assert ((y - exact).abs() / x.abs().double().clamp(1e-3, 1e30))[x.isfinite()].max() < 2e-7
+    tail = (-5 < x) & (x < 0)
+    assert ((y - exact).abs() / exact.abs())[tail].max() < 1e-5
+    assert y[-2] == torch.inf and y[-1] == 0
+    assert gelu([torch.full((1, 3), torch.nan), torch.zeros(3)]).isnan().all()
+
+
+@pytest.mark.usefixtures('isa')
+@pytest.mark.parametrize('rms', [False, True])
+@pytest.mark.parametrize('shape', ROWS.values(), ids=ROWS)
+def test_norm_equals_float64_for_any_number_of_threads(shape, rms):
+    x, weight, shift, residual, bias = (
+        0.5 + torch.randn(size) for size in (shape, shape[-1:], shape[-1:], shape, shape[-1:])
+    )
+    for added in ((None, None), (residual, None), (None, bias), (residual, bias)):
+        for tensors in ([x, weight, shift, *added], [x, weight, None, *added]):
+            assert agrees(norm(tensors, rms), expected_norm(*tensors, rms))
+        if added != (None, None):
+            outputs = norm(tensors, rms, with_sum=True)
+            for y, expected in zip(outputs, expected_norm(*tensors, rms, with_sum=True), strict=True):
+                assert agrees(y, expected)
+            for threads in (2, 4):
+                again = norm(tensors, rms, with_sum=True, threads=threads)
+                assert all(torch.equal(y, expected) for y, expected in zip(again, outputs, strict=True))
+
+
 def scan_case(**options):
-    return test_native.case(2, 5, 7, 18, 2, test_native.CROSS, **options)
+    """Returns the tensors of a node, the traversal codes, and whether softplus is applied."""
+    inputs, codes, softplus = test_native.case(2, 5, 7, 18, 2, test_native.CROSS, **options)
+    return scan_tensors(*inputs), codes, softplus
 
 
 def test_repeated_runs_of_a_session_are_identical():
@@ -65,9 +123,16 @@ def test_output_shapes_are_inferred_from_named_sizes():
     for shape in (['batch', 4, 'height', 'width', 18], ['batch', 'height', 'width', 18]):
         model = node_model(SCAN, inputs, codes=codes, softplus=1, shapes=dict(x=shape))
         assert session(model).get_outputs()[0].shape == ['batch', 'height', 'width', 18]
+    shape = ['batch', 5, 'width', 8]
     tensors = [torch.empty(1, 5, 7, 8), torch.empty(2, 8, 3, 3), None]
-    model = node_model(CONV, tensors, left=[1, 1], shapes=dict(x=['batch', 5, 'width', 8], weight=[2, 8, 3, 3]))
+    model = node_model(CONV, tensors, left=[1, 1], shapes=dict(x=shape, weight=[2, 8, 3, 3]))
     assert session(model).get_outputs()[0].shape == ['batch', 2, 5, 'width', 8]
+    model = node_model(CONV, tensors, left=[1], shapes=dict(x=shape, weight=[1, 8, 3, 3]))
+    assert session(model).get_outputs()[0].shape == shape
+    assert session(node_model(GELU, [torch.empty(1)] * 2, shapes=dict(x=shape))).get_outputs()[0].shape == shape
+    tensors, outputs = [torch.empty(1)] * 5, ('y', 'sum')
+    model = node_model(NORM, tensors, outputs=outputs, rms=0, epsilon=0.1, shapes=dict(x=shape))
+    assert [output.shape for output in session(model).get_outputs()] == [shape, shape]
 
 
 def error_of(call, *arguments, **options):
@@ -93,17 +158,24 @@ def edited(tensors, index, shape):
         (
             0,
             (2, 5, 7, 17),
-            'A has the shape (4, 18, 2), expected (4, 17, 2) for x (2, 5, 7, 17), A (4, 18, 2), dt (2, 4, 5, 7, 3) and '
+            'A has the shape (4, 18, 2), expected (4, 17, 2) for x (2, 5, 7, 17), A (4, 18, 2), a rank of 3 and '
             '4 traversals.',
         ),
         (
-            3,
+            1,
             (2, 4, 5, 7, 1),
-            'B has the shape (2, 4, 5, 7, 1), expected (2, 4, 5, 7, 2) for x (2, 5, 7, 18), A (4, 18, 2), '
-            'dt (2, 4, 5, 7, 3) and 4 traversals.',
+            'projected has the shape (2, 4, 5, 7, 1), expected (2, 4, 5, 7, 7) for x (2, 5, 7, 18), A (4, 18, 2), '
+            'a rank of 3 and 4 traversals.',
+        ),
+        (
+            1,
+            (2, 5, 7, 7),
+            'projected has the shape (2, 5, 7, 7), expected (2, 5, 7, 28) for x (2, 5, 7, 18), A (4, 18, 2), '
+            'a rank of 3 and 4 traversals.',
         ),
         (2, (4, 18), 'A is (4, 18), expected (K, d, n).'),
-        (2, (4, 18, 0), 'A is (4, 18, 0) and dt (2, 4, 5, 7, 3), expected a state size and a rank of at least 1.'),
+        (2, (4, 18, 0), 'A is (4, 18, 0) and dt_weight (4, 18, 3), expected a state size and a rank of at least 1.'),
+        (5, (4, 18, 0), 'A is (4, 18, 2) and dt_weight (4, 18, 0), expected a state size and a rank of at least 1.'),
     ],
 )
 def test_wrong_scan_inputs_raise_one_sentence(index, shape, message):
@@ -133,11 +205,32 @@ def test_wrong_convolution_inputs_raise_one_sentence(index, shape, message):
 
 
 @pytest.mark.parametrize(
+    'index, shape, message',
+    [
+        (0, (), 'x is (), expected 1 to 5 dimensions and at least one channel.'),
+        (0, (2, 0), 'x is (2, 0), expected 1 to 5 dimensions and at least one channel.'),
+        (0, (1,) * 6, 'x is of rank 6, expected 1 to 5 dimensions and at least one channel.'),
+        (1, (7,), 'weight has the shape (7,), expected (8,) for x (2, 8).'),
+        (3, (1, 8), 'residual has the shape (1, 8), expected (2, 8) for x.'),
+        (4, (1, 8), 'bias has the shape (1, 8), expected (8,) for x (2, 8).'),
+    ],
+)
+def test_wrong_norm_inputs_raise_one_sentence(index, shape, message):
+    tensors = [torch.zeros(size) for size in ((2, 8), (8,), (8,), (2, 8), (8,))]
+    assert error_of(norm, edited(tensors, index, shape), False) == f'mmvmamba::AddNorm: {message}'
+
+
+def test_norm_with_an_unnecessary_sum_raises_one_sentence():
+    found = error_of(norm, [torch.zeros(2, 8), torch.zeros(8), None, None, None], False, with_sum=True)
+    assert found == 'mmvmamba::AddNorm: the node has the output sum, but nothing is added to x.'
+
+
+@pytest.mark.parametrize(
     'attributes, message',
     [
         (
-            dict(version=2),
-            'the file contains version 2 of this operator, but the library implements version 1; export the model '
+            dict(version=1),
+            'the file contains version 1 of this operator, but the library implements version 2; export the model '
             'again, or use the library of the mmvmamba that exported it.',
         ),
         (dict(version='1'), 'the attribute version is missing or not an integer; export the model again.'),
@@ -188,7 +281,7 @@ def limited_memory(megabytes):
 def test_lack_of_memory_raises_an_error():
     """The scan pads one channel to 16, in 256 MiB; the convolution prepares 256 tiles with a halo of 63, in 350 MiB."""
     size = (1, 1, 2048, 2048, 1)
-    inputs = [torch.zeros(shape) for shape in (size[1:], size, (1, 1, 1), size, size)] + [None] * 3
+    inputs = [torch.zeros(shape) for shape in (size[1:], (*size[:-1], 3), (1, 1, 1))] + [None] * 3
     opened = session(node_model(SCAN, inputs, codes=[0], softplus=1))
     feed = {name: t.numpy() for name, t in zip(SCAN[1], inputs) if t is not None}
     with limited_memory(150), pytest.raises(Exception, match='mmvmamba::SelectiveScan2D: not enough memory for'):

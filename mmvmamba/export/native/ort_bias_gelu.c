@@ -26,12 +26,8 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
     TRY(create_output(api, context, 0, in[X].shape, in[X].rank, &y));
     session_pool session = session_pool_of(api, context);
     if (rows)
-        bias_gelu(&(gelu_args){.pool = &session.pool,
-                               .rows = rows,
-                               .channels = channels,
-                               .x = in[X].data,
-                               .bias = in[BIAS].data,
-                               .y = y});
+        bias_gelu(&(gelu_args){
+            .pool = &session.pool, .rows = rows, .channels = channels, .x = in[X].data, .bias = in[BIAS].data, .y = y});
     return session.status;
 }
 

@@ -69,8 +69,8 @@ static OrtStatus *check(const scan_kernel *k, const tensor *in) {
         return invalid(api, &SCAN, "A is %s and dt_weight %s, expected a state size and a rank of at least 1.",
                        describe(in[A].shape, 3).text, describe(in[DT_WEIGHT].shape, in[DT_WEIGHT].rank).text);
     char context[450];
-    snprintf(context, sizeof context, "x %s, A %s, a rank of %lld and %lld traversals", describe(x->shape, x->rank).text,
-             describe(in[A].shape, 3).text, (long long)r, (long long)K);
+    snprintf(context, sizeof context, "x %s, A %s, a rank of %lld and %lld traversals",
+             describe(x->shape, x->rank).text, describe(in[A].shape, 3).text, (long long)r, (long long)K);
     TRY(check_shape(api, &SCAN, &in[A], (int64_t[]){K, d, n}, 3, context));
     if (x->rank == 5) TRY(check_shape(api, &SCAN, x, (int64_t[]){b, K, H, W, d}, 5, context));
     int64_t side_by_side[] = {b, H, W, K * c}, stacked[] = {b, K, H, W, c};
