@@ -4,7 +4,7 @@ onnxruntime runs such a file with the library of `custom_op_library`. Its C sour
 """
 
 # onnxscript's types are not those of the translated functions.
-# pyright: reportCallIssue=false, reportReturnType=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 
 from collections.abc import Sequence
 
