@@ -56,9 +56,8 @@ def start(arguments: list[str]) -> tuple[subprocess.Popen, int, float]:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     begin = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, str(SERVICE), *arguments, '--port', str(port)], stderr=subprocess.DEVNULL
-    )
+    command = [sys.executable, str(SERVICE), *arguments, '--port', str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         try:
             send(urllib.request.Request(f'http://127.0.0.1:{port}/health'))

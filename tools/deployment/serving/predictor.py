@@ -46,8 +46,12 @@ class Predictor:
                 options.register_custom_ops_library(operators)
             self.session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
         except Exception as error:  # onnxruntime has many types of errors
-            hint = ': pass its library with --operators' if 'mmvmamba' in str(error) and not operators else ''
-            raise ValueError(f'onnxruntime cannot open {path}{hint} ({" ".join(str(error).split())[:300]})') from error
+            reason = ' '.join(str(error).split())[:300]
+            if 'mmvmamba' in reason and not operators:
+                raise ValueError(
+                    f'onnxruntime cannot open {path}: pass its library with --operators ({reason})'
+                ) from error
+            raise ValueError(f'onnxruntime cannot open {path} ({reason})') from error
         description = self.session.get_modelmeta().custom_metadata_map.get('mmvmamba')
         if description is None:
             raise ValueError(
