@@ -107,7 +107,7 @@ def main() -> None:
             grown = growth(memory)
             print(
                 f'{clients} clients: {p50} ms (median), {p90} ms (90 %), {p99} ms (99 %), {rate:.1f} images/s; '
-                f'memory {memory[0] / 2**20:.0f} MiB at first, {memory[-1] / 2**20:.0f} at last: {grown:+.2%}',
+                f'memory {statistics.median(memory) / 2**20:.0f} MiB (median), {grown:+.2%}',
                 flush=True,
             )
             results.append(dict(clients=clients, p50=p50, p90=p90, p99=p99, rate=round(rate, 2), memory_growth=grown))
