@@ -27,6 +27,7 @@ pytest.importorskip('onnxscript')
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmseg')
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 SERVING = ROOT / 'tools/deployment/serving'
 
