@@ -1,0 +1,118 @@
+// The entry point of the library: the operators for OpenVINO, and the translation of ONNX nodes of the domain mmvmamba.
+#include "openvino/core/extension.hpp"
+#include "openvino/core/op_extension.hpp"
+#include "openvino/frontend/onnx/extension/conversion.hpp"
+#include "openvino/op/add.hpp"
+#include "openvino/op/constant.hpp"
+#include "openvino/op/divide.hpp"
+#include "openvino/op/gelu.hpp"
+#include "openvino/op/multiply.hpp"
+#include "openvino/op/mvn.hpp"
+#include "openvino/op/power.hpp"
+#include "openvino/op/reduce_mean.hpp"
+#include "openvino/op/sqrt.hpp"
+#include "ov_conv_silu.hpp"
+#include "ov_selective_scan.hpp"
+
+namespace mmvmamba {
+namespace {
+
+using ov::frontend::NodeContext;
+
+template <typename T>
+T attribute(const NodeContext &node, const char *name, const char *sentence) {
+    ov::Any value = node.get_attribute_as_any(name);
+    if (!value.is<T>()) fail(node.get_op_type(), std::string("the attribute ") + name + sentence);
+    return value.as<T>();
+}
+
+int64_t integer(const NodeContext &node, const char *name) {
+    return attribute<int64_t>(node, name, " is missing or not an integer.");
+}
+
+std::vector<int64_t> integers(const NodeContext &node, const char *name) {
+    return attribute<std::vector<int64_t>>(node, name, " must be a list of at least one integer.");
+}
+
+int64_t version(const NodeContext &node) {
+    auto version = attribute<int64_t>(node, "version", " is missing or not an integer; export the model again.");
+    check_version(node.get_op_type(), version);
+    return version;
+}
+
+bool is_null(const ov::Output<ov::Node> &input) { return std::string(input.get_node()->get_type_name()) == "NullNode"; }
+
+// The inputs that the node has, and their names.
+std::pair<ov::OutputVector, std::vector<std::string>> inputs_of(const NodeContext &node,
+                                                               const std::vector<std::string> &names) {
+    std::pair<ov::OutputVector, std::vector<std::string>> found;
+    for (size_t i = 0; i < std::min(names.size(), node.get_input_size()); i++) {
+        ov::Output<ov::Node> input = node.get_input(int(i));
+        if (is_null(input)) continue;
+        found.first.push_back(input);
+        found.second.push_back(names[i]);
+    }
+    return found;
+}
+
+ov::OutputVector scan(const NodeContext &node) {
+    auto [inputs, names] = inputs_of(node, SelectiveScan2D::input_names());
+    return std::make_shared<SelectiveScan2D>(inputs, names, version(node), integers(node, "codes"),
+                                             integer(node, "softplus"))
+        ->outputs();
+}
+
+ov::OutputVector conv(const NodeContext &node) {
+    auto [inputs, names] = inputs_of(node, ConvSiLU::input_names());
+    return std::make_shared<ConvSiLU>(inputs, names, version(node), integers(node, "left"))->outputs();
+}
+
+// ---- operators that OpenVINO runs with its own kernels, and fuses with the matrix products before them ----
+
+using namespace ov::op;
+
+ov::Output<ov::Node> scalar(float value) { return v0::Constant::create(ov::element::f32, {}, {value}); }
+ov::Output<ov::Node> last_axis() { return v0::Constant::create(ov::element::i64, {1}, {-1}); }
+
+// As in ort_bias_gelu.c.
+ov::OutputVector bias_gelu(const NodeContext &node) {
+    version(node);
+    auto sum = std::make_shared<v1::Add>(node.get_input(0), node.get_input(1));
+    return {std::make_shared<v7::Gelu>(sum, GeluApproximationMode::ERF)};
+}
+
+// As in ort_add_norm.c.
+ov::OutputVector add_norm(const NodeContext &node) {
+    version(node);
+    auto epsilon = attribute<double>(node, "epsilon", " is missing or not a float.");
+    auto input = [&](int i) { return i < int(node.get_input_size()) ? node.get_input(i) : ov::Output<ov::Node>(); };
+    auto is_present = [](const ov::Output<ov::Node> &i) { return i.get_node() && !is_null(i); };
+    ov::Output<ov::Node> sum = node.get_input(0), y, weight = node.get_input(1);
+    for (auto term : {input(4), input(3)}) // the bias first
+        if (is_present(term)) sum = std::make_shared<v1::Add>(sum, term);
+    if (integer(node, "rms")) {
+        auto square = std::make_shared<v1::Power>(sum, scalar(2));
+        auto mean = std::make_shared<v1::ReduceMean>(square, last_axis(), true);
+        auto root = std::make_shared<v0::Sqrt>(std::make_shared<v1::Add>(mean, scalar(float(epsilon))));
+        y = std::make_shared<v1::Multiply>(sum, std::make_shared<v1::Divide>(scalar(1), root));
+    } else y = std::make_shared<v6::MVN>(sum, last_axis(), true, float(epsilon), MVNEpsMode::INSIDE_SQRT);
+    y = std::make_shared<v1::Multiply>(y, weight);
+    if (is_present(input(2))) y = std::make_shared<v1::Add>(y, input(2));
+    return {y, sum};
+}
+
+std::shared_ptr<ov::Extension> conversion(const char *name, ov::OutputVector (*convert)(const NodeContext &)) {
+    return std::make_shared<ov::frontend::onnx::ConversionExtension>(name, "mmvmamba", convert);
+}
+
+} // namespace
+} // namespace mmvmamba
+
+OPENVINO_CREATE_EXTENSIONS((std::vector<ov::Extension::Ptr>{
+    std::make_shared<ov::OpExtension<mmvmamba::SelectiveScan2D>>(),
+    std::make_shared<ov::OpExtension<mmvmamba::ConvSiLU>>(),
+    mmvmamba::conversion("SelectiveScan2D", mmvmamba::scan),
+    mmvmamba::conversion("ConvSiLU", mmvmamba::conv),
+    mmvmamba::conversion("BiasGelu", mmvmamba::bias_gelu),
+    mmvmamba::conversion("AddNorm", mmvmamba::add_norm),
+}))
