@@ -109,7 +109,6 @@ onnxruntime_ops = Extension(
     sources=files('*.c', KERNELS, ONNXRUNTIME),
     depends=files('*.[hi]*', KERNELS, ONNXRUNTIME),
     include_dirs=[KERNELS],
-    define_macros=[('EXPORT', '')],
     optional=True,
 )
 

@@ -28,7 +28,7 @@ public:
     }
 
 protected:
-    ov::PartialShape infer(const std::vector<ov::PartialShape> &shapes) const override {
+    std::vector<ov::PartialShape> infer(const std::vector<ov::PartialShape> &shapes) const override {
         ov::PartialShape x = shapes[0], weight = shapes[1];
         auto K = int64_t(m_left.size());
         if (!x.rank().compatible(4)) fail("x is " + describe(x) + ", expected (b, H, W, e).");
@@ -46,10 +46,11 @@ protected:
             if (left < 0 || (weight[3].is_static() && left >= weight[3].get_length()))
                 fail("the attribute left contains " + std::to_string(left) + ", expected 0 to " +
                      std::to_string(weight[3].get_length() - 1) + " for weight " + describe(weight) + ".");
-        return K == 1 ? x : ov::PartialShape{x[0], K, x[1], x[2], x[3]};
+        return {K == 1 ? x : ov::PartialShape{x[0], K, x[1], x[2], x[3]}};
     }
 
-    void compute(const ov::TensorVector &inputs, ov::Tensor &output) const override {
+    void compute(const ov::TensorVector &inputs, ov::TensorVector &outputs) const override {
+        ov::Tensor &output = outputs[0];
         const ov::Shape &x = inputs[0].get_shape(), &weight = inputs[1].get_shape();
         conv_args args = {};
         args.batch = int64_t(x[0]);

@@ -3,14 +3,8 @@
 #include "openvino/core/op_extension.hpp"
 #include "openvino/frontend/onnx/extension/conversion.hpp"
 #include "openvino/op/add.hpp"
-#include "openvino/op/constant.hpp"
-#include "openvino/op/divide.hpp"
 #include "openvino/op/gelu.hpp"
-#include "openvino/op/multiply.hpp"
-#include "openvino/op/mvn.hpp"
-#include "openvino/op/power.hpp"
-#include "openvino/op/reduce_mean.hpp"
-#include "openvino/op/sqrt.hpp"
+#include "ov_add_norm.hpp"
 #include "ov_conv_silu.hpp"
 #include "ov_selective_scan.hpp"
 
@@ -71,9 +65,6 @@ ov::OutputVector conv(const NodeContext &node) {
 
 using namespace ov::op;
 
-ov::Output<ov::Node> scalar(float value) { return v0::Constant::create(ov::element::f32, {}, {value}); }
-ov::Output<ov::Node> last_axis() { return v0::Constant::create(ov::element::i64, {1}, {-1}); }
-
 // As in ort_bias_gelu.c.
 ov::OutputVector bias_gelu(const NodeContext &node) {
     version(node);
@@ -81,24 +72,10 @@ ov::OutputVector bias_gelu(const NodeContext &node) {
     return {std::make_shared<v7::Gelu>(sum, GeluApproximationMode::ERF)};
 }
 
-// As in ort_add_norm.c.
 ov::OutputVector add_norm(const NodeContext &node) {
-    version(node);
+    auto [inputs, names] = inputs_of(node, AddNorm::input_names());
     auto epsilon = attribute<double>(node, "epsilon", " is missing or not a float.");
-    auto input = [&](int i) { return i < int(node.get_input_size()) ? node.get_input(i) : ov::Output<ov::Node>(); };
-    auto is_present = [](const ov::Output<ov::Node> &i) { return i.get_node() && !is_null(i); };
-    ov::Output<ov::Node> sum = node.get_input(0), y, weight = node.get_input(1);
-    for (auto term : {input(4), input(3)}) // the bias first
-        if (is_present(term)) sum = std::make_shared<v1::Add>(sum, term);
-    if (integer(node, "rms")) {
-        auto square = std::make_shared<v1::Power>(sum, scalar(2));
-        auto mean = std::make_shared<v1::ReduceMean>(square, last_axis(), true);
-        auto root = std::make_shared<v0::Sqrt>(std::make_shared<v1::Add>(mean, scalar(float(epsilon))));
-        y = std::make_shared<v1::Multiply>(sum, std::make_shared<v1::Divide>(scalar(1), root));
-    } else y = std::make_shared<v6::MVN>(sum, last_axis(), true, float(epsilon), MVNEpsMode::INSIDE_SQRT);
-    y = std::make_shared<v1::Multiply>(y, weight);
-    if (is_present(input(2))) y = std::make_shared<v1::Add>(y, input(2));
-    return {y, sum};
+    return std::make_shared<AddNorm>(inputs, names, version(node), epsilon, integer(node, "rms"))->outputs();
 }
 
 std::shared_ptr<ov::Extension> conversion(const char *name, ov::OutputVector (*convert)(const NodeContext &)) {
@@ -111,6 +88,7 @@ std::shared_ptr<ov::Extension> conversion(const char *name, ov::OutputVector (*c
 OPENVINO_CREATE_EXTENSIONS((std::vector<ov::Extension::Ptr>{
     std::make_shared<ov::OpExtension<mmvmamba::SelectiveScan2D>>(),
     std::make_shared<ov::OpExtension<mmvmamba::ConvSiLU>>(),
+    std::make_shared<ov::OpExtension<mmvmamba::AddNorm>>(),
     mmvmamba::conversion("SelectiveScan2D", mmvmamba::scan),
     mmvmamba::conversion("ConvSiLU", mmvmamba::conv),
     mmvmamba::conversion("BiasGelu", mmvmamba::bias_gelu),

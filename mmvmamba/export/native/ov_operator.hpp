@@ -13,6 +13,7 @@
 
 extern "C" {
 #include "conv.h"
+#include "rowwise.h"
 #include "scan.h"
 }
 
@@ -72,14 +73,16 @@ public:
                 fail(m_inputs[i] + " has the type " + type.to_string() + ", expected f32.");
             shapes.push_back(get_input_partial_shape(i));
         }
-        set_output_type(0, ov::element::f32, infer(shapes));
+        std::vector<ov::PartialShape> found = infer(shapes);
+        for (size_t i = 0; i < found.size(); i++) set_output_type(i, ov::element::f32, found[i]);
     }
 
     bool evaluate(ov::TensorVector &outputs, const ov::TensorVector &inputs) const override {
         std::vector<ov::PartialShape> shapes;
         for (const ov::Tensor &input : inputs) shapes.push_back(input.get_shape());
-        outputs[0].set_shape(infer(shapes).to_shape());
-        if (outputs[0].get_size()) compute(inputs, outputs[0]);
+        std::vector<ov::PartialShape> found = infer(shapes);
+        for (size_t i = 0; i < found.size(); i++) outputs[i].set_shape(found[i].to_shape());
+        if (outputs[0].get_size()) compute(inputs, outputs);
         return true;
     }
 
@@ -88,9 +91,9 @@ protected:
     Operator(const ov::OutputVector &arguments, std::vector<std::string> inputs, int64_t version)
         : Op(arguments), m_inputs(std::move(inputs)), m_version(version) {}
 
-    // The shape of the output. Raises an error unless the shapes of the inputs fit.
-    virtual ov::PartialShape infer(const std::vector<ov::PartialShape> &shapes) const = 0;
-    virtual void compute(const ov::TensorVector &inputs, ov::Tensor &output) const = 0;
+    // The shapes of the outputs. Raises an error unless the shapes of the inputs fit.
+    virtual std::vector<ov::PartialShape> infer(const std::vector<ov::PartialShape> &shapes) const = 0;
+    virtual void compute(const ov::TensorVector &inputs, ov::TensorVector &outputs) const = 0;
 
     [[noreturn]] void fail(const std::string &sentence) const {
         mmvmamba::fail(get_type_info().name, sentence);

@@ -30,13 +30,13 @@ public:
     }
 
 protected:
-    ov::PartialShape infer(const std::vector<ov::PartialShape> &shapes) const override {
+    std::vector<ov::PartialShape> infer(const std::vector<ov::PartialShape> &shapes) const override {
         for (int64_t code : m_codes)
             if (code < 0 || code > (SCAN_COLUMN | SCAN_REVERSED))
                 fail("the attribute codes contains " + std::to_string(code) + ", expected 0 to " +
                      std::to_string(SCAN_COLUMN | SCAN_REVERSED) + ".");
         const ov::PartialShape &x = shapes[0], &projected = shapes[1], &A = shapes[2];
-        if (x.rank().is_dynamic()) return ov::PartialShape::dynamic(4);
+        if (x.rank().is_dynamic()) return {ov::PartialShape::dynamic(4)};
         if (x.size() != 4 && x.size() != 5)
             fail("x is " + describe(x) + ", expected (b, H, W, d) or (b, K, H, W, d).");
         if (!A.rank().compatible(3)) fail("A is " + describe(A) + ", expected (K, d, n).");
@@ -60,10 +60,11 @@ protected:
         check_shape("D", shapes, {K, d}, context);
         check_shape("dt_bias", shapes, {K, d}, context);
         check_shape("dt_weight", shapes, {K, d, r}, context);
-        return {b, H, W, d};
+        return {{b, H, W, d}};
     }
 
-    void compute(const ov::TensorVector &inputs, ov::Tensor &output) const override {
+    void compute(const ov::TensorVector &inputs, ov::TensorVector &outputs) const override {
+        ov::Tensor &output = outputs[0];
         const ov::Shape &x = inputs[0].get_shape(), &projected = inputs[1].get_shape(), &y = output.get_shape();
         auto K = int64_t(m_codes.size()), d = int64_t(y[3]), n = int64_t(inputs[2].get_shape()[2]);
         int64_t r = has("dt_weight") ? int64_t(inputs[index_of("dt_weight")].get_shape()[2]) : d;
