@@ -7,7 +7,7 @@
 namespace mmvmamba {
 
 class AddNorm : public Operator {
-public:
+  public:
     OPENVINO_OP("AddNorm", "mmvmamba");
     static std::vector<std::string> input_names() { return {"x", "weight", "shift", "residual", "bias"}; }
 
@@ -28,13 +28,13 @@ public:
         return Operator::visit_attributes(visitor);
     }
 
-protected:
+  protected:
     std::vector<ov::PartialShape> infer(const std::vector<ov::PartialShape> &shapes) const override {
         const ov::PartialShape &x = shapes[0];
         ov::Dimension channels;
         if (x.rank().is_static()) {
-            if (!x.size() || is_zero(x[x.size() - 1]))
-                fail("x is " + describe(x) + ", expected at least one dimension and one channel.");
+            if (!x.size() || x.size() > 5 || is_zero(x[x.size() - 1]))
+                fail("x is " + describe(x) + ", expected 1 to 5 dimensions and at least one channel.");
             channels = x[x.size() - 1];
         }
         std::string context = "x " + describe(x);
@@ -60,7 +60,7 @@ protected:
         add_norm(&args);
     }
 
-private:
+  private:
     bool adds() const { return has("residual") || has("bias"); }
 
     double m_epsilon = 0;

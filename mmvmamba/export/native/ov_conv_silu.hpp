@@ -7,7 +7,7 @@
 namespace mmvmamba {
 
 class ConvSiLU : public Operator {
-public:
+  public:
     OPENVINO_OP("ConvSiLU", "mmvmamba");
     static std::vector<std::string> input_names() { return {"x", "weight", "bias"}; }
 
@@ -27,7 +27,7 @@ public:
         return Operator::visit_attributes(visitor);
     }
 
-protected:
+  protected:
     std::vector<ov::PartialShape> infer(const std::vector<ov::PartialShape> &shapes) const override {
         ov::PartialShape x = shapes[0], weight = shapes[1];
         auto K = int64_t(m_left.size());
@@ -70,7 +70,7 @@ protected:
         check_memory(conv_forward(&args));
     }
 
-private:
+  private:
     std::vector<int64_t> m_left;
 };
 

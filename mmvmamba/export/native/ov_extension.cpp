@@ -13,8 +13,7 @@ namespace {
 
 using ov::frontend::NodeContext;
 
-template <typename T>
-T attribute(const NodeContext &node, const char *name, const char *sentence) {
+template <typename T> T attribute(const NodeContext &node, const char *name, const char *sentence) {
     ov::Any value = node.get_attribute_as_any(name);
     if (!value.is<T>()) fail(node.get_op_type(), std::string("the attribute ") + name + sentence);
     return value.as<T>();
@@ -34,48 +33,44 @@ int64_t version(const NodeContext &node) {
     return version;
 }
 
-bool is_null(const ov::Output<ov::Node> &input) { return std::string(input.get_node()->get_type_name()) == "NullNode"; }
-
-// The inputs that the node has, and their names.
-std::pair<ov::OutputVector, std::vector<std::string>> inputs_of(const NodeContext &node,
-                                                               const std::vector<std::string> &names) {
+// The inputs that the node has, and their names. The first `required` ones must not be missing.
+std::pair<ov::OutputVector, std::vector<std::string>>
+inputs_of(const NodeContext &node, const std::vector<std::string> &names, size_t required) {
     std::pair<ov::OutputVector, std::vector<std::string>> found;
-    for (size_t i = 0; i < std::min(names.size(), node.get_input_size()); i++) {
-        ov::Output<ov::Node> input = node.get_input(int(i));
-        if (is_null(input)) continue;
-        found.first.push_back(input);
-        found.second.push_back(names[i]);
+    for (size_t i = 0; i < names.size(); i++) {
+        ov::Output<ov::Node> input;
+        if (i < node.get_input_size()) input = node.get_input(int(i));
+        if (input.get_node() && std::string(input.get_node()->get_type_name()) != "NullNode") {
+            found.first.push_back(input);
+            found.second.push_back(names[i]);
+        } else if (i < required) fail(node.get_op_type(), "the input " + names[i] + " is missing.");
     }
     return found;
 }
 
 ov::OutputVector scan(const NodeContext &node) {
-    auto [inputs, names] = inputs_of(node, SelectiveScan2D::input_names());
+    auto [inputs, names] = inputs_of(node, SelectiveScan2D::input_names(), 3);
     return std::make_shared<SelectiveScan2D>(inputs, names, version(node), integers(node, "codes"),
                                              integer(node, "softplus"))
         ->outputs();
 }
 
 ov::OutputVector conv(const NodeContext &node) {
-    auto [inputs, names] = inputs_of(node, ConvSiLU::input_names());
+    auto [inputs, names] = inputs_of(node, ConvSiLU::input_names(), 2);
     return std::make_shared<ConvSiLU>(inputs, names, version(node), integers(node, "left"))->outputs();
 }
 
-// ---- operators that OpenVINO runs with its own kernels, and fuses with the matrix products before them ----
-
-using namespace ov::op;
-
-// As in ort_bias_gelu.c.
-ov::OutputVector bias_gelu(const NodeContext &node) {
-    version(node);
-    auto sum = std::make_shared<v1::Add>(node.get_input(0), node.get_input(1));
-    return {std::make_shared<v7::Gelu>(sum, GeluApproximationMode::ERF)};
-}
-
 ov::OutputVector add_norm(const NodeContext &node) {
-    auto [inputs, names] = inputs_of(node, AddNorm::input_names());
+    auto [inputs, names] = inputs_of(node, AddNorm::input_names(), 2);
     auto epsilon = attribute<double>(node, "epsilon", " is missing or not a float.");
     return std::make_shared<AddNorm>(inputs, names, version(node), epsilon, integer(node, "rms"))->outputs();
+}
+
+// mmvmamba::BiasGelu of ort_bias_gelu.c with OpenVINO's own operators, which it fuses with the matrix product before them.
+ov::OutputVector bias_gelu(const NodeContext &node) {
+    version(node);
+    auto sum = std::make_shared<ov::op::v1::Add>(node.get_input(0), node.get_input(1));
+    return {std::make_shared<ov::op::v7::Gelu>(sum, ov::op::GeluApproximationMode::ERF)};
 }
 
 std::shared_ptr<ov::Extension> conversion(const char *name, ov::OutputVector (*convert)(const NodeContext &)) {

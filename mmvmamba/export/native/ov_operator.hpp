@@ -23,7 +23,7 @@ namespace mmvmamba {
 constexpr int64_t OPERATORS_VERSION = 2;
 
 class Error : public ov::Exception {
-public:
+  public:
     explicit Error(const std::string &sentence) : ov::Exception(sentence) {}
 };
 
@@ -55,7 +55,7 @@ inline bool is_zero(const ov::Dimension &size) { return size.is_static() && size
 // An operator whose inputs after the first ones are optional. A node has no gaps between its inputs, so the attribute
 // `inputs` contains their names.
 class Operator : public ov::op::Op {
-public:
+  public:
     bool has_evaluate() const override { return true; }
 
     bool visit_attributes(ov::AttributeVisitor &visitor) override {
@@ -86,7 +86,7 @@ public:
         return true;
     }
 
-protected:
+  protected:
     Operator() = default;
     Operator(const ov::OutputVector &arguments, std::vector<std::string> inputs, int64_t version)
         : Op(arguments), m_inputs(std::move(inputs)), m_version(version) {}
@@ -95,9 +95,7 @@ protected:
     virtual std::vector<ov::PartialShape> infer(const std::vector<ov::PartialShape> &shapes) const = 0;
     virtual void compute(const ov::TensorVector &inputs, ov::TensorVector &outputs) const = 0;
 
-    [[noreturn]] void fail(const std::string &sentence) const {
-        mmvmamba::fail(get_type_info().name, sentence);
-    }
+    [[noreturn]] void fail(const std::string &sentence) const { mmvmamba::fail(get_type_info().name, sentence); }
 
     bool has(const std::string &input) const { return index_of(input) < m_inputs.size(); }
 

@@ -8,7 +8,7 @@
 namespace mmvmamba {
 
 class SelectiveScan2D : public Operator {
-public:
+  public:
     OPENVINO_OP("SelectiveScan2D", "mmvmamba");
     static std::vector<std::string> input_names() { return {"x", "projected", "A", "D", "dt_bias", "dt_weight"}; }
 
@@ -29,7 +29,7 @@ public:
         return Operator::visit_attributes(visitor);
     }
 
-protected:
+  protected:
     std::vector<ov::PartialShape> infer(const std::vector<ov::PartialShape> &shapes) const override {
         for (int64_t code : m_codes)
             if (code < 0 || code > (SCAN_COLUMN | SCAN_REVERSED))
@@ -37,8 +37,7 @@ protected:
                      std::to_string(SCAN_COLUMN | SCAN_REVERSED) + ".");
         const ov::PartialShape &x = shapes[0], &projected = shapes[1], &A = shapes[2];
         if (x.rank().is_dynamic()) return {ov::PartialShape::dynamic(4)};
-        if (x.size() != 4 && x.size() != 5)
-            fail("x is " + describe(x) + ", expected (b, H, W, d) or (b, K, H, W, d).");
+        if (x.size() != 4 && x.size() != 5) fail("x is " + describe(x) + ", expected (b, H, W, d) or (b, K, H, W, d).");
         if (!A.rank().compatible(3)) fail("A is " + describe(A) + ", expected (K, d, n).");
         auto K = int64_t(m_codes.size());
         ov::Dimension b = x[0], H = x[x.size() - 3], W = x[x.size() - 2], d = x[x.size() - 1];
@@ -109,7 +108,7 @@ protected:
             std::memcpy(output.data<float>() + i * y[3], &buffer[i * size_t(padded)], y[3] * sizeof(float));
     }
 
-private:
+  private:
     // The channels of the step size, before dt_weight expands them.
     ov::Dimension rank(const std::vector<ov::PartialShape> &shapes) const {
         if (!has("dt_weight")) return shapes[0][shapes[0].size() - 1];
