@@ -103,8 +103,8 @@ scan = Extension(
     optional=True,
 )
 
-# The operators for onnxruntime contain the kernels, so that they also work without Python and OpenMP. Those for OpenVINO
-# call these kernels.
+# The operators for onnxruntime contain the kernels, so that they also work without Python and OpenMP. The operators for
+# OpenVINO call these kernels.
 onnxruntime_ops = Extension(
     'mmvmamba.export.native.onnxruntime_ops',
     sources=files('*.c', KERNELS, ONNXRUNTIME),

@@ -22,7 +22,7 @@ FLAGS = ('-std=c++17', '-O2', '-fPIC', '-shared', '-fvisibility=hidden')
 
 
 def openvino_extension(cache: str | os.PathLike | None = None) -> str:
-    """Returns the path of the library, for `openvino.Core.add_extension`. The first call compiles it in 5 to 10 seconds.
+    """Returns the path of the library, for `openvino.Core.add_extension`. The first call compiles it, in 10 seconds.
 
     The library loads the kernels from the library of `custom_op_library`, from its own folder or that of mmvmamba. To
     use it from C++ without Python, copy both to one folder.
