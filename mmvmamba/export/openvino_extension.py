@@ -1,7 +1,5 @@
 """Builds the library with mmvmamba's operators for OpenVINO.
 
-    python -m mmvmamba.export.openvino_extension   # prints its path
-
 A library of C++ operators works only with the OpenVINO that it was compiled for. It is therefore compiled on the
 machine, against the headers in the wheel of the installed OpenVINO.
 """
@@ -81,7 +79,3 @@ def _compile(command: list, library: Path) -> None:
             errors = [line for line in done.stderr.splitlines() if 'error' in line] or done.stderr.splitlines() or ['']
             raise RuntimeError(f'{command[0]} could not compile the operators for OpenVINO ({errors[0].strip()}).')
         os.replace(f'{folder}/library', library)
-
-
-if __name__ == '__main__':
-    print(openvino_extension())
