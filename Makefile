@@ -56,7 +56,7 @@ lint: setup
 	.venv/bin/basedpyright
 	$(python) .ci/prose.py
 	git ls-files | xargs .venv/bin/codespell
-	git ls-files '*.c' '*.cpp' '*.h' '*.inc' | xargs .venv/bin/clang-format --dry-run --Werror
+	git ls-files '*.[ch]' '*.[ch]pp' '*.inc' | xargs .venv/bin/clang-format --dry-run --Werror
 	test ! -x .venv/bin/shellcheck || git ls-files '*.sh' .ci/run | xargs .venv/bin/shellcheck
 	.venv/bin/pip-licenses >/dev/null
 

@@ -186,7 +186,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--custom-op',
         action='store_true',
-        help='write each scan as one operator of mmvmamba, for onnxruntime on CPUs; only for .onnx',
+        help='write each scan as one operator of mmvmamba, for onnxruntime and OpenVINO on CPUs; only for .onnx',
     )
     parser.add_argument('--backbone', action='store_true', help='export only the backbone, which returns feature maps')
     parser.add_argument(
