@@ -56,7 +56,7 @@ lint: setup
 	.venv/bin/basedpyright
 	$(python) .ci/prose.py
 	git ls-files | xargs .venv/bin/codespell
-	git ls-files '*.c' '*.h' '*.inc' | xargs .venv/bin/clang-format --dry-run --Werror
+	git ls-files '*.[ch]' '*.[ch]pp' '*.inc' | xargs .venv/bin/clang-format --dry-run --Werror
 	test ! -x .venv/bin/shellcheck || git ls-files '*.sh' .ci/run | xargs .venv/bin/shellcheck
 	.venv/bin/pip-licenses >/dev/null
 
@@ -66,6 +66,7 @@ compile = UV_CUSTOM_COMPILE_COMMAND='make lock' UV_PYTHON_DOWNLOADS=never \
 
 lock: build/audit/bin/uv
 	$(compile) --python-version 3.10 requirements.txt --output-file requirements.lock
+	$(compile) --python-version 3.12 docker/requirements.txt --output-file docker/requirements.lock
 	$(compile) --python-version 3.10 --no-deps tests/requirements_peft.txt --output-file tests/requirements_peft.lock
 	$(compile) --python-version 3.11 docs/requirements.txt --output-file docs/requirements.lock
 	$(compile) --python-version 3.10 .ci/requirements_audit.txt --output-file .ci/requirements_audit.lock

@@ -103,13 +103,13 @@ scan = Extension(
     optional=True,
 )
 
-# The operators for onnxruntime contain the kernels, so that they also work without Python and OpenMP.
+# The operators for onnxruntime contain the kernels, so that they also work without Python and OpenMP. The operators for
+# OpenVINO call these kernels.
 onnxruntime_ops = Extension(
     'mmvmamba.export.native.onnxruntime_ops',
     sources=files('*.c', KERNELS, ONNXRUNTIME),
     depends=files('*.[hi]*', KERNELS, ONNXRUNTIME),
     include_dirs=[KERNELS],
-    define_macros=[('EXPORT', '')],
     optional=True,
 )
 

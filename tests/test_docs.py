@@ -181,7 +181,7 @@ def strings():
 
 def test_quoted_errors_match_the_code():
     rows = re.findall(r'^\| (.*?) \| ', (ROOT / 'docs/troubleshooting.md').read_text(), re.M)
-    others = re.compile(r"\((PyTorch|Python|MMEngine|onnxruntime)'s\)")
+    others = re.compile(r"\((PyTorch|Python|MMEngine|onnxruntime|OpenVINO)'s\)")
     own = [quote for row in rows if not others.search(row) for quote in quotes(row)]
     said = list(strings())
     patterns = {quote: '.*'.join(map(re.escape, quote.split('…'))) for quote in own}

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 LOCKED = {  # lock file: Python versions
     'requirements': ('3.10', '3.11', '3.12'),
+    'docker/requirements': ('3.12',),
     'docs/requirements': ('3.11', '3.12'),
     'tests/requirements_peft': ('3.10', '3.11', '3.12'),
     '.ci/requirements_audit': ('3.10', '3.11', '3.12'),
@@ -47,7 +48,7 @@ def locked(name, python):
 def test_every_lock_file_is_tested():
     found = {
         path.relative_to(ROOT).with_suffix('')
-        for f in ('.', 'docs', 'tests', '.ci')
+        for f in ('.', 'docker', 'docs', 'tests', '.ci')
         for path in ROOT.glob(f'{f}/*.lock')
     }
     assert found == {Path(name) for name in LOCKED}
@@ -85,6 +86,12 @@ def test_packages_without_wheels_are_in_the_lock_file(python):
     late = re.search(r'^source_only=\((.*)\)', script, re.M)[1].split()
     tools = re.search(r'entries build_tools.txt (.*)\)"', script)[1].split()
     assert set(late) | set(tools) <= set(locked('requirements', python))
+
+
+def test_image_of_the_service_has_the_versions_of_the_development_environment():
+    wanted, found = pins('requirements', '3.12'), pins('docker/requirements', '3.12')
+    assert {'fastapi', 'onnxruntime', 'opencv-python-headless'} <= set(found)
+    assert found == {package: wanted.get(package, locked('requirements', '3.12')[package]) for package in found}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 """
 
 from .custom_op_library import custom_op_library
+from .openvino_extension import openvino_extension
 from .program import export_program
 
-__all__ = ['custom_op_library', 'export_program']
+__all__ = ['custom_op_library', 'export_program', 'openvino_extension']

@@ -63,7 +63,7 @@ def _selective_scan_2d(
     dt_weight: FLOAT | None,
     codes: Sequence[int],
     dt_softplus: bool,
-    out_dtype: int,
+    out_dtype: int | None,
     backend: str = 'auto',
 ) -> FLOAT[...]:
     _check_float32('scan', x)

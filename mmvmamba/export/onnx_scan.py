@@ -79,7 +79,7 @@ def _selective_scan_2d(
     dt_weight: FLOAT | None,
     codes: Sequence[int],
     dt_softplus: bool,
-    out_dtype: int,
+    out_dtype: int | None,
     backend: str = 'auto',
 ) -> FLOAT[...]:
     """The operator in ONNX. Shapes are as in `mmvmamba.ops.selective_scan_2d`; all tensors are float32."""

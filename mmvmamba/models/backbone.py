@@ -14,7 +14,7 @@ from ..checkpoint import CheckpointError, convert_backbone_keys, load_pretrained
 from ..checkpoint.matching import reshaped_or_none
 from ..checkpoint.prefixes import renaming_advice, unknown_prefixes
 from ..checkpoint.remapping import remap_classifier_key, remap_output_norm
-from .validation import pretrained_init_cfg
+from .validation import pretrained_init_cfg, reject_torchscript
 
 
 class Backbone(BaseModule):
@@ -40,6 +40,8 @@ class Backbone(BaseModule):
     patch_embed: nn.Module
     layers: nn.ModuleList
     frozen_stages: int
+
+    __prepare_scriptable__ = reject_torchscript
 
     def __init__(self, init_cfg: dict | list | None, pretrained: str | None):
         super().__init__(pretrained_init_cfg(init_cfg, pretrained))

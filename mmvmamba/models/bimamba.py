@@ -18,7 +18,7 @@ from ..memory import (
 )
 from ..ops import selective_scan_2d
 from .layers import default_dt_rank, init_A_log_, init_dt_bias_
-from .validation import check_layout
+from .validation import check_layout, reject_torchscript
 
 KERNEL = 4  # taps of the causal convolution
 
@@ -38,6 +38,8 @@ class BiMamba(nn.Module):
             convolution. 'none': there is no backward direction. in_proj and out_proj are always shared.
         divide_out: halve the sum of two directions.
     """
+
+    __prepare_scriptable__ = reject_torchscript
 
     def __init__(
         self,

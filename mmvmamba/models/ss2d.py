@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..memory import Deferred, apply_gate, can_use_raw_weights, defer, linear, project_and_scan
 from ..ops import CROSS, conv_silu_2d
 from .layers import LayerNorm, default_dt_rank, init_A_log_, init_dt_bias_
-from .validation import check_layout
+from .validation import check_layout, reject_torchscript
 
 
 class SS2D(nn.Module):
@@ -29,6 +29,8 @@ class SS2D(nn.Module):
         traversals: the scan order of each of the K directions: 'row', 'column', 'row_reversed' or 'column_reversed'.
             The default, `CROSS`, contains each of them once.
     """
+
+    __prepare_scriptable__ = reject_torchscript
 
     def __init__(
         self,

@@ -80,6 +80,13 @@ def check_image(x: Tensor, channels: int, least: int = 1, first_layer: nn.Module
         _check_like(x, first_layer.weight)
 
 
+def reject_torchscript(module: nn.Module) -> None:
+    """The `__prepare_scriptable__` of our modules, which torch.jit.script calls before it compiles a model."""
+    raise NotImplementedError(
+        f'torch.jit.script does not support {type(module).__name__}: use torch.jit.trace or torch.export instead.'
+    )
+
+
 def check_layout(module: nn.Module, x: Tensor, layout: str, channels: int) -> None:
     """Requires a tensor with this layout, (B, H, W, C) or (B, L, C), and number of channels.
 

@@ -178,3 +178,19 @@ UNTRACEABLE = {
 def test_fx_is_refused_with_the_way_out(what):
     with pytest.raises(ValueError, match=f'torch.fx cannot trace through {what}: make it, or .* a leaf module'):
         torch.fx.symbolic_trace(UNTRACEABLE[what]())
+
+
+SCRIPTED = {
+    'VMamba': lambda: VMamba(DIMS),
+    'Vim': lambda: Vim(DEPTH),
+    'SS2D': lambda: nn.Sequential(SS2D(4)),
+    'BiMamba': lambda: BiMamba(16),
+}
+
+
+@pytest.mark.parametrize('what', SCRIPTED)
+def test_torch_jit_script_is_rejected(what):
+    """Also if the module is a part of another model."""
+    for model in (SCRIPTED[what](), nn.ModuleDict(dict(backbone=SCRIPTED[what]()))):
+        with pytest.raises(NotImplementedError, match=f'not support {what}: use torch.jit.trace or torch.export inst'):
+            torch.jit.script(model)

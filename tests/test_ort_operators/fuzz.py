@@ -109,7 +109,7 @@ def run_case(draw, threads=1, library=None):
     try:
         call(tensors, threads=threads, library=library)
     except Exception as error:
-        message = str(error)
+        message = str(error).strip()
     else:
         raise AssertionError(f'{shapes} was accepted')
     match = ERROR.search(message)

@@ -27,7 +27,7 @@ def compile_objects(folder, sources):
     for source in sources:
         own = SETS.get(source.stem.removeprefix('variant_'), ())
         checks = CHECKERS['address'].flags if not own else ('-O0',)
-        flags = ['-O1', '-g', '-fPIC', '-DEXPORT=', '-Wno-unknown-pragmas', *checks, *own]
+        flags = ['-O1', '-g', '-fPIC', '-Wno-unknown-pragmas', *checks, *own]
         command = ['gcc', *FLAGS, *flags, '-I', KERNELS, '-I', OPERATORS, '-c', source]
         subprocess.run([*command, '-o', folder / f'{source.stem}.o'], check=True)
 

@@ -30,13 +30,16 @@ except ImportError as error:
 
 from mmvmamba.checkpoint import load_checked, read_checkpoint, unwrap_state_dict
 from mmvmamba.engine.arguments import add_arguments, load_config
+from mmvmamba.engine.class_names import class_info
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.libraries import cannot_import
 from mmvmamba.engine.tool_session import tool_session
 from mmvmamba.export import custom_op_library, export_program
+from mmvmamba.export.file_description import describe
 
 OPSET = 20
 OUTPUTS = {'mmdet': 'maps', 'mmseg': 'classes', 'mmpretrain': 'logits'}
+TASKS = {'classes': 'segmentation', 'logits': 'classification'}
 
 
 class Exported(nn.Module):
@@ -55,6 +58,7 @@ class Exported(nn.Module):
             self.register_buffer(name, values[:, None, None])
         self.model: Any = model
         self.what = what
+        self.description = describe(cfg, TASKS.get(what, 'feature maps'), getattr(model, 'dataset_meta', {}))
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         x = images if self.is_rgb else images.flip(1)
@@ -75,12 +79,14 @@ class Exported(nn.Module):
 def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
+    content = read_checkpoint(checkpoint) if checkpoint else {}
     if checkpoint:
-        load_checked(model, unwrap_state_dict(read_checkpoint(checkpoint), checkpoint), checkpoint)
+        load_checked(model, unwrap_state_dict(content, checkpoint), checkpoint)
+    model.dataset_meta = class_info(cfg, content.get('meta'))
     return model.eval()
 
 
-def write_onnx(module: nn.Module, args: Namespace) -> Callable:
+def write_onnx(module: Exported, args: Namespace) -> Callable:
     """Writes an ONNX file and returns a function that runs it in onnxruntime."""
     try:
         import onnxruntime
@@ -98,6 +104,7 @@ def write_onnx(module: nn.Module, args: Namespace) -> Callable:
         except FileNotFoundError as error:
             raise LaunchError(str(error)) from error
     onnx = to_onnx(export_program(module, args.shape, args.unrolled), args.opset or OPSET, args.custom_op)
+    onnx.model.metadata_props['mmvmamba'] = module.description
     onnx.save(args.out)
     graph = onnx.model.graph
     print(f'Nodes       {len(graph)}, and {sum(1 for _ in graph.all_nodes()) - len(graph)} in the bodies of scans')
@@ -179,7 +186,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--custom-op',
         action='store_true',
-        help='write each scan as one operator of mmvmamba, for onnxruntime on CPUs; only for .onnx',
+        help='write each scan as one operator of mmvmamba, for onnxruntime and OpenVINO on CPUs; only for .onnx',
     )
     parser.add_argument('--backbone', action='store_true', help='export only the backbone, which returns feature maps')
     parser.add_argument(

@@ -138,7 +138,13 @@ def _conv_silu(x: Tensor, weight: Tensor, bias: Tensor | None, left: list[int]) 
 
 _ARGUMENTS = 'Tensor x, Tensor weight, Tensor? bias, int[] left, str backend="auto"'
 _library = torch.library.Library('mmvmamba', 'FRAGMENT')
-_library.define(f'conv_silu({_ARGUMENTS}) -> Tensor')
+try:
+    _library.define(f'conv_silu({_ARGUMENTS}) -> Tensor')
+except RuntimeError as error:
+    raise ImportError(
+        "This process has already loaded mmvmamba's operators from torch_ops.so: import mmvmamba before the library, "
+        'or do without one of them.'
+    ) from error
 _library.define(f'conv_silu_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)')
 
 

@@ -7,9 +7,7 @@
 #include "rowwise.h"
 #include "scan.h"
 
-#ifndef EXPORT /* empty in libraries that contain the kernels for their own use */
 #define EXPORT __attribute__((visibility("default")))
-#endif
 
 static const scan_kernels *kernels(void) {
 #ifdef __x86_64__

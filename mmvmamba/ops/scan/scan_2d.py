@@ -63,19 +63,19 @@ def selective_scan_2d(
     """
     codes = traversal_codes(traversals)
     _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype)
-    out_dtype = out_dtype or x.dtype
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
     name = current_backend()
     if name == AUTO and in_torch_func_transform():
         name = 'chunked'  # the operator does not support the transforms of torch.func
     if SCAN.runs_without_operator(name):
-        return SCAN.named_or_plain_pytorch(name).forward(inputs, out_dtype)
+        return SCAN.named_or_plain_pytorch(name).forward(inputs, out_dtype or x.dtype)
     if in_torch_func_transform():
         raise ValueError(
             f'The scan backend {name!r} does not support the transforms of torch.func or forward-mode derivatives: '
             "use_backend('auto') selects one that does."
         )
-    return torch.ops.mmvmamba.selective_scan_2d(*inputs, out_dtype, name)
+    # None, because AOTInductor packages of PyTorch 2.11 pass another type than the exported one (pytorch#169157)
+    return torch.ops.mmvmamba.selective_scan_2d(*inputs, None if out_dtype == x.dtype else out_dtype, name)
 
 
 def _check(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype) -> None:
@@ -128,7 +128,7 @@ _ARGUMENTS = (
 )
 _BACKEND = 'str backend="auto"'
 _library = torch.library.Library('mmvmamba', 'DEF')
-_library.define(f'selective_scan_2d({_ARGUMENTS}, ScalarType out_dtype, {_BACKEND}) -> Tensor')
+_library.define(f'selective_scan_2d({_ARGUMENTS}, ScalarType? out_dtype, {_BACKEND}) -> Tensor')
 _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACKEND}) -> ({", ".join(["Tensor"] * 8)})')
 
 
@@ -137,7 +137,7 @@ _library.define(f'selective_scan_2d_backward(Tensor grad_y, {_ARGUMENTS}, {_BACK
 def _forward(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
     check_no_forward_mode('The selective scan')
     inputs = ScanInputs(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus)
-    return SCAN.select(x.device.type, inputs.dtypes, backend, inputs).forward(inputs, out_dtype)
+    return SCAN.select(x.device.type, inputs.dtypes, backend, inputs).forward(inputs, out_dtype or x.dtype)
 
 
 def _backward(grad_y, x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, backend=AUTO):
@@ -158,7 +158,7 @@ _library.impl('selective_scan_2d_backward', _backward, 'CompositeExplicitAutogra
 
 @torch.library.register_fake('mmvmamba::selective_scan_2d')
 def _(x, dt, A, B, C, D, dt_bias, dt_weight, codes, dt_softplus, out_dtype, backend=AUTO):
-    return x.new_empty((x.shape[0], *x.shape[-3:]), dtype=out_dtype)
+    return x.new_empty((x.shape[0], *x.shape[-3:]), dtype=out_dtype or x.dtype)
 
 
 @torch.library.register_fake('mmvmamba::selective_scan_2d_backward')
