@@ -80,8 +80,9 @@ def session(file):
     return onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
 
 
-def compare(files, height, width, repeats):
+def compare(files, shape, repeats):
     """Prints the difference of the outputs for noise, and the times of both files, which run alternately."""
+    height, width = shape
     images = (np.random.default_rng(0).random((1, 3, height, width)) * 255).astype(np.float32)
     sessions, seconds = [session(file) for file in files], [[], []]
     for _ in range(repeats + 1):  # the first run is a warm-up
@@ -126,7 +127,7 @@ def main(argv=None):
         print(f'Quantised   {total - len(left)} of {total} linear layers')
         sizes = [Path(file).stat().st_size / 1e6 for file in (args.file, args.out)]
         print(f'Written     {args.out}, {sizes[0]:.1f} MB -> {sizes[1]:.1f} MB')
-        compare((args.file, args.out), *args.shape, args.repeats)
+        compare((args.file, args.out), args.shape, args.repeats)
 
 
 if __name__ == '__main__':
