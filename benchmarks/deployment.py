@@ -4,7 +4,7 @@
 
 Each network runs in each runtime, for batch 1, on the same threads. Ours is exported once, for any image size, with the
 operators of mmvmamba. Its peers are exported for each image size, because that is faster. OpenVINO gets both with a
-fixed size. Needs `pip install onnx onnxruntime onnxscript openvino`.
+fixed size. Needs `pip install 'mmvmamba[export,openvino]'`.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import onnxruntime
 import openvino
 import torch
 from networks import FAMILIES, build
+from openvino_model import compile_model
 from torch import Tensor
 
 from mmvmamba.export import custom_op_library, export_program, openvino_extension
@@ -72,19 +73,6 @@ def open_onnxruntime(file: Path, profile: Path | None = None) -> onnxruntime.Inf
     return onnxruntime.InferenceSession(str(file), options, ['CPUExecutionProvider'])
 
 
-def open_openvino(file: Path, size: int, precision: str) -> openvino.InferRequest:
-    core = openvino.Core()
-    core.add_extension(openvino_extension())
-    model = core.read_model(file)
-    model.reshape([1, 3, size, size])
-    settings = {
-        'INFERENCE_PRECISION_HINT': precision,
-        'INFERENCE_NUM_THREADS': str(torch.get_num_threads()),
-        'NUM_STREAMS': '1',
-    }
-    return core.compile_model(model, 'CPU', settings).create_infer_request()
-
-
 def open_model(name: str, runtime: str, size: int, folder: Path) -> tuple[Run, float]:
     """Returns a function that runs the model, and the seconds that it took to open its file."""
     if runtime == EAGER:
@@ -94,7 +82,8 @@ def open_model(name: str, runtime: str, size: int, folder: Path) -> tuple[Run, f
         session = open_onnxruntime(file)
         [entry] = session.get_inputs()
         return lambda images: session.run(None, {entry.name: images.numpy()}), time.perf_counter() - begin
-    request = open_openvino(file, size, 'bf16' if runtime.endswith('bfloat16') else 'f32')
+    precision = 'bf16' if runtime.endswith('bfloat16') else 'f32'
+    request = compile_model(file, (1, 3, size, size), precision, torch.get_num_threads()).create_infer_request()
     return lambda images: request.infer([images.numpy()]), time.perf_counter() - begin
 
 
@@ -170,6 +159,7 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     machine = measure.start(options)
+    openvino_extension()  # compiled before the time to open a file is measured
     machine['versions'] += f', onnxruntime {onnxruntime.__version__}, openvino {openvino.__version__.partition("-")[0]}'
     results = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -10,7 +10,7 @@ Source: the idea is that of Mamba (arXiv 2312.00752), section 3.3.2, and Vim (ar
 """
 
 from .causal_conv import as_maps, causal_conv_silu
-from .cpu_fast_path import use_cpu_fast_path
+from .cpu_fast_path import is_on_cpu_fast_path, use_cpu_fast_path
 from .deferred import Deferred, as_tensor, compute_recomputable, defer
 from .eligibility import can_use_raw_weights, has_default_forward
 from .linear_layers import apply_gate, linear, linear_gelu, split_linear
@@ -26,6 +26,7 @@ __all__ = [
     'defer',
     'apply_gate',
     'has_default_forward',
+    'is_on_cpu_fast_path',
     'linear',
     'linear_gelu',
     'project_and_scan',

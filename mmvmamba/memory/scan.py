@@ -14,7 +14,7 @@ from ..ops.scan.backends import SCAN
 from ..ops.scan.scan_2d import selective_scan_2d
 from ..ops.scan.scan_inputs import ScanInputs
 from ..ops.scan.traversal import traversal_codes
-from .cpu_fast_path import fast_linear, fast_linear_per_map
+from .cpu_fast_path import fast_linear, fast_linear_per_map, is_on_cpu_fast_path
 from .deferred import Deferred, autograd_is_recording, defer
 from .recompute import capture_context, detached_leaves, gradients, gradients_with_graph
 
@@ -100,6 +100,9 @@ def _project_and_scan(fn, traversals, x_proj_weight, A, D, dt_bias, dt_weight, *
 
 
 def _scan(x: Tensor, projected: Tensor, A, D, dt_bias, dt_weight, traversals) -> Tensor:
+    if is_on_cpu_fast_path(projected):
+        # the native scan reads dt, B and C in float32; converting each of the strided parts would take longer
+        projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
     dt, B, C = _split(projected, A)
     return selective_scan_2d(x, dt, A, B, C, D, dt_bias, dt_weight, traversals=traversals, out_dtype=scan_dtype(x))
 

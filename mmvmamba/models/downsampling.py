@@ -1,8 +1,10 @@
 """The layers of VMamba that reduce the resolution: the stem, and downsampling between stages."""
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..memory import is_on_cpu_fast_path
 from .layers import ChannelsFirst, ChannelsLast
 
 
@@ -60,6 +62,14 @@ class ConvDownsample(nn.Sequential):
             ChannelsLast(),
             nn.LayerNorm(out_channels),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self[1]
+        if x.dtype == torch.bfloat16 and is_on_cpu_fast_path(x) and isinstance(conv, nn.Conv2d):
+            # PyTorch converts the weight to the memory format of x. If the weight is larger, converting x is faster.
+            if conv.weight.numel() > x.numel():
+                x = x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+        return super().forward(x)
 
 
 STEMS = {'patch': PatchStem, 'conv': ConvStem}

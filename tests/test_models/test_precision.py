@@ -11,8 +11,11 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import amp
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision
 from torch.multiprocessing import spawn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmvmamba import Vim, VMamba
+from mmvmamba.memory import use_cpu_fast_path
+from mmvmamba.models.downsampling import ConvDownsample
 from mmvmamba.models.vmamba import ARCHS
 from mmvmamba.ops import use_backend
 
@@ -189,3 +192,40 @@ def train_sharded(rank, folder):
 
 def test_fsdp_in_bfloat16_matches_float64(tmp_path):
     spawn(train_sharded, (str(tmp_path),), nprocs=2)
+
+
+class Recorded(TorchDispatchMode):
+    """Records the tensors that an operator receives."""
+
+    def __init__(self, operator):
+        super().__init__()
+        self.operator, self.calls = operator, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func == self.operator:
+            self.calls.append([arg for arg in args if isinstance(arg, torch.Tensor)])
+        return func(*args, **(kwargs or {}))
+
+
+def test_bfloat16_inference_converts_the_projections_of_a_scan_at_once(model):
+    """The scan reads dt, B and C in float32. Converting each of these strided views takes longer."""
+    with torch.no_grad(), Recorded(torch.ops.mmvmamba.selective_scan_2d.default) as recorded:
+        inferred = model.bfloat16()(image(torch.bfloat16))
+    assert recorded.calls
+    for x, dt, _, B, C, *_ in recorded.calls:
+        assert x.dtype == torch.bfloat16 and {t.dtype for t in (dt, B, C)} == {torch.float32}
+        assert dt.untyped_storage().data_ptr() == B.untyped_storage().data_ptr() == C.untyped_storage().data_ptr()
+    with use_cpu_fast_path(False), torch.no_grad():
+        separately = model(image(torch.bfloat16))
+    assert max(map(error, inferred, separately)) < torch.finfo(torch.bfloat16).eps
+
+
+@pytest.mark.parametrize(('size', 'is_small'), [(6, True), (64, False)])
+def test_bfloat16_inference_converts_the_smaller_of_map_and_weight(size, is_small):
+    """For a channels-last map, PyTorch would convert the weight of the convolution."""
+    downsample = ConvDownsample(16, 32).bfloat16()
+    x = torch.randn(1, size, size, 16, dtype=torch.bfloat16)
+    with torch.no_grad(), Recorded(torch.ops.aten.convolution.default) as recorded:
+        y = downsample(x)
+    assert recorded.calls[0][0].is_contiguous() == is_small
+    torch.testing.assert_close(y, downsample(x), atol=0.05, rtol=0.05)
