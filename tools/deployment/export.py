@@ -88,7 +88,7 @@ class Exported(nn.Module):
         return logits.argmax(1) if logits.shape[1] > 1 else (logits.sigmoid() > head.threshold)[:, 0].long()
 
 
-def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
+def build_model(cfg: Config, checkpoint: str | None) -> Any:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
     content = read_checkpoint(checkpoint) if checkpoint else {}
@@ -153,7 +153,7 @@ def export(module: nn.Module, args: Namespace) -> torch.export.ExportedProgram:
 
 def compare_detector(cfg: Config, model: Any, run: Callable, sizes: list, args: Namespace) -> None:
     """Compares the objects of the exported file with those of mmdet: in images, which are resized, or else in noise."""
-    from mmvmamba.export.detection import Reference, difference
+    from mmvmamba.export.detection import Reference, difference, in_words
 
     images = {Path(path).name: mmcv.imread(path) for path in args.images or ()} or {
         f'{height} x {width}': torch.randint(256, (height, width, 3), dtype=torch.uint8).numpy()
@@ -173,19 +173,6 @@ def compare_detector(cfg: Config, model: Any, run: Callable, sizes: list, args: 
         model_ms, file_ms = (median(times) * 1e3 for times in zip(*seconds))
         result = in_words(difference(expected, found))
         print(f'{label:<12}{result}; model {model_ms:.0f} ms, file {file_ms:.0f} ms', flush=True)
-
-
-def in_words(difference: dict[str, float]) -> str:
-    objects, found = difference['objects'], difference['found_objects']
-    if objects != found:
-        return f'{objects} objects, but {found} in the file'
-    if not objects:
-        return 'no objects'
-    parts = [f'{objects} objects, boxes within {difference["boxes"]:.1e} pixels']
-    parts += [f'scores within {difference["scores"]:.1e}', f'{1 - difference["labels"]:.2%} of the labels']
-    if 'masks' in difference:
-        parts += [f'{1 - difference["masks"]:.4%} of the mask pixels']
-    return ', '.join(parts[:-1]) + f' and {parts[-1]} equal'
 
 
 def compare(module: nn.Module, run: Callable, images: Tensor, label: str, repeats: int) -> None:

@@ -75,3 +75,17 @@ def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str,
         is_class = name in ('labels', 'masks')
         result[name] = (a != b).double().mean().item() if is_class else (a - b).abs().max().item()
     return result
+
+
+def in_words(difference: dict[str, float]) -> str:
+    """Describes the result of `difference`."""
+    objects, found = difference['objects'], difference['found_objects']
+    if objects != found:
+        return f'{objects} objects, but {found} in the file'
+    if not objects:
+        return 'no objects'
+    parts = [f'{objects} objects, boxes within {difference["boxes"]:.1e} pixels']
+    parts += [f'scores within {difference["scores"]:.1e}', f'{1 - difference["labels"]:.2%} of the labels']
+    if 'masks' in difference:
+        parts += [f'{1 - difference["masks"]:.4%} of the mask pixels']
+    return ', '.join(parts[:-1]) + f' and {parts[-1]} equal'
