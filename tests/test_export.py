@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import runpy
 from collections import Counter
 from pathlib import Path
 
@@ -260,6 +261,29 @@ def test_exported_segmentor_predicts_the_same_classes(photographs, tmp_path, cap
 
 
 @pytest.mark.slow
+def test_sliding_windows_of_the_demo_are_those_of_mmseg(tmp_path):
+    pytest.importorskip('mmseg')
+    export, config, crop, stride = tool(), tmp_path / 'upernet.py', (64, 80), (40, 48)
+    config.write_text(f"{UPERNET.rstrip()[:-1]}, test_cfg=dict(mode='slide', crop_size={crop}, stride={stride}))")
+    torch.manual_seed(0)
+    model = export.build_model(export.load_config(config), None)
+    model.decode_head.conv_seg.weight.data.normal_()
+    torch.save(model.state_dict(), tmp_path / 'upernet.pth')
+    arguments = [config, tmp_path / 'upernet.pth', tmp_path / 'upernet.onnx', '--logits', '--repeats', '1']
+    export.main(list(map(str, arguments)))
+    demo = runpy.run_path(str(Path(__file__).parents[1] / 'demo/onnx_sliding_windows.py'))
+    file = onnxruntime.InferenceSession(str(tmp_path / 'upernet.onnx'), providers=['CPUExecutionProvider'])
+    for height, width in ((64, 80), (65, 200), (150, 81), (40, 300)):  # smaller, equal to and larger than a window
+        images = torch.rand(1, 3, height, width) * 255
+        x = model.data_preprocessor(dict(inputs=[images[0].flip(0)]))['inputs']  # BGR, as loaded
+        meta = dict(ori_shape=(height, width), img_shape=(height, width))
+        with torch.no_grad():
+            expected = model.inference(x, [meta])
+        found = torch.from_numpy(demo['slide'](file, images.numpy(), crop, stride))
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_node_count_of_vmamba_t_matches_the_docs():
     """The count does not depend on the width, and grows linearly with the depth: two depths are measured."""
     pytest.importorskip('mmpretrain')
@@ -294,7 +318,7 @@ def test_unrolled_detector_contains_no_custom_operators(tmp_path, capsys):
     export, config = tool(), tmp_path / 'detector.py'
     config.write_text(DETECTOR)
     out = tmp_path / 'detector.pt2'
-    export.main([str(config), 'none', str(out), '--shape', '32', '48', '--unrolled', '--repeats', '1'])
+    export.main([str(config), 'none', str(out), '--maps', '--shape', '32', '48', '--unrolled', '--repeats', '1'])
     program = torch.export.load(out)
     assert not [node for node in program.graph.nodes if 'mmvmamba' in str(node.target)]
     [difference] = re.findall(r'largest difference (\S+) of', capsys.readouterr().out)
@@ -306,6 +330,7 @@ def test_unrolled_detector_contains_no_custom_operators(tmp_path, capsys):
     'arguments, message',
     [
         (['model.pth'], 'must end in .onnx or .pt2'),
+        (['model.onnx', '--maps', '--backbone'], 'exclude each other'),
         (['model.onnx', '--unrolled'], '--unrolled needs the size of the image'),
         (['model.pt2', '--opset', '17'], '--opset is for .onnx files'),
         (['model.pt2', '--custom-op'], '--custom-op writes operators of onnxruntime'),

@@ -28,14 +28,18 @@ def describe(cfg: Config, task: str, class_info: Mapping[str, Any]) -> str:
     `unsupported` names the first of them.
     """
     steps, unsupported = [], None
-    for step in _test_pipeline(cfg):
+    for step in test_pipeline(cfg):
         name = str(step['type'] if isinstance(step['type'], str) else step['type'].__name__).rpartition('.')[2]
         loads_otherwise = name == 'LoadImageFromFile' and (
             step.get('color_type', 'color') != 'color' or step.get('imdecode_backend', 'cv2') != 'cv2'
         )
         if name in RESIZING:
             steps.append({'type': name} | {key: step[key] for key in RESIZING[name] if step.get(key) is not None})
-        elif loads_otherwise or name not in ('LoadImageFromFile', *NO_CHANGE):
+        elif loads_otherwise or name not in (
+            'LoadImageFromFile',
+            *NO_CHANGE,
+            *(['Pad'] if task == 'detection' else []),
+        ):
             unsupported = unsupported or name
     head = cfg['model'].get('head') or {}
     description = dict(
@@ -50,7 +54,8 @@ def describe(cfg: Config, task: str, class_info: Mapping[str, Any]) -> str:
     return json.dumps(description)
 
 
-def _test_pipeline(cfg: Config) -> list[Any]:
+def test_pipeline(cfg: Config) -> list[Any]:
+    """Returns the transforms of the test dataset, also if another dataset wraps it."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     while inner := dataset.get('dataset') or next(iter(dataset.get('datasets') or ()), None):  # such as ConcatDataset
         dataset = inner

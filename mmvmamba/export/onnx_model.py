@@ -29,8 +29,8 @@ OPSETS = range(17, 25)
 def to_onnx(program: ExportedProgram, opset: int = 20, custom_op: bool = False) -> torch.onnx.ONNXProgram:
     """Converts the result of `export_program` to an ONNX model; call its `save` to write the file.
 
-    The input is named `images`. Its dynamic dimensions are named `batch`, `height` and `width`. Subgraphs that depend
-    only on weights are constant-folded.
+    The first input is named `images`, a second one `size`. The dynamic dimensions of the images are named `batch`,
+    `height` and `width`. Subgraphs that depend only on weights are constant-folded.
 
     Args:
         program: the exported model.
@@ -47,7 +47,7 @@ def to_onnx(program: ExportedProgram, opset: int = 20, custom_op: bool = False) 
     decompositions = {operator: f for operator, f in _DECOMPOSITIONS.items() if operator not in translations}
     onnx = torch.onnx.export(
         program.run_decompositions(decompositions),
-        input_names=['images'],
+        input_names=['images', 'size'][: len(program.graph_signature.user_inputs)],
         opset_version=max(opset, 18),  # the oldest one that PyTorch writes
         custom_translation_table=translations,
         dynamo=True,
@@ -109,5 +109,6 @@ def _split(x: Tensor, size: int, dim: int = 0) -> list[Tensor]:
 _DECOMPOSITIONS: dict[Any, Callable] = {
     torch.ops.aten.adaptive_avg_pool2d.default: _adaptive_avg_pool2d,
     torch.ops.aten.split.Tensor: _split,
+    torch.ops.aten.meshgrid.default: lambda tensors: torch.meshgrid(*tensors, indexing='ij'),
     torch.ops.mmvmamba.conv_silu.default: _conv_silu,
 }

@@ -15,7 +15,7 @@ def to_opset_17(model: Model) -> None:
             continue
         if node.op_type == 'Split':
             node.attributes.pop('num_outputs', None)  # without it, opset 17 also splits evenly
-        elif node.op_type.startswith('Reduce') and node.op_type != 'ReduceSum' and len(node.inputs) > 1:
+        elif node.op_type.startswith('Reduce') and node.op_type != 'ReduceSum':
             _axes_to_attribute(node)
         elif node.op_type == 'Resize':
             for name, default in (('antialias', 0), ('keep_aspect_ratio_policy', 'stretch'), ('axes', None)):
@@ -27,7 +27,7 @@ def to_opset_17(model: Model) -> None:
 
 
 def _axes_to_attribute(node: Node) -> None:
-    axes = node.inputs[1]
+    axes = node.inputs[1] if len(node.inputs) > 1 else None  # all axes
     if axes is not None:
         if axes.const_value is None:
             raise ValueError(f'{node.op_type} {node.name} without constant axes needs --opset 18 or newer.')

@@ -1,9 +1,10 @@
 """Export of a model to a `torch.export` program, for images of any size."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ..ops import use_backend
@@ -28,10 +29,26 @@ def export_program(model: nn.Module, shape: tuple[int, int] | None = None, unrol
     Raises:
         ValueError: `unrolled` is set without `shape`.
     """
-    if unrolled and shape is None:
+    images = torch.zeros((1, 3, *shape) if shape else TRACED_SHAPE)
+    sizes = None if shape else ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+    return _export(model, (images,), sizes, unrolled)
+
+
+def export_detector(model: nn.Module, shape: tuple[int, int] | None = None, unrolled: bool = False) -> ExportedProgram:
+    """Exports a model with two arguments for a single image: `images` (1, 3, H, W), and `size` (2,), int64.
+
+    `size` is the height and the width of the image before it was resized to H and W. The other arguments are those of
+    `export_program`. A program for any size must be loaded with
+    `torch.export.load(path).module(check_guards=False)`, because PyTorch derives too narrow conditions for the size.
+    """
+    images, size = torch.zeros(1, 3, *(shape or TRACED_SHAPE[2:])), torch.tensor([120, 150])
+    sizes = None if shape else ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, None)
+    return _export(model, (images, size), sizes, unrolled)
+
+
+def _export(model: nn.Module, inputs: tuple[Tensor, ...], sizes: Any, unrolled: bool) -> ExportedProgram:
+    if unrolled and sizes:
         raise ValueError('unrolled=True writes each step down: give the shape=(H, W) of the image.')
     device = next(model.parameters()).device
-    images = torch.zeros((1, 3, *shape) if shape else TRACED_SHAPE, device=device)
-    sizes = None if shape else ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
     with torch.no_grad(), use_backend('chunked') if unrolled else nullcontext():
-        return torch.export.export(model.eval(), (images,), dynamic_shapes=sizes)
+        return torch.export.export(model.eval(), tuple(x.to(device) for x in inputs), dynamic_shapes=sizes)

@@ -1,8 +1,9 @@
 """Exports an mmdet, mmseg or mmpretrain model to an ONNX or .pt2 file, and compares the file with the model.
 
 The exported model takes RGB images (B, 3, H, W) in float32, with values from 0 to 255, and normalises them as the
-config specifies. It returns logits for a classifier, the class of every pixel for a segmentor, and feature maps for a
-detector, which is exported as backbone and neck. Use mmdeploy to export the heads of a detector.
+config specifies. It returns logits for a classifier, and the class of every pixel for a segmentor. A detector takes one
+resized image and the size of the original, and returns boxes, scores, labels and masks with the thresholds of the
+config. With `--maps`, its backbone and neck are exported instead, which return feature maps.
 
 `--custom-op` writes a faster ONNX file, which needs onnxruntime with the library of
 `mmvmamba.export.custom_op_library()`.
@@ -34,21 +35,21 @@ from mmvmamba.engine.class_names import class_info
 from mmvmamba.engine.errors import LaunchError
 from mmvmamba.engine.libraries import cannot_import
 from mmvmamba.engine.tool_session import tool_session
-from mmvmamba.export import custom_op_library, export_program
-from mmvmamba.export.file_description import describe
+from mmvmamba.export import custom_op_library, export_detector, export_program
+from mmvmamba.export.file_description import describe, test_pipeline
 
 OPSET = 20
-OUTPUTS = {'mmdet': 'maps', 'mmseg': 'classes', 'mmpretrain': 'logits'}
-TASKS = {'classes': 'segmentation', 'logits': 'classification'}
+OUTPUTS = {'mmdet': 'objects', 'mmseg': 'classes', 'mmpretrain': 'logits'}
+TASKS = {'objects': 'detection', 'classes': 'segmentation', 'logits': 'classification'}
 
 
-class Exported(nn.Module):
-    """The exported model: maps RGB images (B, 3, H, W), 0 to 255, to the requested outputs, one tensor or several."""
+class Normalisation(nn.Module):
+    """Normalises RGB images (B, 3, H, W), 0 to 255, as the preprocessor of a config normalises the images it loads."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, cfg: Config, model: Any, what: str):
+    def __init__(self, cfg: Config):
         super().__init__()
         settings = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
         # The pipeline loads BGR images, so a model expects RGB if its preprocessor swaps the channels.
@@ -56,13 +57,22 @@ class Exported(nn.Module):
         for name, default in (('mean', 0.0), ('std', 1.0)):
             values = torch.tensor(settings.get(name) or [default] * 3)
             self.register_buffer(name, values[:, None, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return ((images if self.is_rgb else images.flip(1)) - self.mean) / self.std
+
+
+class Exported(nn.Module):
+    """The exported model: maps RGB images (B, 3, H, W), 0 to 255, to the requested outputs, one tensor or several."""
+
+    def __init__(self, cfg: Config, model: Any, what: str):
+        super().__init__()
+        self.normalise = Normalisation(cfg)
         self.model: Any = model
         self.what = what
-        self.description = describe(cfg, TASKS.get(what, 'feature maps'), getattr(model, 'dataset_meta', {}))
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        x = images if self.is_rgb else images.flip(1)
-        x = (x - self.mean) / self.std
+        x = self.normalise(images)
         if self.what == 'backbone':
             return self.model.backbone(x)
         maps = self.model.extract_feat(x)
@@ -72,11 +82,13 @@ class Exported(nn.Module):
             return self.model.head(maps)
         head = self.model.decode_head
         logits = F.interpolate(head(maps), x.shape[2:], mode='bilinear', align_corners=self.model.align_corners)
+        if self.what == 'pixel logits':
+            return logits
         # mmseg's postprocess_result
         return logits.argmax(1) if logits.shape[1] > 1 else (logits.sigmoid() > head.threshold)[:, 0].long()
 
 
-def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
+def build_model(cfg: Config, checkpoint: str | None) -> Any:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
     content = read_checkpoint(checkpoint) if checkpoint else {}
@@ -86,7 +98,17 @@ def build_model(cfg: Config, checkpoint: str | None) -> nn.Module:
     return model.eval()
 
 
-def write_onnx(module: Exported, args: Namespace) -> Callable:
+def whole_detector(cfg: Config, model: Any) -> nn.Module:
+    """The detector with its post-processing, a module with the arguments `images` and `size`."""
+    from mmvmamba.export.detection import ImageDetector, UnsupportedDetector
+
+    try:
+        return ImageDetector(model, test_pipeline(cfg), Normalisation(cfg))
+    except UnsupportedDetector as error:
+        raise LaunchError(f'{error}: add --maps to export the backbone and the neck') from error
+
+
+def write_onnx(module: nn.Module, args: Namespace, description: str) -> Callable:
     """Writes an ONNX file and returns a function that runs it in onnxruntime."""
     try:
         import onnxruntime
@@ -103,8 +125,10 @@ def write_onnx(module: Exported, args: Namespace) -> Callable:
             options.register_custom_ops_library(custom_op_library())
         except FileNotFoundError as error:
             raise LaunchError(str(error)) from error
-    onnx = to_onnx(export_program(module, args.shape, args.unrolled), args.opset or OPSET, args.custom_op)
-    onnx.model.metadata_props['mmvmamba'] = module.description
+    onnx = to_onnx(export(module, args), args.opset or OPSET, args.custom_op)
+    for value, name in zip(onnx.model.graph.outputs, getattr(module, 'outputs', ())):
+        value.name = name
+    onnx.model.metadata_props['mmvmamba'] = description
     onnx.save(args.out)
     graph = onnx.model.graph
     print(f'Nodes       {len(graph)}, and {sum(1 for _ in graph.all_nodes()) - len(graph)} in the bodies of scans')
@@ -113,12 +137,42 @@ def write_onnx(module: Exported, args: Namespace) -> Callable:
     begin = time.perf_counter()
     session = onnxruntime.InferenceSession(args.out, options, providers=['CPUExecutionProvider'])
     print(f'Loading     {time.perf_counter() - begin:.1f} s in onnxruntime')
-    return lambda images: [torch.from_numpy(y) for y in session.run(None, {'images': images.numpy()})]
+    names = [value.name for value in session.get_inputs()]
+    return lambda *inputs: [torch.from_numpy(y) for y in session.run(None, dict(zip(names, map(Tensor.numpy, inputs))))]
 
 
 def write_program(module: nn.Module, args: Namespace) -> Callable:
-    torch.export.save(export_program(module, args.shape, args.unrolled), args.out)
-    return torch.export.load(args.out).module()
+    torch.export.save(export(module, args), args.out)
+    return torch.export.load(args.out).module(check_guards=False)  # see `export_detector`
+
+
+def export(module: nn.Module, args: Namespace) -> torch.export.ExportedProgram:
+    function = export_program if isinstance(module, Exported) else export_detector
+    return function(module, args.shape, args.unrolled)
+
+
+def compare_detector(cfg: Config, model: Any, run: Callable, sizes: list, args: Namespace) -> None:
+    """Compares the objects of the exported file with those of mmdet: in images, which are resized, or else in noise."""
+    from mmvmamba.export.detection import Reference, difference, in_words
+
+    images = {Path(path).name: mmcv.imread(path) for path in args.images or ()} or {
+        f'{height} x {width}': torch.randint(256, (height, width, 3), dtype=torch.uint8).numpy()
+        for height, width in sizes
+    }
+    reference = Reference(model, cfg, resize=bool(args.images))
+    for label, image in images.items():
+        inputs, seconds = reference.inputs(image), []
+        expected = found = ()
+        with torch.inference_mode():
+            for _ in range(args.repeats):
+                begin = time.perf_counter()
+                expected = reference.predict(image)
+                middle = time.perf_counter()
+                found = run(*inputs)
+                seconds.append((middle - begin, time.perf_counter() - middle))
+        model_ms, file_ms = (median(times) * 1e3 for times in zip(*seconds))
+        result = in_words(difference(expected, found))
+        print(f'{label:<12}{result}; model {model_ms:.0f} ms, file {file_ms:.0f} ms', flush=True)
 
 
 def compare(module: nn.Module, run: Callable, images: Tensor, label: str, repeats: int) -> None:
@@ -189,6 +243,10 @@ def parse_args(argv=None):
         help='write each scan as one operator of mmvmamba, for onnxruntime and OpenVINO on CPUs; only for .onnx',
     )
     parser.add_argument('--backbone', action='store_true', help='export only the backbone, which returns feature maps')
+    parser.add_argument('--maps', action='store_true', help='export only backbone and neck, which return feature maps')
+    parser.add_argument(
+        '--logits', action='store_true', help='export the logits of a segmentor instead of the classes of the pixels'
+    )
     parser.add_argument(
         '--images',
         nargs='+',
@@ -208,29 +266,38 @@ def main(argv=None):
             raise LaunchError(f'{args.out} must end in .onnx or .pt2')
         if suffix == '.pt2' and args.opset:
             raise LaunchError('--opset is for .onnx files')
+        if args.backbone + args.maps + args.logits > 1:
+            raise LaunchError('--backbone, --maps and --logits exclude each other')
         if args.unrolled and not args.shape:
             raise LaunchError('--unrolled needs the size of the image: add --shape HEIGHT WIDTH')
         if args.custom_op and (args.unrolled or suffix == '.pt2'):
             raise LaunchError('--custom-op writes operators of onnxruntime: use an .onnx file without --unrolled')
         cfg = load_config(args.config, args.cfg_options)
+        if args.logits and cfg.default_scope != 'mmseg':
+            raise LaunchError('--logits is for segmentors')
         model = build_model(cfg, None if args.checkpoint == 'none' else args.checkpoint)
-        module = Exported(cfg, model, 'backbone' if args.backbone else OUTPUTS[cfg.default_scope])
+        given = {'backbone': args.backbone, 'maps': args.maps, 'pixel logits': args.logits}
+        what = next(filter(given.get, given), OUTPUTS[cfg.default_scope])
+        module = whole_detector(cfg, model) if what == 'objects' else Exported(cfg, model, what)
         begin = time.perf_counter()
         if suffix == '.onnx':
-            run = write_onnx(module, args)
+            run = write_onnx(module, args, describe(cfg, TASKS.get(what, 'feature maps'), model.dataset_meta))
         else:
             run = write_program(module, args)
         seconds = time.perf_counter() - begin
         print(f'Written     {args.out}, {Path(args.out).stat().st_size / 1e6:.1f} MB, after {seconds:.0f} s')
+        sizes = [args.shape]
+        if not args.shape:
+            height, width = image_size(cfg)
+            sizes = [(height, width), (3 * height // 4, width)]  # the file accepts any size
+        if what == 'objects':
+            compare_detector(cfg, model, run, sizes, args)
+            return
         if args.images:
             for path in args.images:
                 images = torch.from_numpy(mmcv.imread(path, channel_order='rgb')).permute(2, 0, 1)[None].float()
                 compare(module, run, images, Path(path).name, args.repeats)
             return
-        sizes = [args.shape]
-        if not args.shape:
-            height, width = image_size(cfg)
-            sizes = [(height, width), (3 * height // 4, width)]  # the file accepts any size
         for height, width in sizes:
             compare(module, run, torch.rand(1, 3, height, width) * 255, f'{height} x {width}', args.repeats)
 
