@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import runpy
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -343,3 +344,14 @@ def test_unrolled_detector_contains_no_custom_operators(tmp_path, capsys):
 def test_unsupported_exports_are_rejected(arguments, message):
     with pytest.raises(SystemExit, match=message):
         tool().main(['config.py', 'none', *arguments])
+
+
+def test_quantised_model_is_rejected_by_name():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Linear(8, 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # torch.ao is deprecated
+        quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    with pytest.raises(
+        ValueError, match=r'1 is quantised: export the float32 model, and quantise the file with tools/'
+    ):
+        export_program(quantised)

@@ -27,7 +27,7 @@ def export_program(model: nn.Module, shape: tuple[int, int] | None = None, unrol
             more nodes, but requires neither mmvmamba operators nor, in ONNX, `Scan` nodes.
 
     Raises:
-        ValueError: `unrolled` is set without `shape`.
+        ValueError: `unrolled` is set without `shape`, or a layer of the model is quantised.
     """
     images = torch.zeros((1, 3, *shape) if shape else TRACED_SHAPE)
     sizes = None if shape else ({0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
@@ -49,6 +49,17 @@ def export_detector(model: nn.Module, shape: tuple[int, int] | None = None, unro
 def _export(model: nn.Module, inputs: tuple[Tensor, ...], sizes: Any, unrolled: bool) -> ExportedProgram:
     if unrolled and sizes:
         raise ValueError('unrolled=True writes each step down: give the shape=(H, W) of the image.')
+    _reject_quantized(model)
     device = next(model.parameters()).device
     with torch.no_grad(), use_backend('chunked') if unrolled else nullcontext():
         return torch.export.export(model.eval(), tuple(x.to(device) for x in inputs), dynamic_shapes=sizes)
+
+
+def _reject_quantized(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        weight = dict(module.named_parameters(recurse=False)).get('weight')
+        if type(module).__module__.startswith('torch.ao.nn.') or type(weight).__module__.startswith('torchao.'):
+            raise ValueError(
+                f'{name} is quantised: export the float32 model, and quantise the file with '
+                'tools/deployment/quantize.py.'
+            )
