@@ -94,6 +94,25 @@ def test_export_with_custom_operators_supports_any_size_batch_and_number_of_thre
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', MODELS)
+def test_exporter_based_on_torchscript_writes_the_operators(name, tmp_path):
+    from mmvmamba.export.torchscript_symbolics import register_symbolics
+
+    register_symbolics()
+    model, file = small_model(name), str(tmp_path / 'model.onnx')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # this exporter is deprecated
+        images = torch.randn(1, 3, 64, 96)
+        torch.onnx.export(model, (images,), file, input_names=['images'], dynamo=False, opset_version=17)
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(custom_op_library())
+    outputs = onnxruntime.InferenceSession(file, options).run(None, {'images': images.numpy()})
+    with torch.no_grad():
+        for out, eager in zip(outputs, model(images), strict=True):
+            torch.testing.assert_close(torch.from_numpy(out), eager, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['vmamba', 'vim'])
 def test_unrolled_export_contains_no_scan_operator(name):
     """The file uses standard operators only, for one image of one size."""
