@@ -5,12 +5,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import current_thread, main_thread
+from threading import Event, current_thread, main_thread
 from typing import NoReturn
 
 from mmengine.dist import is_main_process
 
 EXIT_STATUS = 130  # 128 + SIGINT, as shells report it
+
+_received = Event()
 
 
 class Interrupted(Exception):
@@ -26,6 +28,7 @@ def one_interrupt() -> Iterator[None]:
     if current_thread() is not main_thread():
         yield
         return
+    _received.clear()
     previous = signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
@@ -35,7 +38,16 @@ def one_interrupt() -> Iterator[None]:
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _received.set()
     raise KeyboardInterrupt
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an error is the consequence of Ctrl-C.
+
+    MMEngine formats the config for each checkpoint, and turns every exception meanwhile into a SyntaxError.
+    """
+    return isinstance(error, KeyboardInterrupt) or _received.is_set()
 
 
 @contextmanager
@@ -43,8 +55,10 @@ def describing_interrupt(describe: Callable[[], str]) -> Iterator[None]:
     """Raises `Interrupted` with the sentence from `describe` if Ctrl-C is pressed inside the block."""
     try:
         yield
-    except KeyboardInterrupt as error:
-        raise Interrupted(describe()) from error
+    except (KeyboardInterrupt, Exception) as error:
+        if is_interrupt(error):
+            raise Interrupted(describe()) from error
+        raise
 
 
 def exit_after_interrupt(sentence: str) -> NoReturn:

@@ -12,7 +12,7 @@ from mmengine.dist import is_distributed
 from ..checkpoint import CheckpointError, trust_checkpoints
 from .checks.annotation_formats import trust_annotations
 from .errors import DataError, LaunchError, TrainingError
-from .interruption import Interrupted, exit_after_interrupt, one_interrupt
+from .interruption import Interrupted, exit_after_interrupt, is_interrupt, one_interrupt
 from .patches.checkpoint_loader import install_checkpoint_loader
 from .patches.dataset_errors import install_dataset_errors
 
@@ -34,7 +34,9 @@ def tool_session(args: Namespace) -> Iterator[None]:
         sys.exit(f'{Path(sys.argv[0]).name}: {error}')
     except Interrupted as error:
         exit_after_interrupt(str(error))
-    except KeyboardInterrupt:
-        exit_after_interrupt('stopped.')
+    except (KeyboardInterrupt, Exception) as error:
+        if is_interrupt(error):
+            exit_after_interrupt('stopped.')
+        raise
     if is_distributed():
         torch.distributed.destroy_process_group()
