@@ -76,11 +76,15 @@ def test_ctrl_c_in_any_tool_prints_one_line(capsys):
 
 def test_ctrl_c_that_a_library_turns_into_another_error_prints_one_line(capsys):
     """MMEngine does that while it formats the config for a checkpoint."""
-    with pytest.raises(SystemExit) as end, tool_session(Namespace()):
+
+    def format_config():
         try:
             signal.raise_signal(signal.SIGINT)
         except BaseException as error:
             raise SyntaxError('Failed to format the config file') from error
+
+    with pytest.raises(SystemExit) as end, tool_session(Namespace()):
+        format_config()
     assert end.value.code == 130
     assert capsys.readouterr().err == '\ntrain.py: stopped.\n'
     with pytest.raises(SyntaxError), tool_session(Namespace()):
