@@ -34,8 +34,9 @@ def plot(file: Path, results: list[dict], baseline: str) -> None:
         panel.set_xlim(0, 1.15 * max(row['ratio_to_eager'][2] for row in rows))
         panel.axvline(1, color='black', linewidth=0.6, linestyle=':')
     figure.axes[0].invert_yaxis()
-    handles = {handle.get_label(): handle for handle in figure.axes[0].containers}
-    figure.legend(handles.values(), handles.keys(), loc='outside upper center', ncols=4 if len(sizes) > 1 else 2)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles))
+    figure.legend(list(unique.values()), list(unique), loc='outside upper center', ncols=4 if len(sizes) > 1 else 2)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     print(f'Figure written to {file}.')
