@@ -146,11 +146,11 @@ class Predictor:
             labels = found['classes']
             colours = np.array([self._colour(label) for label in range(int(labels.max()) + 1)], np.uint8)
             return cv2.addWeighted(image, 1 - OPACITY, colours[labels], OPACITY, 0)
-        size = max(image.shape[:2]) / 1000 + 0.3  # of the text
+        size = max(0.45, max(image.shape[:2]) / 1600)  # of the text; 1 is a height of about 25 pixels
         if self.task == 'classification':
             for row, each in enumerate(self.summary(found, min_score)['classes'], 1):
-                place = (5, int(row * 30 * size))
-                _write(image, f'{each["class"] or each["label"]} {each["score"]:.2f}', place, size, (255, 255, 255))
+                place = (5, int(row * 35 * size))
+                _write(image, f'{each["class"] or each["label"]} {each["score"]:.2f}', place, size)
             return image
         for i in np.flatnonzero(found['scores'] >= min_score)[::-1]:
             colour, (x0, y0, x1, y1) = (
@@ -160,10 +160,10 @@ class Predictor:
             if 'masks' in found:
                 mask = found['masks'][i].astype(bool)
                 image[mask] = ((1 - OPACITY) * image[mask] + OPACITY * np.array(colour)).astype(np.uint8)
-            cv2.rectangle(image, (x0, y0), (x1, y1), colour, max(1, round(2 * size)))
+            cv2.rectangle(image, (x0, y0), (x1, y1), colour, max(2, round(3 * size)))
             each = self._named(int(found['labels'][i]))
             label = f'{each["class"] or each["label"]} {found["scores"][i]:.2f}'
-            _write(image, label, (x0, max(y0, int(25 * size))), size, colour)
+            _write(image, label, (x0 + int(8 * size), max(y0, 0) + int(35 * size)), size)  # inside of the box
         return image
 
     def _named(self, label: int, **values: Any) -> dict[str, Any]:
@@ -178,11 +178,11 @@ class Predictor:
         return tuple(np.random.default_rng(label).integers(60, 256, 3).tolist())
 
 
-def _write(image: np.ndarray, text: str, place: tuple[int, int], size: float, colour: tuple[int, ...]) -> None:
-    for thickness, each in ((4, (0, 0, 0)), (1, colour)):  # with a black border
-        cv2.putText(
-            image, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, each, max(1, round(thickness * size)), cv2.LINE_AA
-        )
+def _write(image: np.ndarray, text: str, place: tuple[int, int], size: float) -> None:
+    """Writes white text with a black border."""
+    for width, colour in ((6, (0, 0, 0)), (2, (255, 255, 255))):
+        width = max(1, round(width * size))
+        cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, size, colour, width, cv2.LINE_AA)
 
 
 def _png(image: np.ndarray) -> str:
