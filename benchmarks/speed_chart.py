@@ -49,7 +49,7 @@ def main() -> None:
     for axes, (results, networks, baseline) in zip(panels, PANELS):
         rows = [row for file in results for row in json.loads((RESULTS / file).read_text())['results']]
         draw(axes, rows, networks, baseline)
-    figure.suptitle('Inference on a CPU (2 cores, float32), below 1 is faster')
+    figure.suptitle('Inference in PyTorch on a CPU (2 cores, float32), below 1 is faster')
     figure.savefig(options.file, dpi=110)
     print(f'Figure written to {options.file}.')
 
