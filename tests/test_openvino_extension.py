@@ -22,7 +22,7 @@ from mmvmamba.ops.scan.scan_inputs import ScanInputs
 from tests.test_ops import test_depthwise_conv, test_native
 from tests.test_ort_operators import fuzz, single_node
 from tests.test_ort_operators.rowwise import agrees, expected_norm
-from tests.test_ort_operators.single_node import CONV, NORM, SCAN, node_model, scan_tensors
+from tests.test_ort_operators.single_node import CONV, NORM, SCAN, WRONG_ATTRIBUTES, node_model, scan_tensors
 
 openvino = pytest.importorskip('openvino', reason="needs OpenVINO: pip install 'mmvmamba[openvino]'")
 pytestmark = [
@@ -108,18 +108,7 @@ def scan_model(**attributes):
 
 @pytest.mark.parametrize(
     'attributes, message',
-    [
-        (
-            dict(version=1),
-            'the file contains version 1 of this operator, but the library implements version 2; export the model '
-            'again, or use the library of the mmvmamba that exported it.',
-        ),
-        (dict(version='1'), 'the attribute version is missing or not an integer; export the model again.'),
-        (dict(codes=None), 'the attribute codes must be a list of at least one integer.'),
-        (dict(codes=[0, 1, 2, 4]), 'the attribute codes contains 4, expected 0 to 3.'),
-        (dict(softplus=None), 'the attribute softplus is missing or not an integer.'),
-        (dict(types=dict(x=TensorProto.DOUBLE)), 'x has the type f64, expected f32.'),
-    ],
+    [*WRONG_ATTRIBUTES, (dict(types=dict(x=TensorProto.DOUBLE)), 'x has the type f64, expected f32.')],
 )
 def test_wrong_attributes_and_types_are_rejected_when_the_file_is_read(core, attributes, message):
     with pytest.raises(RuntimeError, match=re.escape(f'mmvmamba::SelectiveScan2D: {message}')):

@@ -6,17 +6,15 @@ machine, against the headers in the wheel of the installed OpenVINO.
 
 import hashlib
 import os
-import shutil
 import subprocess
-import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from .custom_op_library import custom_op_library
+from .shared_library import FLAGS, compile_library, find_compiler
 
 OPERATORS, KERNELS = Path(__file__).with_name('native'), Path(__file__).parents[1] / 'ops/native'
-FLAGS = ('-std=c++17', '-O2', '-fPIC', '-shared', '-fvisibility=hidden')
 
 
 def openvino_extension(cache: str | os.PathLike | None = None) -> str:
@@ -44,38 +42,23 @@ def openvino_extension(cache: str | os.PathLike | None = None) -> str:
             f'{openvino} contains no C++ headers or no libopenvino.so and libtbb.so: install the wheel of PyPI for '
             'Linux with `pip install openvino`.'
         )
-    compiler = shutil.which(os.environ.get('CXX') or 'g++')
-    if compiler is None:
-        raise FileNotFoundError(
-            f'The operators for OpenVINO need the C++ compiler {os.environ.get("CXX") or "g++"}: install g++, or set '
-            'CXX to another compiler.'
-        )
+    compiler = find_compiler('The operators for OpenVINO')
     kernels = Path(custom_op_library())
-    command = [
-        *(compiler, *FLAGS, '-isystem', openvino / 'include', '-I', KERNELS, OPERATORS / 'ov_extension.cpp'),
+    arguments = [
+        *('-isystem', openvino / 'include', '-I', KERNELS, OPERATORS / 'ov_extension.cpp'),
         *('-L', openvino / 'libs', *(f'-l:{library.name}' for library in libraries if library)),
         *('-L', kernels.parent, f'-l:{kernels.name}', f'-Wl,-rpath,$ORIGIN:{kernels.parent}'),
     ]
     folder = Path(cache or Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'mmvmamba')
-    library = folder / f'openvino-{version("openvino")}-{_digest(command)}' / 'openvino_ops.so'
+    library = folder / f'openvino-{version("openvino")}-{_digest(compiler, arguments)}' / 'openvino_ops.so'
     if not library.exists():
-        _compile(command, library)
+        compile_library(compiler, arguments, library)
     return str(library)
 
 
-def _digest(command: list) -> str:
+def _digest(compiler: str, arguments: list) -> str:
     """A hash of all that the result depends on, apart from the version of OpenVINO."""
-    compiler = subprocess.run([command[0], '--version'], capture_output=True).stdout
+    version = subprocess.run([compiler, '--version'], capture_output=True).stdout
     sources = sorted([*OPERATORS.glob('ov_*'), *KERNELS.glob('*.h')])
-    parts = [' '.join(map(str, command)).encode(), compiler, *(source.read_bytes() for source in sources)]
+    parts = [' '.join(map(str, (*FLAGS, *arguments))).encode(), version, *(source.read_bytes() for source in sources)]
     return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:16]
-
-
-def _compile(command: list, library: Path) -> None:
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:  # renamed when complete, for parallel processes
-        done = subprocess.run([*command, '-o', f'{folder}/library'], capture_output=True, text=True)
-        if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if 'error' in line] or done.stderr.splitlines() or ['']
-            raise RuntimeError(f'{command[0]} could not compile the operators for OpenVINO ({errors[0].strip()}).')
-        os.replace(f'{folder}/library', library)

@@ -4,9 +4,7 @@ python -m mmvmamba.export.torch_ops_library FOLDER
 """
 
 import argparse
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import torch
@@ -14,6 +12,7 @@ from torch.torch_version import __version__
 
 from ..ops import native
 from ..ops.native.library import OBJECT
+from .shared_library import compile_library, find_compiler
 
 SOURCE = Path(__file__).with_name('native') / 'torch_ops.cpp'
 
@@ -25,27 +24,21 @@ def build_torch_ops(folder: str | Path) -> str:
     Python nor mmvmamba. Setting the environment variable CXX selects the compiler.
 
     Raises:
+        FileNotFoundError: there is no C++ compiler.
         RuntimeError: PyTorch is older than 2.10, the kernels are not built, or the compiler fails.
     """
     if __version__ < '2.10':
         raise RuntimeError(f'The operators for C++ need PyTorch 2.10 or later, this is {__version__}.')
     if reason := native.unavailable_reason():
         raise RuntimeError(reason)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    library = Path(folder) / 'torch_ops.so'
-    shutil.copy(OBJECT, folder)
-    pytorch = Path(torch.__file__).parent
-    command = [
-        *(os.environ.get('CXX', 'g++'), '-std=c++17', '-O2', '-fPIC', '-shared', '-fvisibility=hidden'),
-        *(f'-I{OBJECT.parent}', f'-I{pytorch}/include', str(SOURCE), '-o', str(library)),
+    compiler = find_compiler('The operators for C++')
+    library, pytorch = Path(folder) / 'torch_ops.so', Path(torch.__file__).parent
+    arguments = [
+        *(f'-I{OBJECT.parent}', f'-I{pytorch}/include', SOURCE),
         *(f'-L{OBJECT.parent}', f'-l:{OBJECT.name}', '-Wl,-rpath,$ORIGIN', f'-L{pytorch}/lib', '-ltorch_cpu'),
     ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError as error:
-        raise RuntimeError(f'{command[0]} is missing: install g++, or set CXX to another C++ compiler.') from error
-    if done.returncode:
-        raise RuntimeError(f'{command[0]} cannot compile {SOURCE.name}:\n{done.stderr}')
+    compile_library(compiler, arguments, library)
+    shutil.copy(OBJECT, folder)
     return str(library)
 
 
@@ -54,5 +47,5 @@ if __name__ == '__main__':
     parser.add_argument('folder', help='where to write torch_ops.so and the kernels')
     try:
         print(build_torch_ops(parser.parse_args().folder))
-    except RuntimeError as error:
+    except (FileNotFoundError, RuntimeError) as error:
         raise SystemExit(str(error)) from error

@@ -12,6 +12,19 @@ CONV = ('ConvSiLU', ('x', 'weight', 'bias'))
 GELU = ('BiasGelu', ('x', 'bias'))
 NORM = ('AddNorm', ('x', 'weight', 'shift', 'residual', 'bias'))
 
+# Attributes of the scan, and the errors of the operators.
+WRONG_ATTRIBUTES = [
+    (
+        dict(version=1),
+        'the file contains version 1 of this operator, but the library implements version 2; export the model '
+        'again, or use the library of the mmvmamba that exported it.',
+    ),
+    (dict(version='1'), 'the attribute version is missing or not an integer; export the model again.'),
+    (dict(codes=None), 'the attribute codes must be a list of at least one integer.'),
+    (dict(codes=[0, 1, 2, 4]), 'the attribute codes contains 4, expected 0 to 3.'),
+    (dict(softplus=None), 'the attribute softplus is missing or not an integer.'),
+]
+
 
 def node_model(operator, tensors, shapes=None, types=None, outputs=('y',), **attributes):
     """Returns the bytes of a model. `tensors` are the inputs in order, None for a missing one."""

@@ -23,7 +23,20 @@ from tests.test_ops.test_native import isa  # noqa: F401  (a fixture)
 
 from .fuzz import ERROR, run_case
 from .rowwise import agrees, expected_gelu, expected_norm
-from .single_node import CONV, GELU, NORM, SCAN, convolve, gelu, node_model, norm, scan, scan_tensors, session
+from .single_node import (
+    CONV,
+    GELU,
+    NORM,
+    SCAN,
+    WRONG_ATTRIBUTES,
+    convolve,
+    gelu,
+    node_model,
+    norm,
+    scan,
+    scan_tensors,
+    session,
+)
 
 pytestmark = pytest.mark.skipif(native.unavailable_reason() is not None, reason=str(native.unavailable_reason()))
 
@@ -225,20 +238,7 @@ def test_norm_with_an_unnecessary_sum_raises_one_sentence():
     assert found == 'mmvmamba::AddNorm: the node has the output sum, but nothing is added to x.'
 
 
-@pytest.mark.parametrize(
-    'attributes, message',
-    [
-        (
-            dict(version=1),
-            'the file contains version 1 of this operator, but the library implements version 2; export the model '
-            'again, or use the library of the mmvmamba that exported it.',
-        ),
-        (dict(version='1'), 'the attribute version is missing or not an integer; export the model again.'),
-        (dict(codes=None), 'the attribute codes must be a list of at least one integer.'),
-        (dict(codes=[0, 1, 2, 4]), 'the attribute codes contains 4, expected 0 to 3.'),
-        (dict(softplus=None), 'the attribute softplus is missing or not an integer.'),
-    ],
-)
+@pytest.mark.parametrize('attributes, message', WRONG_ATTRIBUTES)
 def test_wrong_attributes_are_rejected_when_the_session_opens(attributes, message):
     inputs, codes, _ = scan_case()
     model = node_model(SCAN, inputs, **{'codes': codes, 'softplus': 1} | attributes)
